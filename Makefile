@@ -1,0 +1,56 @@
+# Every target that a person needs; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PROGRAMS := strake straked strake-runtime containerd-shim-strake-v2
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X github.com/strake-containers/strake/internal/version.Version=$(VERSION)
+LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+export CGO_ENABLED := 0
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+
+.PHONY: help build arm64 install demo test test-unit test-kubelet bench lint generate clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the four static programs, in bin/
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
+
+arm64: ## check that everything, tests too, compiles for arm64
+	GOARCH=arm64 go build -o /dev/null ./...
+	GOARCH=arm64 go vet ./...
+
+install: build ## copy the four programs to /usr/local/bin (or PREFIX/bin)
+	install -D -t $(DESTDIR)$(or $(PREFIX),/usr/local)/bin $(PROGRAMS:%=bin/%)
+
+demo: build ## the whole line at work in under two minutes (needs root)
+	test/install-packages demo
+	go run ./test/demo -bin bin
+
+test: build arm64 ## every test: unit, root and end to end; installs what it needs
+	test/install-packages test
+	go test -json -timeout 14m -p 2 ./... | go run ./test/report
+
+test-unit: ## the tests that need no root and no other program
+	go test ./...
+
+test-kubelet: build ## a real kubelet runs a static pod on straked (builds the kubelet: minutes)
+	test/install-packages test
+	test/kubelet/run.sh
+
+bench: build ## speed and memory beside the peers that Debian ships, in one session
+	test/install-packages bench
+	test/bench/run.sh
+
+lint: ## gofmt and golangci-lint (.golangci.yml says why each rule is there)
+	go run $(LINTER) run ./...
+
+generate: ## make the generated code again (protobuf, system call tables)
+	test/install-packages generate
+	go generate ./...
+
+clean: ## remove what make made
+	rm -rf bin .work
