@@ -1,0 +1,6 @@
+// Package api is the wire form of strake.monitor.v1, the service that straked's
+// monitor has beside containerd's. monitor.proto is its source; nothing here is
+// written by hand.
+package api
+
+//go:generate protoc --proto_path=../.. --go_out=../.. --go_opt=module=github.com/strake-containers/strake --go-ttrpc_out=../.. --go-ttrpc_opt=module=github.com/strake-containers/strake shim/api/monitor.proto

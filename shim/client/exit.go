@@ -1,0 +1,54 @@
+package client
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ExitFile is the name of the file in a container's bundle that the monitor
+// writes, atomically, when the container's init process has ended and before any
+// Wait returns.
+const ExitFile = "exit.json"
+
+// maxExitFile bounds what ReadExit reads.
+const maxExitFile = 64 << 10
+
+// Exit is how a process ended. Status is its exit code, or 128 plus the signal.
+// The fields below At are known for a container's init only, and only from
+// exit.json.
+type Exit struct {
+	Status    int       `json:"exitStatus"`
+	At        time.Time `json:"exitedAt"`
+	Signal    int       `json:"signal"`
+	OOMKilled bool      `json:"oomKilled"`
+	Pid       int       `json:"pid"`
+}
+
+// ReadExit reads how the container of a bundle ended. The error is ErrNotFound
+// while it has not.
+func ReadExit(bundle string) (Exit, error) {
+	path := filepath.Join(bundle, ExitFile)
+	f, err := os.Open(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errors.Join(ErrNotFound, err)
+		}
+		return Exit{}, fmt.Errorf("read exit: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxExitFile))
+	if err != nil {
+		return Exit{}, fmt.Errorf("read exit: %w", err)
+	}
+	var e Exit
+	if err := json.Unmarshal(data, &e); err != nil {
+		return Exit{}, fmt.Errorf("read exit: %s: %w", path, err)
+	}
+	return e, nil
+}

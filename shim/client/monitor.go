@@ -1,0 +1,167 @@
+package client
+
+import (
+	"context"
+	"time"
+
+	"github.com/strake-containers/strake/shim/api"
+)
+
+// Status is all that the monitor knows about a container's init process.
+type Status struct {
+	ID, Bundle   string
+	Pid          int
+	State        string // "created", "running", "paused" or "stopped"
+	CreatedAt    time.Time
+	StartedAt    time.Time // zero if it was never started
+	ExitedAt     time.Time // zero while it runs
+	ExitStatus   int
+	Signal       int
+	OOMKilled    bool
+	LogLostBytes uint64 // could not be written to the log
+	LogError     string // the last error of writing the log
+}
+
+// ContainerStatus asks for the state of a container.
+func (m *Monitor) ContainerStatus(ctx context.Context, id string) (Status, error) {
+	r, err := m.monitor.ContainerStatus(ctx, &api.ContainerStatusRequest{Id: id})
+	if err != nil {
+		return Status{}, call("status of", id, "", err)
+	}
+	return Status{
+		ID: r.Id, Bundle: r.Bundle, Pid: int(r.Pid), State: r.State,
+		CreatedAt: unixTime(r.CreatedAt), StartedAt: unixTime(r.StartedAt), ExitedAt: unixTime(r.ExitedAt),
+		ExitStatus: int(r.ExitStatus), Signal: int(r.Signal), OOMKilled: r.OomKilled,
+		LogLostBytes: r.LogLostBytes, LogError: r.LogError,
+	}, nil
+}
+
+// ReopenLog makes the monitor open the container's log path again. It is
+// ErrNotRunning once the container has stopped.
+func (m *Monitor) ReopenLog(ctx context.Context, id string) error {
+	_, err := m.monitor.ReopenLog(ctx, &api.ReopenLogRequest{Id: id})
+	return call("reopen log of", id, "", err)
+}
+
+// Stats is one answer: Containers has an entry for each id that is there, Pod is
+// nil without a pod cgroup.
+type Stats struct {
+	Containers map[string]*CgroupStats
+	Pod        *CgroupStats
+}
+
+// CgroupStats is what one cgroup counts. Sizes are in bytes, limits 0 where there
+// is none, pressure nil where the kernel has none.
+type CgroupStats struct {
+	Time                                    time.Time
+	CPU                                     CPUStats
+	Memory                                  MemoryStats
+	PidsCurrent, PidsLimit                  uint64
+	IO                                      []IOStats
+	Hugetlb                                 []HugetlbStats
+	CPUPressure, MemoryPressure, IOPressure *Pressure
+}
+
+// CPUStats counts since the cgroup was made.
+type CPUStats struct {
+	Usage, User, System       time.Duration
+	Periods, ThrottledPeriods uint64
+	ThrottledTime             time.Duration
+}
+
+// MemoryStats: WorkingSet is Usage without InactiveFile, as the kubelet reckons.
+type MemoryStats struct {
+	Usage, MaxUsage, Limit     uint64
+	WorkingSet, RSS, Cache     uint64
+	InactiveFile, Kernel       uint64
+	SwapUsage, SwapLimit       uint64
+	PageFaults, MajorPageFault uint64
+}
+
+// IOStats counts one block device.
+type IOStats struct {
+	Major, Minor          uint64
+	ReadBytes, WriteBytes uint64
+	ReadOps, WriteOps     uint64
+}
+
+// HugetlbStats counts one size of huge pages, such as "2MB".
+type HugetlbStats struct {
+	PageSize               string
+	Usage, MaxUsage, Limit uint64
+}
+
+// Pressure is the kernel's PSI.
+type Pressure struct{ Some, Full PressureLine }
+
+// PressureLine: averages in percent over 10, 60 and 300 seconds; the stall time
+// since the cgroup was made.
+type PressureLine struct {
+	Avg10, Avg60, Avg300 float64
+	Total                time.Duration
+}
+
+// Stats reads the cgroups of containers and, unless podCgroup is "", that of the
+// pod, a path below the cgroup root.
+func (m *Monitor) Stats(ctx context.Context, ids []string, podCgroup string) (Stats, error) {
+	r, err := m.monitor.Stats(ctx, &api.StatsRequest{Ids: ids, PodCgroup: podCgroup})
+	if err != nil {
+		return Stats{}, call("stats", podCgroup, "", err)
+	}
+	s := Stats{Containers: make(map[string]*CgroupStats, len(r.Containers)), Pod: cgroupStats(r.Pod)}
+	for _, c := range r.Containers {
+		s.Containers[c.Id] = cgroupStats(c.Stats)
+	}
+	return s, nil
+}
+
+func cgroupStats(s *api.CgroupStats) *CgroupStats {
+	if s == nil {
+		return nil
+	}
+	c, m := s.GetCpu(), s.GetMemory()
+	out := &CgroupStats{
+		Time: unixTime(s.Time),
+		CPU: CPUStats{
+			Usage: time.Duration(c.GetUsage()), User: time.Duration(c.GetUser()), System: time.Duration(c.GetSystem()),
+			Periods: c.GetPeriods(), ThrottledPeriods: c.GetThrottledPeriods(), ThrottledTime: time.Duration(c.GetThrottledTime()),
+		},
+		Memory: MemoryStats{
+			Usage: m.GetUsage(), MaxUsage: m.GetMaxUsage(), Limit: m.GetLimit(),
+			WorkingSet: m.GetWorkingSet(), RSS: m.GetRss(), Cache: m.GetCache(),
+			InactiveFile: m.GetInactiveFile(), Kernel: m.GetKernel(),
+			SwapUsage: m.GetSwapUsage(), SwapLimit: m.GetSwapLimit(),
+			PageFaults: m.GetPageFaults(), MajorPageFault: m.GetMajorPageFaults(),
+		},
+		PidsCurrent: s.PidsCurrent, PidsLimit: s.PidsLimit,
+		CPUPressure: pressure(s.CpuPressure), MemoryPressure: pressure(s.MemoryPressure), IOPressure: pressure(s.IoPressure),
+	}
+	for _, io := range s.Io {
+		out.IO = append(out.IO, IOStats{
+			Major: io.Major, Minor: io.Minor, ReadBytes: io.ReadBytes, WriteBytes: io.WriteBytes,
+			ReadOps: io.ReadOps, WriteOps: io.WriteOps,
+		})
+	}
+	for _, h := range s.Hugetlb {
+		out.Hugetlb = append(out.Hugetlb, HugetlbStats{PageSize: h.PageSize, Usage: h.Usage, MaxUsage: h.MaxUsage, Limit: h.Limit})
+	}
+	return out
+}
+
+func pressure(p *api.Pressure) *Pressure {
+	if p == nil {
+		return nil
+	}
+	line := func(l *api.PressureLine) PressureLine {
+		return PressureLine{Avg10: l.GetAvg10(), Avg60: l.GetAvg60(), Avg300: l.GetAvg300(), Total: time.Duration(l.GetTotal())}
+	}
+	return &Pressure{Some: line(p.Some), Full: line(p.Full)}
+}
+
+// unixTime turns nanoseconds since 1970 into a time, 0 into the zero time.
+func unixTime(ns int64) time.Time {
+	if ns == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, ns).UTC()
+}

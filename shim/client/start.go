@@ -1,0 +1,81 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// maxSocketPath is sockaddr_un's limit for a path and its final NUL.
+const maxSocketPath = 107
+
+// StartOptions says which monitor to start. Bundle is the directory of the
+// sandbox, which exists and is where the monitor makes its socket and its log.
+type StartOptions struct {
+	Binary    string // containerd-shim-strake-v2, a path or a name to find in PATH
+	Namespace string
+	ID        string // of the sandbox
+	Bundle    string
+	StateDir  string // unused by Strake's own monitor
+	Debug     bool
+	Env       []string // added to a minimal environment
+}
+
+// bootstrap is what a shim's start command prints (runtime v2, version 3).
+type bootstrap struct {
+	Version  int    `json:"version"`
+	Address  string `json:"address"`
+	Protocol string `json:"protocol"`
+}
+
+// Start starts a monitor and connects to it. The monitor is nobody's child and
+// lives until ShutdownSandbox.
+func Start(ctx context.Context, o StartOptions) (*Monitor, error) {
+	args := []string{"-namespace", o.Namespace, "-id", o.ID, "-address", ""}
+	if o.Debug {
+		args = append(args, "-debug")
+	}
+	cmd := exec.CommandContext(ctx, o.Binary, append(args, "start")...)
+	cmd.Dir = o.Bundle
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, o.Env...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("start monitor %s: %s: %w: %s", o.ID, o.Binary, err, strings.TrimSpace(stderr.String()))
+	}
+	var b bootstrap
+	if err := json.Unmarshal(stdout.Bytes(), &b); err != nil {
+		return nil, fmt.Errorf("start monitor %s: %s printed %q: %w", o.ID, o.Binary, stdout.String(), err)
+	}
+	if b.Protocol != "ttrpc" || b.Version < 3 {
+		return nil, fmt.Errorf("start monitor %s: %s speaks %s version %d: need ttrpc version 3", o.ID, o.Binary, b.Protocol, b.Version)
+	}
+	return Connect(ctx, b.Address)
+}
+
+// dial connects to a unix socket. A path that is too long for a socket address
+// goes through a handle on its directory.
+func dial(ctx context.Context, address string) (net.Conn, error) {
+	path, ok := strings.CutPrefix(address, "unix://")
+	if !ok {
+		return nil, errors.New("address does not start with unix://")
+	}
+	if len(path) > maxSocketPath {
+		dir, err := os.OpenFile(filepath.Dir(path), os.O_RDONLY|syscall.O_DIRECTORY, 0)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = dir.Close() }()
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", path)
+}
