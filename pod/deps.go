@@ -1,0 +1,7 @@
+package pod
+
+type (
+	Images   interface{}
+	Network  interface{}
+	Monitors interface{}
+)
