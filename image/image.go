@@ -1,0 +1,104 @@
+// Package image keeps container images: it pulls them from registries, unpacks
+// their layers for overlayfs and hands out leases on the layer directories.
+//
+// On disk a Store is an OCI image layout (package layout) plus one directory per
+// layer (package layer); docs/format/images.md describes every file. A pull is
+// one pass: fetch, verify, decompress, verify, write; an atomic rename publishes
+// each layer and one atomic write of index.json the image, so that an image is
+// whole or absent whatever dies when. Opening a store is its recovery.
+//
+// It never mounts anything: it names directories, the pod's monitor mounts them.
+//
+// Lock order: Store.mu only; it is never held over the network or over the
+// writing of a layer. A process holds the whole store by a lock on ROOT/lock.
+package image
+
+import (
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/strake-containers/strake/image/registry"
+)
+
+// Error classes; errors.Is tells them apart. The texts name the image.
+var (
+	ErrNotFound         = registry.ErrNotFound         // no such image here, or in the registry
+	ErrInvalidReference = registry.ErrInvalidReference // the name cannot be an image's
+	ErrUnauthorized     = registry.ErrUnauthorized     // credentials missing or refused
+	ErrDigestMismatch   = registry.ErrDigestMismatch   // content is not what its digest says
+	ErrUnsupported      = registry.ErrUnsupported      // schema 1, foreign layers, no such platform
+	ErrUnavailable      = registry.ErrUnavailable      // the registry does not answer, or breaks off
+	ErrAmbiguous        = errors.New("ambiguous image id")
+	ErrLocked           = errors.New("image store is in use by another process")
+)
+
+// Auth are a registry's credentials, as CRI's AuthConfig gives them.
+type Auth = registry.Auth
+
+// Platform selects a manifest from an index. Empty fields are the host's.
+type Platform struct {
+	OS, Architecture, Variant string
+}
+
+// Image is what a Store knows of an image. It is a copy: the caller may keep it.
+type Image struct {
+	ID          string         // digest of the config: "sha256:…"
+	RepoTags    []string       // "docker.io/library/busybox:latest", sorted
+	RepoDigests []string       // "docker.io/library/busybox@sha256:…", sorted
+	Size        int64          // bytes of the unpacked layers and the metadata
+	Pinned      bool           // garbage collection must leave it
+	Config      v1.ImageConfig // user, environment, entry point, volumes …
+	Created     time.Time      // zero if the image does not say
+	Labels      map[string]string
+	OS          string
+	Arch        string
+	DiffIDs     []string      // layers, lowest first
+	Manifest    digest.Digest // of the image manifest (not of an index above it)
+	PulledAt    time.Time
+}
+
+// PullOptions of one Pull.
+type PullOptions struct {
+	Auth     *Auth    // nil: anonymous
+	Platform Platform // zero: the store's
+	// Progress, if not nil, is called from several goroutines, often, and must
+	// not block. A caller that joins a pull in flight hears of it from then on.
+	Progress func(Progress)
+}
+
+// Phase is what is happening to a layer, or to the image when Layer is "".
+type Phase string
+
+// The phases of a pull, in order.
+const (
+	PhaseResolving Phase = "resolving" // of the image
+	PhaseWaiting   Phase = "waiting"   // of a layer: for its turn
+	PhasePulling   Phase = "pulling"   // of a layer: fetched and unpacked at once
+	PhaseExists    Phase = "exists"    // of a layer: was here
+	PhaseDone      Phase = "done"      // of a layer, or of the image
+)
+
+// Progress is one step of a pull. Done and Total count bytes as transferred.
+type Progress struct {
+	Ref         string // the normalised name
+	Layer       digest.Digest
+	Phase       Phase
+	Done, Total int64
+}
+
+// Rootfs are the directories of an image for one container.
+type Rootfs struct {
+	ImageID string
+	// Layers are overlayfs lower directories, topmost first; never empty. They
+	// are read-only by agreement: several containers share them.
+	Layers []string
+}
+
+// Lease says who holds which image's layers.
+type Lease struct {
+	Holder  string
+	ImageID string
+}
