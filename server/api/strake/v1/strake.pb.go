@@ -1112,33 +1112,36 @@ func (*KillContainerResponse) Descriptor() ([]byte, []int) {
 	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
 }
 
-type ExecRequest struct {
+// Input is what the client sends in Exec and Attach: first exec or attach, then
+// the rest in any order.
+type Input struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Event:
 	//
-	//	*ExecRequest_Start
-	//	*ExecRequest_Stdin
-	//	*ExecRequest_CloseStdin
-	//	*ExecRequest_Resize
-	Event         isExecRequest_Event `protobuf_oneof:"event"`
+	//	*Input_Exec
+	//	*Input_Attach
+	//	*Input_Stdin
+	//	*Input_CloseStdin
+	//	*Input_Resize
+	Event         isInput_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ExecRequest) Reset() {
-	*x = ExecRequest{}
+func (x *Input) Reset() {
+	*x = Input{}
 	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ExecRequest) String() string {
+func (x *Input) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ExecRequest) ProtoMessage() {}
+func (*Input) ProtoMessage() {}
 
-func (x *ExecRequest) ProtoReflect() protoreflect.Message {
+func (x *Input) ProtoReflect() protoreflect.Message {
 	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1150,81 +1153,211 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
-func (*ExecRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use Input.ProtoReflect.Descriptor instead.
+func (*Input) Descriptor() ([]byte, []int) {
 	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *ExecRequest) GetEvent() isExecRequest_Event {
+func (x *Input) GetEvent() isInput_Event {
 	if x != nil {
 		return x.Event
 	}
 	return nil
 }
 
-func (x *ExecRequest) GetStart() *ExecStart {
+func (x *Input) GetExec() *ExecStart {
 	if x != nil {
-		if x, ok := x.Event.(*ExecRequest_Start); ok {
-			return x.Start
+		if x, ok := x.Event.(*Input_Exec); ok {
+			return x.Exec
 		}
 	}
 	return nil
 }
 
-func (x *ExecRequest) GetStdin() []byte {
+func (x *Input) GetAttach() *AttachStart {
 	if x != nil {
-		if x, ok := x.Event.(*ExecRequest_Stdin); ok {
+		if x, ok := x.Event.(*Input_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
+func (x *Input) GetStdin() []byte {
+	if x != nil {
+		if x, ok := x.Event.(*Input_Stdin); ok {
 			return x.Stdin
 		}
 	}
 	return nil
 }
 
-func (x *ExecRequest) GetCloseStdin() *CloseStdin {
+func (x *Input) GetCloseStdin() *CloseStdin {
 	if x != nil {
-		if x, ok := x.Event.(*ExecRequest_CloseStdin); ok {
+		if x, ok := x.Event.(*Input_CloseStdin); ok {
 			return x.CloseStdin
 		}
 	}
 	return nil
 }
 
-func (x *ExecRequest) GetResize() *Size {
+func (x *Input) GetResize() *Size {
 	if x != nil {
-		if x, ok := x.Event.(*ExecRequest_Resize); ok {
+		if x, ok := x.Event.(*Input_Resize); ok {
 			return x.Resize
 		}
 	}
 	return nil
 }
 
-type isExecRequest_Event interface {
-	isExecRequest_Event()
+type isInput_Event interface {
+	isInput_Event()
 }
 
-type ExecRequest_Start struct {
-	Start *ExecStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"` // the first message, and only the first
+type Input_Exec struct {
+	Exec *ExecStart `protobuf:"bytes,1,opt,name=exec,proto3,oneof"`
 }
 
-type ExecRequest_Stdin struct {
-	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
+type Input_Attach struct {
+	Attach *AttachStart `protobuf:"bytes,2,opt,name=attach,proto3,oneof"`
 }
 
-type ExecRequest_CloseStdin struct {
-	CloseStdin *CloseStdin `protobuf:"bytes,3,opt,name=close_stdin,json=closeStdin,proto3,oneof"`
+type Input_Stdin struct {
+	Stdin []byte `protobuf:"bytes,3,opt,name=stdin,proto3,oneof"`
 }
 
-type ExecRequest_Resize struct {
-	Resize *Size `protobuf:"bytes,4,opt,name=resize,proto3,oneof"`
+type Input_CloseStdin struct {
+	CloseStdin *CloseStdin `protobuf:"bytes,4,opt,name=close_stdin,json=closeStdin,proto3,oneof"`
 }
 
-func (*ExecRequest_Start) isExecRequest_Event() {}
+type Input_Resize struct {
+	Resize *Size `protobuf:"bytes,5,opt,name=resize,proto3,oneof"`
+}
 
-func (*ExecRequest_Stdin) isExecRequest_Event() {}
+func (*Input_Exec) isInput_Event() {}
 
-func (*ExecRequest_CloseStdin) isExecRequest_Event() {}
+func (*Input_Attach) isInput_Event() {}
 
-func (*ExecRequest_Resize) isExecRequest_Event() {}
+func (*Input_Stdin) isInput_Event() {}
+
+func (*Input_CloseStdin) isInput_Event() {}
+
+func (*Input_Resize) isInput_Event() {}
+
+// Output is what the daemon sends in Exec and Attach.
+type Output struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*Output_Ready
+	//	*Output_Stdout
+	//	*Output_Stderr
+	//	*Output_Exit
+	Event         isOutput_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Output) Reset() {
+	*x = Output{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Output) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Output) ProtoMessage() {}
+
+func (x *Output) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Output.ProtoReflect.Descriptor instead.
+func (*Output) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Output) GetEvent() isOutput_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *Output) GetReady() *Ready {
+	if x != nil {
+		if x, ok := x.Event.(*Output_Ready); ok {
+			return x.Ready
+		}
+	}
+	return nil
+}
+
+func (x *Output) GetStdout() []byte {
+	if x != nil {
+		if x, ok := x.Event.(*Output_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+func (x *Output) GetStderr() []byte {
+	if x != nil {
+		if x, ok := x.Event.(*Output_Stderr); ok {
+			return x.Stderr
+		}
+	}
+	return nil
+}
+
+func (x *Output) GetExit() *Exit {
+	if x != nil {
+		if x, ok := x.Event.(*Output_Exit); ok {
+			return x.Exit
+		}
+	}
+	return nil
+}
+
+type isOutput_Event interface {
+	isOutput_Event()
+}
+
+type Output_Ready struct {
+	Ready *Ready `protobuf:"bytes,1,opt,name=ready,proto3,oneof"` // the first message
+}
+
+type Output_Stdout struct {
+	Stdout []byte `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"`
+}
+
+type Output_Stderr struct {
+	Stderr []byte `protobuf:"bytes,3,opt,name=stderr,proto3,oneof"`
+}
+
+type Output_Exit struct {
+	Exit *Exit `protobuf:"bytes,4,opt,name=exit,proto3,oneof"` // Exec only, the last message
+}
+
+func (*Output_Ready) isOutput_Event() {}
+
+func (*Output_Stdout) isOutput_Event() {}
+
+func (*Output_Stderr) isOutput_Event() {}
+
+func (*Output_Exit) isOutput_Event() {}
 
 type ExecStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1242,7 +1375,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1387,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1400,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -1326,218 +1459,6 @@ func (x *ExecStart) GetSize() *Size {
 	return nil
 }
 
-type ExecResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Event:
-	//
-	//	*ExecResponse_Stdout
-	//	*ExecResponse_Stderr
-	//	*ExecResponse_Exit
-	Event         isExecResponse_Event `protobuf_oneof:"event"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ExecResponse) Reset() {
-	*x = ExecResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ExecResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ExecResponse) ProtoMessage() {}
-
-func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
-func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *ExecResponse) GetEvent() isExecResponse_Event {
-	if x != nil {
-		return x.Event
-	}
-	return nil
-}
-
-func (x *ExecResponse) GetStdout() []byte {
-	if x != nil {
-		if x, ok := x.Event.(*ExecResponse_Stdout); ok {
-			return x.Stdout
-		}
-	}
-	return nil
-}
-
-func (x *ExecResponse) GetStderr() []byte {
-	if x != nil {
-		if x, ok := x.Event.(*ExecResponse_Stderr); ok {
-			return x.Stderr
-		}
-	}
-	return nil
-}
-
-func (x *ExecResponse) GetExit() *Exit {
-	if x != nil {
-		if x, ok := x.Event.(*ExecResponse_Exit); ok {
-			return x.Exit
-		}
-	}
-	return nil
-}
-
-type isExecResponse_Event interface {
-	isExecResponse_Event()
-}
-
-type ExecResponse_Stdout struct {
-	Stdout []byte `protobuf:"bytes,1,opt,name=stdout,proto3,oneof"`
-}
-
-type ExecResponse_Stderr struct {
-	Stderr []byte `protobuf:"bytes,2,opt,name=stderr,proto3,oneof"`
-}
-
-type ExecResponse_Exit struct {
-	Exit *Exit `protobuf:"bytes,3,opt,name=exit,proto3,oneof"` // the last message
-}
-
-func (*ExecResponse_Stdout) isExecResponse_Event() {}
-
-func (*ExecResponse_Stderr) isExecResponse_Event() {}
-
-func (*ExecResponse_Exit) isExecResponse_Event() {}
-
-type AttachRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Event:
-	//
-	//	*AttachRequest_Start
-	//	*AttachRequest_Stdin
-	//	*AttachRequest_CloseStdin
-	//	*AttachRequest_Resize
-	Event         isAttachRequest_Event `protobuf_oneof:"event"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *AttachRequest) Reset() {
-	*x = AttachRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *AttachRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*AttachRequest) ProtoMessage() {}
-
-func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
-func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *AttachRequest) GetEvent() isAttachRequest_Event {
-	if x != nil {
-		return x.Event
-	}
-	return nil
-}
-
-func (x *AttachRequest) GetStart() *AttachStart {
-	if x != nil {
-		if x, ok := x.Event.(*AttachRequest_Start); ok {
-			return x.Start
-		}
-	}
-	return nil
-}
-
-func (x *AttachRequest) GetStdin() []byte {
-	if x != nil {
-		if x, ok := x.Event.(*AttachRequest_Stdin); ok {
-			return x.Stdin
-		}
-	}
-	return nil
-}
-
-func (x *AttachRequest) GetCloseStdin() *CloseStdin {
-	if x != nil {
-		if x, ok := x.Event.(*AttachRequest_CloseStdin); ok {
-			return x.CloseStdin
-		}
-	}
-	return nil
-}
-
-func (x *AttachRequest) GetResize() *Size {
-	if x != nil {
-		if x, ok := x.Event.(*AttachRequest_Resize); ok {
-			return x.Resize
-		}
-	}
-	return nil
-}
-
-type isAttachRequest_Event interface {
-	isAttachRequest_Event()
-}
-
-type AttachRequest_Start struct {
-	Start *AttachStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"` // the first message, and only the first
-}
-
-type AttachRequest_Stdin struct {
-	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
-}
-
-type AttachRequest_CloseStdin struct {
-	CloseStdin *CloseStdin `protobuf:"bytes,3,opt,name=close_stdin,json=closeStdin,proto3,oneof"`
-}
-
-type AttachRequest_Resize struct {
-	Resize *Size `protobuf:"bytes,4,opt,name=resize,proto3,oneof"`
-}
-
-func (*AttachRequest_Start) isAttachRequest_Event() {}
-
-func (*AttachRequest_Stdin) isAttachRequest_Event() {}
-
-func (*AttachRequest_CloseStdin) isAttachRequest_Event() {}
-
-func (*AttachRequest_Resize) isAttachRequest_Event() {}
-
 type AttachStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -1549,7 +1470,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1482,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1495,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -1598,104 +1519,6 @@ func (x *AttachStart) GetOutput() bool {
 	return false
 }
 
-type AttachResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Event:
-	//
-	//	*AttachResponse_Attached
-	//	*AttachResponse_Stdout
-	//	*AttachResponse_Stderr
-	Event         isAttachResponse_Event `protobuf_oneof:"event"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *AttachResponse) Reset() {
-	*x = AttachResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *AttachResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*AttachResponse) ProtoMessage() {}
-
-func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
-func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *AttachResponse) GetEvent() isAttachResponse_Event {
-	if x != nil {
-		return x.Event
-	}
-	return nil
-}
-
-func (x *AttachResponse) GetAttached() *Attached {
-	if x != nil {
-		if x, ok := x.Event.(*AttachResponse_Attached); ok {
-			return x.Attached
-		}
-	}
-	return nil
-}
-
-func (x *AttachResponse) GetStdout() []byte {
-	if x != nil {
-		if x, ok := x.Event.(*AttachResponse_Stdout); ok {
-			return x.Stdout
-		}
-	}
-	return nil
-}
-
-func (x *AttachResponse) GetStderr() []byte {
-	if x != nil {
-		if x, ok := x.Event.(*AttachResponse_Stderr); ok {
-			return x.Stderr
-		}
-	}
-	return nil
-}
-
-type isAttachResponse_Event interface {
-	isAttachResponse_Event()
-}
-
-type AttachResponse_Attached struct {
-	Attached *Attached `protobuf:"bytes,1,opt,name=attached,proto3,oneof"` // the first message
-}
-
-type AttachResponse_Stdout struct {
-	Stdout []byte `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"`
-}
-
-type AttachResponse_Stderr struct {
-	Stderr []byte `protobuf:"bytes,3,opt,name=stderr,proto3,oneof"`
-}
-
-func (*AttachResponse_Attached) isAttachResponse_Event() {}
-
-func (*AttachResponse_Stdout) isAttachResponse_Event() {}
-
-func (*AttachResponse_Stderr) isAttachResponse_Event() {}
-
 type CloseStdin struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1704,7 +1527,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1539,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,30 +1552,30 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
 }
 
-type Attached struct {
+type Ready struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Attached) Reset() {
-	*x = Attached{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+func (x *Ready) Reset() {
+	*x = Ready{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Attached) String() string {
+func (x *Ready) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Attached) ProtoMessage() {}
+func (*Ready) ProtoMessage() {}
 
-func (x *Attached) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+func (x *Ready) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,9 +1586,9 @@ func (x *Attached) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Attached.ProtoReflect.Descriptor instead.
-func (*Attached) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
+// Deprecated: Use Ready.ProtoReflect.Descriptor instead.
+func (*Ready) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
 }
 
 type Size struct {
@@ -1778,7 +1601,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +1613,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +1626,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{24}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -1829,7 +1652,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1664,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1677,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{25}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1953,13 +1776,20 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x14KillContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\x05R\x06signal\"\x17\n" +
-	"\x15KillContainerResponse\"\xc1\x01\n" +
-	"\vExecRequest\x12,\n" +
-	"\x05start\x18\x01 \x01(\v2\x14.strake.v1.ExecStartH\x00R\x05start\x12\x16\n" +
-	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x128\n" +
-	"\vclose_stdin\x18\x03 \x01(\v2\x15.strake.v1.CloseStdinH\x00R\n" +
+	"\x15KillContainerResponse\"\xeb\x01\n" +
+	"\x05Input\x12*\n" +
+	"\x04exec\x18\x01 \x01(\v2\x14.strake.v1.ExecStartH\x00R\x04exec\x120\n" +
+	"\x06attach\x18\x02 \x01(\v2\x16.strake.v1.AttachStartH\x00R\x06attach\x12\x16\n" +
+	"\x05stdin\x18\x03 \x01(\fH\x00R\x05stdin\x128\n" +
+	"\vclose_stdin\x18\x04 \x01(\v2\x15.strake.v1.CloseStdinH\x00R\n" +
 	"closeStdin\x12)\n" +
-	"\x06resize\x18\x04 \x01(\v2\x0f.strake.v1.SizeH\x00R\x06resizeB\a\n" +
+	"\x06resize\x18\x05 \x01(\v2\x0f.strake.v1.SizeH\x00R\x06resizeB\a\n" +
+	"\x05event\"\x96\x01\n" +
+	"\x06Output\x12(\n" +
+	"\x05ready\x18\x01 \x01(\v2\x10.strake.v1.ReadyH\x00R\x05ready\x12\x18\n" +
+	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
+	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12%\n" +
+	"\x04exit\x18\x04 \x01(\v2\x0f.strake.v1.ExitH\x00R\x04exitB\a\n" +
 	"\x05event\"\xdc\x01\n" +
 	"\tExecStart\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x18\n" +
@@ -1970,45 +1800,27 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x04user\x18\x05 \x01(\tR\x04user\x12\x10\n" +
 	"\x03tty\x18\x06 \x01(\bR\x03tty\x12\x14\n" +
 	"\x05stdin\x18\a \x01(\bR\x05stdin\x12#\n" +
-	"\x04size\x18\b \x01(\v2\x0f.strake.v1.SizeR\x04size\"r\n" +
-	"\fExecResponse\x12\x18\n" +
-	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
-	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12%\n" +
-	"\x04exit\x18\x03 \x01(\v2\x0f.strake.v1.ExitH\x00R\x04exitB\a\n" +
-	"\x05event\"\xc5\x01\n" +
-	"\rAttachRequest\x12.\n" +
-	"\x05start\x18\x01 \x01(\v2\x16.strake.v1.AttachStartH\x00R\x05start\x12\x16\n" +
-	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x128\n" +
-	"\vclose_stdin\x18\x03 \x01(\v2\x15.strake.v1.CloseStdinH\x00R\n" +
-	"closeStdin\x12)\n" +
-	"\x06resize\x18\x04 \x01(\v2\x0f.strake.v1.SizeH\x00R\x06resizeB\a\n" +
-	"\x05event\"^\n" +
+	"\x04size\x18\b \x01(\v2\x0f.strake.v1.SizeR\x04size\"^\n" +
 	"\vAttachStart\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05stdin\x18\x02 \x01(\bR\x05stdin\x12\x16\n" +
-	"\x06output\x18\x03 \x01(\bR\x06output\"\x80\x01\n" +
-	"\x0eAttachResponse\x121\n" +
-	"\battached\x18\x01 \x01(\v2\x13.strake.v1.AttachedH\x00R\battached\x12\x18\n" +
-	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
-	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderrB\a\n" +
-	"\x05event\"\f\n" +
+	"\x06output\x18\x03 \x01(\bR\x06output\"\f\n" +
 	"\n" +
-	"CloseStdin\"\n" +
-	"\n" +
-	"\bAttached\"4\n" +
+	"CloseStdin\"\a\n" +
+	"\x05Ready\"4\n" +
 	"\x04Size\x12\x14\n" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\"\x1a\n" +
 	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code2\xfb\x03\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code2\xdf\x03\n" +
 	"\x06Strake\x12=\n" +
 	"\x06System\x12\x18.strake.v1.SystemRequest\x1a\x19.strake.v1.SystemResponse\x129\n" +
 	"\x04Pull\x12\x16.strake.v1.PullRequest\x1a\x17.strake.v1.PullResponse0\x01\x12O\n" +
 	"\fInspectImage\x12\x1e.strake.v1.InspectImageRequest\x1a\x1f.strake.v1.InspectImageResponse\x12R\n" +
 	"\rWaitContainer\x12\x1f.strake.v1.WaitContainerRequest\x1a .strake.v1.WaitContainerResponse\x12R\n" +
-	"\rKillContainer\x12\x1f.strake.v1.KillContainerRequest\x1a .strake.v1.KillContainerResponse\x12;\n" +
-	"\x04Exec\x12\x16.strake.v1.ExecRequest\x1a\x17.strake.v1.ExecResponse(\x010\x01\x12A\n" +
-	"\x06Attach\x12\x18.strake.v1.AttachRequest\x1a\x19.strake.v1.AttachResponse(\x010\x01BCZAgithub.com/strake-containers/strake/server/api/strake/v1;strakev1b\x06proto3"
+	"\rKillContainer\x12\x1f.strake.v1.KillContainerRequest\x1a .strake.v1.KillContainerResponse\x12/\n" +
+	"\x04Exec\x12\x10.strake.v1.Input\x1a\x11.strake.v1.Output(\x010\x01\x121\n" +
+	"\x06Attach\x12\x10.strake.v1.Input\x1a\x11.strake.v1.Output(\x010\x01BCZAgithub.com/strake-containers/strake/server/api/strake/v1;strakev1b\x06proto3"
 
 var (
 	file_server_api_strake_v1_strake_proto_rawDescOnce sync.Once
@@ -2022,7 +1834,7 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*SystemRequest)(nil),         // 0: strake.v1.SystemRequest
 	(*SystemResponse)(nil),        // 1: strake.v1.SystemResponse
@@ -2040,16 +1852,14 @@ var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*WaitContainerResponse)(nil), // 13: strake.v1.WaitContainerResponse
 	(*KillContainerRequest)(nil),  // 14: strake.v1.KillContainerRequest
 	(*KillContainerResponse)(nil), // 15: strake.v1.KillContainerResponse
-	(*ExecRequest)(nil),           // 16: strake.v1.ExecRequest
-	(*ExecStart)(nil),             // 17: strake.v1.ExecStart
-	(*ExecResponse)(nil),          // 18: strake.v1.ExecResponse
-	(*AttachRequest)(nil),         // 19: strake.v1.AttachRequest
-	(*AttachStart)(nil),           // 20: strake.v1.AttachStart
-	(*AttachResponse)(nil),        // 21: strake.v1.AttachResponse
-	(*CloseStdin)(nil),            // 22: strake.v1.CloseStdin
-	(*Attached)(nil),              // 23: strake.v1.Attached
-	(*Size)(nil),                  // 24: strake.v1.Size
-	(*Exit)(nil),                  // 25: strake.v1.Exit
+	(*Input)(nil),                 // 16: strake.v1.Input
+	(*Output)(nil),                // 17: strake.v1.Output
+	(*ExecStart)(nil),             // 18: strake.v1.ExecStart
+	(*AttachStart)(nil),           // 19: strake.v1.AttachStart
+	(*CloseStdin)(nil),            // 20: strake.v1.CloseStdin
+	(*Ready)(nil),                 // 21: strake.v1.Ready
+	(*Size)(nil),                  // 22: strake.v1.Size
+	(*Exit)(nil),                  // 23: strake.v1.Exit
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	2,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
@@ -2059,34 +1869,32 @@ var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	8,  // 4: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
 	9,  // 5: strake.v1.PullResponse.image:type_name -> strake.v1.Image
 	9,  // 6: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
-	17, // 7: strake.v1.ExecRequest.start:type_name -> strake.v1.ExecStart
-	22, // 8: strake.v1.ExecRequest.close_stdin:type_name -> strake.v1.CloseStdin
-	24, // 9: strake.v1.ExecRequest.resize:type_name -> strake.v1.Size
-	24, // 10: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	25, // 11: strake.v1.ExecResponse.exit:type_name -> strake.v1.Exit
-	20, // 12: strake.v1.AttachRequest.start:type_name -> strake.v1.AttachStart
-	22, // 13: strake.v1.AttachRequest.close_stdin:type_name -> strake.v1.CloseStdin
-	24, // 14: strake.v1.AttachRequest.resize:type_name -> strake.v1.Size
-	23, // 15: strake.v1.AttachResponse.attached:type_name -> strake.v1.Attached
-	0,  // 16: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	5,  // 17: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	10, // 18: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	12, // 19: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	14, // 20: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	16, // 21: strake.v1.Strake.Exec:input_type -> strake.v1.ExecRequest
-	19, // 22: strake.v1.Strake.Attach:input_type -> strake.v1.AttachRequest
-	1,  // 23: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	7,  // 24: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	11, // 25: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	13, // 26: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	15, // 27: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	18, // 28: strake.v1.Strake.Exec:output_type -> strake.v1.ExecResponse
-	21, // 29: strake.v1.Strake.Attach:output_type -> strake.v1.AttachResponse
-	23, // [23:30] is the sub-list for method output_type
-	16, // [16:23] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	18, // 7: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	19, // 8: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	20, // 9: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	22, // 10: strake.v1.Input.resize:type_name -> strake.v1.Size
+	21, // 11: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	23, // 12: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	22, // 13: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	0,  // 14: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
+	5,  // 15: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	10, // 16: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	12, // 17: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	14, // 18: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	16, // 19: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	16, // 20: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 21: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	7,  // 22: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	11, // 23: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	13, // 24: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	15, // 25: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	17, // 26: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	17, // 27: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_server_api_strake_v1_strake_proto_init() }
@@ -2099,26 +1907,17 @@ func file_server_api_strake_v1_strake_proto_init() {
 		(*PullResponse_Image)(nil),
 	}
 	file_server_api_strake_v1_strake_proto_msgTypes[16].OneofWrappers = []any{
-		(*ExecRequest_Start)(nil),
-		(*ExecRequest_Stdin)(nil),
-		(*ExecRequest_CloseStdin)(nil),
-		(*ExecRequest_Resize)(nil),
+		(*Input_Exec)(nil),
+		(*Input_Attach)(nil),
+		(*Input_Stdin)(nil),
+		(*Input_CloseStdin)(nil),
+		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[18].OneofWrappers = []any{
-		(*ExecResponse_Stdout)(nil),
-		(*ExecResponse_Stderr)(nil),
-		(*ExecResponse_Exit)(nil),
-	}
-	file_server_api_strake_v1_strake_proto_msgTypes[19].OneofWrappers = []any{
-		(*AttachRequest_Start)(nil),
-		(*AttachRequest_Stdin)(nil),
-		(*AttachRequest_CloseStdin)(nil),
-		(*AttachRequest_Resize)(nil),
-	}
-	file_server_api_strake_v1_strake_proto_msgTypes[21].OneofWrappers = []any{
-		(*AttachResponse_Attached)(nil),
-		(*AttachResponse_Stdout)(nil),
-		(*AttachResponse_Stderr)(nil),
+	file_server_api_strake_v1_strake_proto_msgTypes[17].OneofWrappers = []any{
+		(*Output_Ready)(nil),
+		(*Output_Stdout)(nil),
+		(*Output_Stderr)(nil),
+		(*Output_Exit)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2126,7 +1925,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -50,10 +50,10 @@ type StrakeClient interface {
 	// Exec runs one more process in a running container. Unlike CRI's Exec it can
 	// set the process's environment, user and directory, it can close the
 	// process's standard input, and it needs no second connection.
-	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
+	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error)
 	// Attach connects to a container's standard streams, also before it is
-	// started: after the first response no byte of its output is missed.
-	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
+	// started: after the ready response no byte of its output is missed.
+	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error)
 }
 
 type strakeClient struct {
@@ -123,31 +123,31 @@ func (c *strakeClient) KillContainer(ctx context.Context, in *KillContainerReque
 	return out, nil
 }
 
-func (c *strakeClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error) {
+func (c *strakeClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[1], Strake_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[ExecRequest, ExecResponse]{ClientStream: stream}
+	x := &grpc.GenericClientStream[Input, Output]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Strake_ExecClient = grpc.BidiStreamingClient[ExecRequest, ExecResponse]
+type Strake_ExecClient = grpc.BidiStreamingClient[Input, Output]
 
-func (c *strakeClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error) {
+func (c *strakeClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[2], Strake_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[AttachRequest, AttachResponse]{ClientStream: stream}
+	x := &grpc.GenericClientStream[Input, Output]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Strake_AttachClient = grpc.BidiStreamingClient[AttachRequest, AttachResponse]
+type Strake_AttachClient = grpc.BidiStreamingClient[Input, Output]
 
 // StrakeServer is the server API for Strake service.
 // All implementations must embed UnimplementedStrakeServer
@@ -167,10 +167,10 @@ type StrakeServer interface {
 	// Exec runs one more process in a running container. Unlike CRI's Exec it can
 	// set the process's environment, user and directory, it can close the
 	// process's standard input, and it needs no second connection.
-	Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error
+	Exec(grpc.BidiStreamingServer[Input, Output]) error
 	// Attach connects to a container's standard streams, also before it is
-	// started: after the first response no byte of its output is missed.
-	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
+	// started: after the ready response no byte of its output is missed.
+	Attach(grpc.BidiStreamingServer[Input, Output]) error
 	mustEmbedUnimplementedStrakeServer()
 }
 
@@ -196,10 +196,10 @@ func (UnimplementedStrakeServer) WaitContainer(context.Context, *WaitContainerRe
 func (UnimplementedStrakeServer) KillContainer(context.Context, *KillContainerRequest) (*KillContainerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method KillContainer not implemented")
 }
-func (UnimplementedStrakeServer) Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error {
+func (UnimplementedStrakeServer) Exec(grpc.BidiStreamingServer[Input, Output]) error {
 	return status.Error(codes.Unimplemented, "method Exec not implemented")
 }
-func (UnimplementedStrakeServer) Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error {
+func (UnimplementedStrakeServer) Attach(grpc.BidiStreamingServer[Input, Output]) error {
 	return status.Error(codes.Unimplemented, "method Attach not implemented")
 }
 func (UnimplementedStrakeServer) mustEmbedUnimplementedStrakeServer() {}
@@ -307,18 +307,18 @@ func _Strake_KillContainer_Handler(srv interface{}, ctx context.Context, dec fun
 }
 
 func _Strake_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(StrakeServer).Exec(&grpc.GenericServerStream[ExecRequest, ExecResponse]{ServerStream: stream})
+	return srv.(StrakeServer).Exec(&grpc.GenericServerStream[Input, Output]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Strake_ExecServer = grpc.BidiStreamingServer[ExecRequest, ExecResponse]
+type Strake_ExecServer = grpc.BidiStreamingServer[Input, Output]
 
 func _Strake_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(StrakeServer).Attach(&grpc.GenericServerStream[AttachRequest, AttachResponse]{ServerStream: stream})
+	return srv.(StrakeServer).Attach(&grpc.GenericServerStream[Input, Output]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Strake_AttachServer = grpc.BidiStreamingServer[AttachRequest, AttachResponse]
+type Strake_AttachServer = grpc.BidiStreamingServer[Input, Output]
 
 // Strake_ServiceDesc is the grpc.ServiceDesc for Strake service.
 // It's only intended for direct use with grpc.RegisterService,
