@@ -1,0 +1,125 @@
+// Package container is the life of one OCI container on this host: create,
+// start, exec, kill, delete, and the state that lets another process take over
+// between any two of them. It is what strake-runtime's verbs and the monitor's
+// Task service call.
+//
+// It compiles the config (oci/spec, oci/plan), has it launched (oci/launch) and
+// keeps STATEROOT/ID/state.json. It never waits for a container's end on its
+// own: the caller of Create and Exec is the parent and collects the exit.
+//
+// Files of a container, all in STATEROOT/ID (0700), which is on a tmpfs (/run):
+//
+//	state.json   what State and the later verbs need; replaced atomically, never
+//	             fsynced: pids and namespaces die with the boot anyway
+//	start.sock   the gate at which init waits for Start (see gate.go)
+//
+// Crash-only: the directory is made first and removed last, and state.json is
+// written before the first process exists, so a creator that is killed between
+// any two steps leaves something that Delete with force removes.
+//
+// A Container holds no descriptors and no locks; each verb reads what it needs.
+// Concurrent verbs on one container are safe as far as the kernel's are: two
+// Starts have one winner, two Deletes both succeed.
+package container
+
+import (
+	"errors"
+	"os"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Classes of errors, for errors.Is.
+var (
+	// ErrNotExist is a container id that is not below the state root.
+	ErrNotExist = errors.New("container does not exist")
+	// ErrExists is an id that is taken.
+	ErrExists = errors.New("container already exists")
+	// ErrInvalidID is an id that cannot be a directory's name.
+	ErrInvalidID = errors.New("invalid container id")
+	// ErrNotRunning is a verb that needs a live process when there is none.
+	ErrNotRunning = errors.New("container is not running")
+	// ErrNotCreated is a Start of what is not (or no longer) waiting for it.
+	ErrNotCreated = errors.New("container is not in state created")
+	// ErrRunning is a Delete without force of what is alive.
+	ErrRunning = errors.New("container is still running")
+	// ErrExec is a program that cannot be executed: missing, not executable.
+	ErrExec = errors.New("exec")
+)
+
+// Mount is a mount that the caller wants made inside the container's own mount
+// namespace before anything of the config, in the shape of the Task API.
+type Mount struct {
+	Type    string   // "overlay", "bind", or any file system type
+	Source  string   // device or directory; ignored by overlay
+	Options []string // as in fstab: "lowerdir=/a:/b", "upperdir=/c", "ro"
+	Target  string   // "" is the rootfs itself, else a path inside it
+}
+
+// CreateOptions says what Create is to make.
+type CreateOptions struct {
+	ID        string
+	Bundle    string      // absolute; relative paths of the config start here
+	StateRoot string      // directory of all containers' state, below /run
+	Spec      *specs.Spec // nil: read Bundle/config.json
+
+	// RootfsMounts are mounted by the container's first process in its own
+	// mount namespace, so that the host's mount table does not grow.
+	RootfsMounts []Mount
+
+	// Stdin, Stdout and Stderr stay the caller's; nil is /dev/null. They are
+	// not used where the process has a terminal.
+	Stdin, Stdout, Stderr *os.File
+	// ConsoleSocket is the path of a unix socket that gets the terminal's
+	// master. Empty with a terminal: Process.Console holds it.
+	ConsoleSocket string
+	// ExtraFiles become descriptors 3, 4, … of the process.
+	ExtraFiles []*os.File
+
+	NoPivot      bool   // MS_MOVE and chroot instead of pivot_root (ramfs)
+	NoNewKeyring bool   // keep the caller's session keyring
+	PidFile      string // gets init's pid, atomically, before Create returns
+}
+
+// ExecOptions says which process Exec adds to a container.
+type ExecOptions struct {
+	Process               *specs.Process
+	Stdin, Stdout, Stderr *os.File // as in CreateOptions
+	ConsoleSocket         string
+	ExtraFiles            []*os.File
+	CgroupSub             string // path below the container's cgroup
+	PidFile               string
+}
+
+// Process is a new process of a container, a child of this process.
+type Process struct {
+	Pid     int
+	PidFD   *os.File // pollable; the caller owns it
+	Console *os.File // the terminal's master, or nil; the caller owns it
+	// Warnings are wishes of the config that this host could not fulfil and
+	// that may be left out, such as a negative oom_score_adj without
+	// CAP_SYS_RESOURCE.
+	Warnings []string
+}
+
+// State is the runtime-spec state plus what list and the callers show.
+type State struct {
+	specs.State
+	Rootfs  string    `json:"rootfs"`
+	Created time.Time `json:"created"`
+	Owner   string    `json:"owner"`
+}
+
+// Namespaces are open descriptors of namespaces, by runtime-spec type. The
+// caller owns the files.
+type Namespaces map[specs.LinuxNamespaceType]*os.File
+
+// Close closes all of them.
+func (n Namespaces) Close() error {
+	var errs []error
+	for _, f := range n {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
