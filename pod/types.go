@@ -14,6 +14,7 @@ type (
 	ContainerConfig = bundle.ContainerConfig
 	Resources       = bundle.Resources
 	User            = bundle.User
+	KeyValue        = bundle.KeyValue
 )
 
 // PodState is Ready until the pod is stopped or its sandbox is lost.
@@ -125,6 +126,9 @@ type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Resize         <-chan Size // nil, or closed when no more will come
+	// Connected, if not nil, is called once the streams are connected and before
+	// anything is copied: who attaches before StartContainer then misses nothing.
+	Connected func()
 }
 
 // EventType is what happened to a container, or to a pod's sandbox.

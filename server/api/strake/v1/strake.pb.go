@@ -81,7 +81,8 @@ type SystemResponse struct {
 	ContainersRunning uint32                 `protobuf:"varint,16,opt,name=containers_running,json=containersRunning,proto3" json:"containers_running,omitempty"`
 	Images            uint32                 `protobuf:"varint,17,opt,name=images,proto3" json:"images,omitempty"`
 	ImageBytes        uint64                 `protobuf:"varint,18,opt,name=image_bytes,json=imageBytes,proto3" json:"image_bytes,omitempty"`
-	Stages            []*Stage               `protobuf:"bytes,19,rep,name=stages,proto3" json:"stages,omitempty"`
+	Stages            []string               `protobuf:"bytes,19,rep,name=stages,proto3" json:"stages,omitempty"`         // the verbs under way and the step each is in
+	Unreadable        []string               `protobuf:"bytes,20,rep,name=unreadable,proto3" json:"unreadable,omitempty"` // what was set aside at start, and why
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -242,9 +243,16 @@ func (x *SystemResponse) GetImageBytes() uint64 {
 	return 0
 }
 
-func (x *SystemResponse) GetStages() []*Stage {
+func (x *SystemResponse) GetStages() []string {
 	if x != nil {
 		return x.Stages
+	}
+	return nil
+}
+
+func (x *SystemResponse) GetUnreadable() []string {
+	if x != nil {
+		return x.Unreadable
 	}
 	return nil
 }
@@ -369,75 +377,6 @@ func (x *Network) GetProblem() string {
 	return ""
 }
 
-// Stage is a verb in flight: what it works on and the step it has reached.
-type Stage struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Verb          string                 `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`
-	Object        string                 `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
-	Step          string                 `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
-	Since         int64                  `protobuf:"varint,4,opt,name=since,proto3" json:"since,omitempty"` // Unix nanoseconds
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Stage) Reset() {
-	*x = Stage{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Stage) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Stage) ProtoMessage() {}
-
-func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Stage.ProtoReflect.Descriptor instead.
-func (*Stage) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *Stage) GetVerb() string {
-	if x != nil {
-		return x.Verb
-	}
-	return ""
-}
-
-func (x *Stage) GetObject() string {
-	if x != nil {
-		return x.Object
-	}
-	return ""
-}
-
-func (x *Stage) GetStep() string {
-	if x != nil {
-		return x.Step
-	}
-	return ""
-}
-
-func (x *Stage) GetSince() int64 {
-	if x != nil {
-		return x.Since
-	}
-	return 0
-}
-
 type PullRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
@@ -448,7 +387,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -460,7 +399,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -473,7 +412,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{5}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PullRequest) GetReference() string {
@@ -502,7 +441,7 @@ type Auth struct {
 
 func (x *Auth) Reset() {
 	*x = Auth{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +453,7 @@ func (x *Auth) String() string {
 func (*Auth) ProtoMessage() {}
 
 func (x *Auth) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +466,7 @@ func (x *Auth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Auth.ProtoReflect.Descriptor instead.
 func (*Auth) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{6}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Auth) GetUsername() string {
@@ -571,7 +510,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +522,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +535,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{7}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PullResponse) GetEvent() isPullResponse_Event {
@@ -652,7 +591,7 @@ type LayerProgress struct {
 
 func (x *LayerProgress) Reset() {
 	*x = LayerProgress{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +603,7 @@ func (x *LayerProgress) String() string {
 func (*LayerProgress) ProtoMessage() {}
 
 func (x *LayerProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +616,7 @@ func (x *LayerProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerProgress.ProtoReflect.Descriptor instead.
 func (*LayerProgress) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{8}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LayerProgress) GetLayer() string {
@@ -720,7 +659,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +671,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +684,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{9}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Image) GetId() string {
@@ -785,7 +724,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +736,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +749,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{10}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InspectImageRequest) GetReference() string {
@@ -828,14 +767,14 @@ type InspectImageResponse struct {
 	Architecture   string                 `protobuf:"bytes,4,opt,name=architecture,proto3" json:"architecture,omitempty"`
 	Os             string                 `protobuf:"bytes,5,opt,name=os,proto3" json:"os,omitempty"`
 	DiffIds        []string               `protobuf:"bytes,6,rep,name=diff_ids,json=diffIds,proto3" json:"diff_ids,omitempty"`
-	Config         []byte                 `protobuf:"bytes,7,opt,name=config,proto3" json:"config,omitempty"` // JSON, the "config" of an OCI image configuration
+	Config         []byte                 `protobuf:"bytes,7,opt,name=config,proto3" json:"config,omitempty"` // the OCI image configuration, JSON as it was pulled
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *InspectImageResponse) Reset() {
 	*x = InspectImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +786,7 @@ func (x *InspectImageResponse) String() string {
 func (*InspectImageResponse) ProtoMessage() {}
 
 func (x *InspectImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +799,7 @@ func (x *InspectImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageResponse.ProtoReflect.Descriptor instead.
 func (*InspectImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{11}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *InspectImageResponse) GetImage() *Image {
@@ -921,7 +860,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +872,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +885,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{12}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WaitContainerRequest) GetContainerId() string {
@@ -968,7 +907,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +919,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +932,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{13}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WaitContainerResponse) GetExitCode() int32 {
@@ -1027,14 +966,14 @@ func (x *WaitContainerResponse) GetMessage() string {
 type KillContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	Signal        string                 `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"` // SIGHUP, HUP or 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +985,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +998,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -1069,11 +1008,11 @@ func (x *KillContainerRequest) GetContainerId() string {
 	return ""
 }
 
-func (x *KillContainerRequest) GetSignal() int32 {
+func (x *KillContainerRequest) GetSignal() string {
 	if x != nil {
 		return x.Signal
 	}
-	return 0
+	return ""
 }
 
 type KillContainerResponse struct {
@@ -1084,7 +1023,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1035,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1048,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
 }
 
 // Input is what the client sends in Exec and Attach: first exec or attach, then
@@ -1130,7 +1069,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1081,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1094,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Input) GetEvent() isInput_Event {
@@ -1260,7 +1199,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1211,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1224,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Output) GetEvent() isOutput_Event {
@@ -1375,7 +1314,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1326,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1339,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -1470,7 +1409,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1421,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1434,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -1527,7 +1466,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1478,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1491,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
 }
 
 type Ready struct {
@@ -1563,7 +1502,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1514,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1527,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
 }
 
 type Size struct {
@@ -1601,7 +1540,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1552,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1565,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -1652,7 +1591,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1603,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1616,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1692,7 +1631,7 @@ var File_server_api_strake_v1_strake_proto protoreflect.FileDescriptor
 const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\n" +
 	"!server/api/strake/v1/strake.proto\x12\tstrake.v1\"\x0f\n" +
-	"\rSystemRequest\"\xd7\x04\n" +
+	"\rSystemRequest\"\xe5\x04\n" +
 	"\x0eSystemResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x14\n" +
@@ -1717,8 +1656,11 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x12containers_running\x18\x10 \x01(\rR\x11containersRunning\x12\x16\n" +
 	"\x06images\x18\x11 \x01(\rR\x06images\x12\x1f\n" +
 	"\vimage_bytes\x18\x12 \x01(\x04R\n" +
-	"imageBytes\x12(\n" +
-	"\x06stages\x18\x13 \x03(\v2\x10.strake.v1.StageR\x06stages\"E\n" +
+	"imageBytes\x12\x16\n" +
+	"\x06stages\x18\x13 \x03(\tR\x06stages\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x14 \x03(\tR\n" +
+	"unreadable\"E\n" +
 	"\aRuntime\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
@@ -1726,12 +1668,7 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\aNetwork\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12\x18\n" +
-	"\aproblem\x18\x03 \x01(\tR\aproblem\"]\n" +
-	"\x05Stage\x12\x12\n" +
-	"\x04verb\x18\x01 \x01(\tR\x04verb\x12\x16\n" +
-	"\x06object\x18\x02 \x01(\tR\x06object\x12\x12\n" +
-	"\x04step\x18\x03 \x01(\tR\x04step\x12\x14\n" +
-	"\x05since\x18\x04 \x01(\x03R\x05since\"P\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\"P\n" +
 	"\vPullRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12#\n" +
 	"\x04auth\x18\x02 \x01(\v2\x0f.strake.v1.AuthR\x04auth\"\x8c\x01\n" +
@@ -1775,7 +1712,7 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\amessage\x18\x04 \x01(\tR\amessage\"Q\n" +
 	"\x14KillContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
-	"\x06signal\x18\x02 \x01(\x05R\x06signal\"\x17\n" +
+	"\x06signal\x18\x02 \x01(\tR\x06signal\"\x17\n" +
 	"\x15KillContainerResponse\"\xeb\x01\n" +
 	"\x05Input\x12*\n" +
 	"\x04exec\x18\x01 \x01(\v2\x14.strake.v1.ExecStartH\x00R\x04exec\x120\n" +
@@ -1834,67 +1771,65 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*SystemRequest)(nil),         // 0: strake.v1.SystemRequest
 	(*SystemResponse)(nil),        // 1: strake.v1.SystemResponse
 	(*Runtime)(nil),               // 2: strake.v1.Runtime
 	(*Network)(nil),               // 3: strake.v1.Network
-	(*Stage)(nil),                 // 4: strake.v1.Stage
-	(*PullRequest)(nil),           // 5: strake.v1.PullRequest
-	(*Auth)(nil),                  // 6: strake.v1.Auth
-	(*PullResponse)(nil),          // 7: strake.v1.PullResponse
-	(*LayerProgress)(nil),         // 8: strake.v1.LayerProgress
-	(*Image)(nil),                 // 9: strake.v1.Image
-	(*InspectImageRequest)(nil),   // 10: strake.v1.InspectImageRequest
-	(*InspectImageResponse)(nil),  // 11: strake.v1.InspectImageResponse
-	(*WaitContainerRequest)(nil),  // 12: strake.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil), // 13: strake.v1.WaitContainerResponse
-	(*KillContainerRequest)(nil),  // 14: strake.v1.KillContainerRequest
-	(*KillContainerResponse)(nil), // 15: strake.v1.KillContainerResponse
-	(*Input)(nil),                 // 16: strake.v1.Input
-	(*Output)(nil),                // 17: strake.v1.Output
-	(*ExecStart)(nil),             // 18: strake.v1.ExecStart
-	(*AttachStart)(nil),           // 19: strake.v1.AttachStart
-	(*CloseStdin)(nil),            // 20: strake.v1.CloseStdin
-	(*Ready)(nil),                 // 21: strake.v1.Ready
-	(*Size)(nil),                  // 22: strake.v1.Size
-	(*Exit)(nil),                  // 23: strake.v1.Exit
+	(*PullRequest)(nil),           // 4: strake.v1.PullRequest
+	(*Auth)(nil),                  // 5: strake.v1.Auth
+	(*PullResponse)(nil),          // 6: strake.v1.PullResponse
+	(*LayerProgress)(nil),         // 7: strake.v1.LayerProgress
+	(*Image)(nil),                 // 8: strake.v1.Image
+	(*InspectImageRequest)(nil),   // 9: strake.v1.InspectImageRequest
+	(*InspectImageResponse)(nil),  // 10: strake.v1.InspectImageResponse
+	(*WaitContainerRequest)(nil),  // 11: strake.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil), // 12: strake.v1.WaitContainerResponse
+	(*KillContainerRequest)(nil),  // 13: strake.v1.KillContainerRequest
+	(*KillContainerResponse)(nil), // 14: strake.v1.KillContainerResponse
+	(*Input)(nil),                 // 15: strake.v1.Input
+	(*Output)(nil),                // 16: strake.v1.Output
+	(*ExecStart)(nil),             // 17: strake.v1.ExecStart
+	(*AttachStart)(nil),           // 18: strake.v1.AttachStart
+	(*CloseStdin)(nil),            // 19: strake.v1.CloseStdin
+	(*Ready)(nil),                 // 20: strake.v1.Ready
+	(*Size)(nil),                  // 21: strake.v1.Size
+	(*Exit)(nil),                  // 22: strake.v1.Exit
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	2,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
 	3,  // 1: strake.v1.SystemResponse.network:type_name -> strake.v1.Network
-	4,  // 2: strake.v1.SystemResponse.stages:type_name -> strake.v1.Stage
-	6,  // 3: strake.v1.PullRequest.auth:type_name -> strake.v1.Auth
-	8,  // 4: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
-	9,  // 5: strake.v1.PullResponse.image:type_name -> strake.v1.Image
-	9,  // 6: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
-	18, // 7: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
-	19, // 8: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
-	20, // 9: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
-	22, // 10: strake.v1.Input.resize:type_name -> strake.v1.Size
-	21, // 11: strake.v1.Output.ready:type_name -> strake.v1.Ready
-	23, // 12: strake.v1.Output.exit:type_name -> strake.v1.Exit
-	22, // 13: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	0,  // 14: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	5,  // 15: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	10, // 16: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	12, // 17: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	14, // 18: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	16, // 19: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	16, // 20: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 21: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	7,  // 22: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	11, // 23: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	13, // 24: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	15, // 25: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	17, // 26: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	17, // 27: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	5,  // 2: strake.v1.PullRequest.auth:type_name -> strake.v1.Auth
+	7,  // 3: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
+	8,  // 4: strake.v1.PullResponse.image:type_name -> strake.v1.Image
+	8,  // 5: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
+	17, // 6: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	18, // 7: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	19, // 8: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	21, // 9: strake.v1.Input.resize:type_name -> strake.v1.Size
+	20, // 10: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	22, // 11: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	21, // 12: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	0,  // 13: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
+	4,  // 14: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	9,  // 15: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	11, // 16: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	13, // 17: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	15, // 18: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	15, // 19: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 20: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	6,  // 21: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	10, // 22: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	12, // 23: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	14, // 24: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	16, // 25: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	16, // 26: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	20, // [20:27] is the sub-list for method output_type
+	13, // [13:20] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_server_api_strake_v1_strake_proto_init() }
@@ -1902,18 +1837,18 @@ func file_server_api_strake_v1_strake_proto_init() {
 	if File_server_api_strake_v1_strake_proto != nil {
 		return
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[7].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[6].OneofWrappers = []any{
 		(*PullResponse_Progress)(nil),
 		(*PullResponse_Image)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[16].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[15].OneofWrappers = []any{
 		(*Input_Exec)(nil),
 		(*Input_Attach)(nil),
 		(*Input_Stdin)(nil),
 		(*Input_CloseStdin)(nil),
 		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[17].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[16].OneofWrappers = []any{
 		(*Output_Ready)(nil),
 		(*Output_Stdout)(nil),
 		(*Output_Stderr)(nil),
@@ -1925,7 +1860,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

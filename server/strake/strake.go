@@ -1,0 +1,204 @@
+// Package strake serves strake.v1, the small service that straked has beside
+// CRI on the same socket: what the strake command needs and CRI does not have.
+//
+// It translates and decides nothing, with one exception: a pod that says so in
+// an annotation is removed when its container has ended, whether or not the
+// `strake run --rm` that made it is still there (see reap.go).
+package strake
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/internal/version"
+	"github.com/strake-containers/strake/pod"
+	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
+)
+
+// Pods is what the service needs of a pod.Manager.
+type Pods interface {
+	Info() pod.Info
+	NetworkStatus() error
+	Pod(id string) (pod.PodStatus, error)
+	Pods(pod.PodFilter) []pod.PodStatus
+	Containers(pod.ContainerFilter) []pod.ContainerStatus
+	WaitContainer(ctx context.Context, id string) (pod.ContainerStatus, error)
+	SignalContainer(ctx context.Context, id, signal string) error
+	Exec(ctx context.Context, id string, c pod.ExecConfig, s pod.Streams) (int, error)
+	Attach(ctx context.Context, id string, s pod.Streams) error
+	StopPod(ctx context.Context, id string) error
+	RemovePod(ctx context.Context, id string) error
+	Subscribe() (events <-chan pod.Event, cancel func())
+}
+
+// Images is what the service needs of an image.Store.
+type Images interface {
+	Pull(ctx context.Context, ref string, o image.PullOptions) (image.Image, error)
+	Get(ref string) (image.Image, error)
+	RawConfig(ref string) ([]byte, error)
+	List() []image.Image
+	Usage() (bytes, inodes uint64, err error)
+}
+
+// Deps is what straked puts together for the service. The texts are shown as
+// they are.
+type Deps struct {
+	Pods   Pods
+	Images Images
+
+	Root, State, Address string
+	Config               string // the configuration file; "" = none
+	CgroupMode           string // unified, hybrid or legacy
+	Storage              string // overlay
+	NetworkName          func() string
+	DefaultRuntime       string
+	Runtimes             []*strakev1.Runtime
+
+	Log *slog.Logger
+}
+
+// Register adds the service to a gRPC server and starts what it does by itself,
+// which ends with ctx; wait for done before the Manager is closed.
+func Register(ctx context.Context, r grpc.ServiceRegistrar, d Deps) (done <-chan struct{}) {
+	strakev1.RegisterStrakeServer(r, &service{Deps: d, started: time.Now()})
+	return startReaper(ctx, d.Pods, d.Log)
+}
+
+type service struct {
+	strakev1.UnimplementedStrakeServer
+	Deps
+	started time.Time
+}
+
+func (s *service) System(context.Context, *strakev1.SystemRequest) (*strakev1.SystemResponse, error) {
+	info := s.Pods.Info()
+	images := s.Images.List()
+	size, _, err := s.Images.Usage()
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	network := &strakev1.Network{Name: s.NetworkName(), Ready: true}
+	if err := s.Pods.NetworkStatus(); err != nil {
+		network.Ready, network.Problem = false, err.Error()
+	}
+	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	return &strakev1.SystemResponse{
+		Version:           version.Version,
+		Root:              s.Root,
+		State:             s.State,
+		Address:           s.Address,
+		Config:            s.Config,
+		Pid:               int32(os.Getpid()),
+		StartedAt:         s.started.UnixNano(),
+		Kernel:            strings.TrimSpace(string(kernel)),
+		CgroupMode:        s.CgroupMode,
+		Storage:           s.Storage,
+		DefaultRuntime:    s.DefaultRuntime,
+		Runtimes:          s.Runtimes,
+		Network:           network,
+		Pods:              uint32(info.Pods),
+		Containers:        uint32(info.Containers),
+		ContainersRunning: uint32(info.Running),
+		Images:            uint32(len(images)),
+		ImageBytes:        size,
+		Stages:            info.Stages,
+		Unreadable:        info.Unreadable,
+	}, nil
+}
+
+func (s *service) InspectImage(_ context.Context, r *strakev1.InspectImageRequest) (*strakev1.InspectImageResponse, error) {
+	img, err := s.Images.Get(r.Reference)
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	config, err := s.Images.RawConfig(img.ID)
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	res := &strakev1.InspectImageResponse{
+		Image:          imageMessage(img),
+		ManifestDigest: img.Manifest.String(),
+		Architecture:   img.Arch,
+		Os:             img.OS,
+		DiffIds:        img.DiffIDs,
+		Config:         config,
+	}
+	if !img.Created.IsZero() {
+		res.CreatedAt = img.Created.UnixNano()
+	}
+	return res, nil
+}
+
+func (s *service) WaitContainer(ctx context.Context, r *strakev1.WaitContainerRequest) (*strakev1.WaitContainerResponse, error) {
+	c, err := s.Pods.WaitContainer(ctx, r.ContainerId)
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	return &strakev1.WaitContainerResponse{
+		ExitCode:   c.ExitCode,
+		FinishedAt: c.FinishedAt.UnixNano(),
+		Reason:     c.Reason,
+		Message:    c.Message,
+	}, nil
+}
+
+func (s *service) KillContainer(ctx context.Context, r *strakev1.KillContainerRequest) (*strakev1.KillContainerResponse, error) {
+	if err := s.Pods.SignalContainer(ctx, r.ContainerId, r.Signal); err != nil {
+		return nil, asStatus(err)
+	}
+	return &strakev1.KillContainerResponse{}, nil
+}
+
+func imageMessage(img image.Image) *strakev1.Image {
+	return &strakev1.Image{Id: img.ID, Tags: img.RepoTags, Digests: img.RepoDigests, Size: img.Size}
+}
+
+// classes says which gRPC code the classes of errors have; the first that fits.
+var classes = []struct {
+	err  error
+	code codes.Code
+}{
+	{pod.ErrNotFound, codes.NotFound},
+	{pod.ErrInvalid, codes.InvalidArgument},
+	{pod.ErrUnsupported, codes.Unimplemented},
+	{pod.ErrState, codes.FailedPrecondition},
+	{pod.ErrExists, codes.AlreadyExists},
+	{pod.ErrTimeout, codes.DeadlineExceeded},
+	{pod.ErrClosed, codes.Unavailable},
+	{image.ErrNotFound, codes.NotFound},
+	{image.ErrInvalidReference, codes.InvalidArgument},
+	{image.ErrAmbiguous, codes.InvalidArgument},
+	{image.ErrUnauthorized, codes.Unauthenticated},
+	{image.ErrDigestMismatch, codes.DataLoss},
+	{image.ErrUnsupported, codes.Unimplemented},
+	{image.ErrUnavailable, codes.Unavailable},
+	{fs.ErrNotExist, codes.NotFound},
+	{context.Canceled, codes.Canceled},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+}
+
+// asStatus gives an error the code of its class, and keeps its text.
+func asStatus(err error) error {
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	for _, c := range classes {
+		if errors.Is(err, c.err) {
+			return status.Error(c.code, err.Error())
+		}
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
