@@ -2,23 +2,93 @@
 // mounted on a path, where CNI plugins and a restarted daemon find them.
 //
 // A Go thread that has entered another namespace is never handed back to the
-// scheduler: each call that needs one locks its own thread and lets the thread
-// die with the goroutine.
+// scheduler: every call here that needs one uses a thread of its own, which
+// ends with the call.
 package netns
 
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/sys"
+)
+
 // New makes a network namespace with its loopback up and mounts it on path,
-// which is created, with its directory. It leaves no thread, descriptor or file
-// behind if it fails. A path that is a live namespace already is an error that
-// is fs.ErrExist; a stale file (of before a reboot) is replaced.
-func New(path string) error { return nil }
+// which is created, with its directory. It leaves nothing behind if it fails. A
+// path that is a live namespace already is fs.ErrExist; a stale file, left by a
+// reboot or a crash, is used again.
+func New(path string) (err error) {
+	defer wrap(&err, "make", path)
+	var undo cleanup.Stack
+	defer undo.Run(&err)
 
-// Remove unmounts and removes path. It is idempotent: a missing path and a
-// stale plain file are no errors.
-func Remove(path string) error { return nil }
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	if live, err := Exists(path); err != nil {
+		return err
+	} else if live {
+		return fs.ErrExist
+	}
+	// The file is only something to mount on; nobody may read it meanwhile.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	_ = f.Close() // nothing was written
+	undo.Push("remove "+path, func() error { return os.Remove(path) })
 
-// Exists reports whether path is a live network namespace.
-func Exists(path string) (bool, error) { return false, nil }
+	if err := sys.NewNetNS(path); err != nil {
+		return err
+	}
+	undo.Release()
+	return nil
+}
 
-// Do runs fn on a thread in the namespace at path and returns its error. Only
-// what fn does on its own goroutine is in the namespace.
-func Do(path string, fn func() error) error { return nil }
+// Remove unmounts and removes path; the namespace ends with its last process.
+// It is idempotent: a missing path and a stale file are no errors.
+func Remove(path string) (err error) {
+	defer wrap(&err, "remove", path)
+	if err := sys.UnmountNetNS(path); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Exists reports whether a live network namespace is mounted on path.
+func Exists(path string) (bool, error) {
+	ns, err := sys.OpenNetNS(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	_ = ns.Close() // opened for reading only
+	return true, nil
+}
+
+// Do runs fn on a thread in the namespace at path and returns fn's error. Only
+// what fn does on its own goroutine happens there. A path that is no live
+// namespace is fs.ErrNotExist.
+func Do(path string, fn func() error) error {
+	ns, err := sys.OpenNetNS(path)
+	if err != nil {
+		return fmt.Errorf("enter network namespace: %w", err)
+	}
+	defer func() { _ = ns.Close() }() // opened for reading only
+	return sys.InNetNS(ns, fn)
+}
+
+func wrap(err *error, verb, path string) {
+	if *err != nil {
+		*err = fmt.Errorf("%s network namespace %s: %w", verb, path, *err)
+	}
+}

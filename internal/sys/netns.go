@@ -1,0 +1,107 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// onThread runs fn on an operating system thread that ends with it, so that fn
+// may leave the thread in any namespace. The process's first thread cannot end
+// and stands for the whole process in /proc, so it is never used: while it is
+// held, another one is taken.
+func onThread(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and no unlock: the thread goes with the goroutine
+		if unix.Gettid() != unix.Getpid() {
+			done <- fn()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		done <- onThread(fn)
+	}()
+	return <-done
+}
+
+// NewNetNS makes a network namespace, brings its loopback up and mounts it on
+// path, an existing file.
+func NewNetNS(path string) error {
+	return onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("unshare(CLONE_NEWNET)", err)
+		}
+		if err := linkUp("lo"); err != nil {
+			return fmt.Errorf("bring lo up: %w", err)
+		}
+		err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+		return os.NewSyscallError("mount", err)
+	})
+}
+
+// InNetNS runs fn on a thread in the network namespace of ns. The caller keeps
+// ns.
+func InNetNS(ns *os.File, fn func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("setns(CLONE_NEWNET)", err)
+		}
+		return fn()
+	})
+}
+
+// OpenNetNS opens the network namespace mounted on path. Anything else there,
+// such as the plain file that a reboot leaves, is fs.ErrNotExist.
+func OpenNetNS(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
+	if err == nil && kind == unix.CLONE_NEWNET {
+		return f, nil
+	}
+	_ = f.Close() // opened for reading only
+	if err == nil || errors.Is(err, unix.ENOTTY) {
+		err = fs.ErrNotExist
+	}
+	return nil, fmt.Errorf("%s is not a network namespace: %w", path, err)
+}
+
+// UnmountNetNS detaches every mount on path. A path without one is no error.
+func UnmountNetNS(path string) error {
+	for {
+		switch err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); {
+		case err == nil:
+			continue // a second namespace may have been mounted on the first
+		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT):
+			return nil // not, or no longer, a mount point
+		default:
+			return &fs.PathError{Op: "umount", Path: path, Err: err}
+		}
+	}
+}
+
+// linkUp sets IFF_UP on a link of this thread's namespace: one ioctl on a
+// socket, where netlink would take three messages.
+func linkUp(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(req))); errno != 0 {
+		return os.NewSyscallError("ioctl(SIOCSIFFLAGS)", errno)
+	}
+	return nil
+}
