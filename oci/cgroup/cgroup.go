@@ -1,0 +1,233 @@
+// Package cgroup makes, fills, watches and removes the control groups of a
+// container or a pod through the cgroup file system (systemd is not asked).
+//
+// A Cgroup is one path that exists in every hierarchy of the host: one on a
+// cgroup v2 host, one per controller on v1, and both on a hybrid host, where the
+// controllers are v1's but the v2 hierarchy still counts, freezes and kills
+// processes, which it does better. That is used wherever it is mounted.
+//
+// The package holds no state but the directories that a Cgroup made, takes no
+// lock and starts no goroutine that outlives a call. Two processes may work on
+// the same cgroup; the kernel is the judge. It never touches the root cgroup and
+// never removes a directory with processes in it.
+//
+// How processes get in: see JoinFiles and OpenV2. Which resource goes to which
+// file is in settings_v1.go and settings_v2.go; the OCI fields are those of the
+// runtime specification's config-linux.md, "Control groups", the files those of
+// the kernel's admin-guide/cgroup-v1 and cgroup-v2.rst.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// The classes of errors, for errors.Is. A missing cgroup is fs.ErrNotExist.
+var (
+	// ErrBusy is a cgroup that still has processes.
+	ErrBusy = errors.New("cgroup is busy")
+	// ErrUnsupported is a resource that this host's cgroups cannot limit or show.
+	ErrUnsupported = errors.New("not supported by this host's cgroups")
+)
+
+// Mode is how the host mounts cgroups.
+type Mode int
+
+const (
+	Unified Mode = iota + 1 // v2 only
+	Hybrid                  // v1 controllers, and a v2 hierarchy beside them
+	Legacy                  // v1 only
+)
+
+func (m Mode) String() string {
+	switch m {
+	case Unified:
+		return "v2"
+	case Hybrid:
+		return "hybrid"
+	case Legacy:
+		return "v1"
+	}
+	return fmt.Sprintf("Mode(%d)", int(m))
+}
+
+// hierarchy is one mounted cgroup tree.
+type hierarchy struct {
+	mount       string   // absolute, no slash at the end
+	v2          bool     //
+	controllers []string // v1: those mounted here; v2: those available at its root
+}
+
+// Cgroup is a path in all hierarchies. It is not safe for concurrent use.
+type Cgroup struct {
+	path string // clean, absolute, below the root of each hierarchy
+	mode Mode
+	all  []hierarchy // v2 last
+	made []string    // directories that Create made, parents first
+}
+
+// New names a cgroup; nothing is created. Path is what linux.cgroupsPath says:
+// "/a/b" is below each hierarchy's root, and so is "a/b". Mode is Detect's; on a
+// Hybrid host Legacy is allowed too and leaves the v2 hierarchy alone.
+func New(cgroupPath string, mode Mode) (*Cgroup, error) {
+	host, err := DetectHost()
+	if err != nil {
+		return nil, err
+	}
+	return newOn(host, cgroupPath, mode)
+}
+
+func newOn(host *Host, cgroupPath string, mode Mode) (*Cgroup, error) {
+	if strings.Contains(cgroupPath, ":") {
+		return nil, fmt.Errorf("cgroup path %q: slice:prefix:name is the systemd manager's form, which is not supported; give a path such as /pods/name", cgroupPath)
+	}
+	if len(cgroupPath) > maxPath || strings.ContainsAny(cgroupPath, "\x00\n") {
+		return nil, fmt.Errorf("cgroup path %.60q: too long or with a control character", cgroupPath)
+	}
+	if slices.Contains(strings.Split(cgroupPath, "/"), "..") {
+		return nil, fmt.Errorf("cgroup path %q: must not contain \"..\"", cgroupPath)
+	}
+	clean := path.Clean("/" + cgroupPath)
+	if clean == "/" {
+		return nil, fmt.Errorf("cgroup path %q: the root cgroup is the host's; a container needs its own", cgroupPath)
+	}
+	c := &Cgroup{path: clean, mode: mode, all: host.hierarchies}
+	switch {
+	case mode == host.Mode:
+	case mode == Legacy && host.Mode == Hybrid:
+		c.all = slices.DeleteFunc(slices.Clone(c.all), func(h hierarchy) bool { return h.v2 })
+	default:
+		return nil, fmt.Errorf("cgroup path %q: mode %v asked, but the host's cgroups are %v", cgroupPath, mode, host.Mode)
+	}
+	return c, nil
+}
+
+// maxPath is the longest cgroup path taken: PATH_MAX less room for the mount and
+// a file.
+const maxPath = 3800
+
+// Path is the cgroup's path below the root of each hierarchy.
+func (c *Cgroup) Path() string { return c.path }
+
+// Mode is how the cgroup sees the host.
+func (c *Cgroup) Mode() Mode { return c.mode }
+
+// Dirs maps each controller of the host to this cgroup's directory for it; the
+// key "" is the v2 directory. It is what a state file or an OCI hook shows.
+func (c *Cgroup) Dirs() map[string]string {
+	dirs := make(map[string]string, len(c.all)+2)
+	for _, h := range c.all {
+		if h.v2 {
+			dirs[""] = c.dir(h)
+			if c.mode == Hybrid {
+				continue // its few controllers are not what a caller looks for
+			}
+		}
+		for _, name := range h.controllers {
+			dirs[name] = c.dir(h)
+		}
+	}
+	return dirs
+}
+
+// JoinFiles lists the v1 files to which a process writes "0" to put itself into
+// this cgroup; it is empty on v2.
+//
+// They are the "tasks" files on purpose. A thread that moves itself ("0", into
+// "tasks") is the one case in which the kernel need not stop the world's forks
+// and execs, so it costs 10 µs a hierarchy; through cgroup.procs, or from any
+// other process, the first join after a quiet moment waits for an RCU grace
+// period: 7 ms and more. The writer must be single-threaded, or its other
+// threads stay where they are: the freshly cloned child is the right place.
+func (c *Cgroup) JoinFiles() []string {
+	files := make([]string, 0, len(c.all))
+	for _, h := range c.all {
+		if !h.v2 {
+			files = append(files, c.dir(h)+"/tasks")
+		}
+	}
+	return files
+}
+
+// OpenV2 opens the v2 directory for clone3's CLONE_INTO_CGROUP, which joins
+// without any wait. Together with JoinFiles it covers every hierarchy. The
+// caller closes the file. It is nil, without an error, where no v2 hierarchy is
+// mounted.
+func (c *Cgroup) OpenV2() (*os.File, error) {
+	h, ok := c.v2()
+	if !ok {
+		return nil, nil
+	}
+	fd, err := openDir(c.dir(h))
+	if err != nil {
+		return nil, fmt.Errorf("cgroup %s: %w", c.path, err)
+	}
+	return os.NewFile(uintptr(fd), c.dir(h)), nil
+}
+
+// Apply moves a process with all its threads into the cgroup, in every
+// hierarchy. It is for a process that exists already and can be slow on v1 (see
+// JoinFiles).
+func (c *Cgroup) Apply(pid int) error {
+	if pid <= 0 {
+		return fmt.Errorf("cgroup %s: join: pid %d is not a process", c.path, pid)
+	}
+	for _, h := range c.all {
+		if err := writeFile(c.dir(h)+"/cgroup.procs", fmt.Sprint(pid)); err != nil {
+			return fmt.Errorf("cgroup %s: join pid %d: %w", c.path, pid, err)
+		}
+	}
+	return nil
+}
+
+// Exists reports whether the cgroup is there in any hierarchy.
+func (c *Cgroup) Exists() bool {
+	for _, h := range c.all {
+		if exists(c.dir(h)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Cgroup) dir(h hierarchy) string { return h.mount + c.path }
+
+func (c *Cgroup) v2() (hierarchy, bool) {
+	for _, h := range c.all {
+		if h.v2 {
+			return h, true
+		}
+	}
+	return hierarchy{}, false
+}
+
+// find returns the hierarchy that has a controller.
+func (c *Cgroup) find(controller string) (hierarchy, bool) {
+	for _, h := range c.all {
+		if slices.Contains(h.controllers, controller) {
+			return h, true
+		}
+	}
+	return hierarchy{}, false
+}
+
+// processes returns the hierarchy that lists and freezes the processes: v2's
+// where there is one, else the freezer's or, failing that, any.
+func (c *Cgroup) processes() hierarchy {
+	if h, ok := c.v2(); ok {
+		return h
+	}
+	if h, ok := c.find("freezer"); ok {
+		return h
+	}
+	return c.all[0]
+}
+
+func isErrno(err error, errnos ...syscall.Errno) bool {
+	return slices.ContainsFunc(errnos, func(e syscall.Errno) bool { return errors.Is(err, e) })
+}
