@@ -66,6 +66,11 @@ type Pod struct {
 	PortMappings []PortMapping     `json:"portMappings,omitempty"`
 	DNS          DNS               `json:"dns,omitzero"`
 	Bandwidth    Bandwidth         `json:"bandwidth,omitzero"`
+
+	// What the caller wants the network to choose; empty leaves it the choice.
+	MAC      string           `json:"mac,omitempty"`
+	IPs      []netip.Addr     `json:"ips,omitempty"`
+	IPRanges [][]netip.Prefix `json:"ipRanges,omitempty"` // one address from each set
 }
 
 // PortMapping makes a pod's port reachable on the host. A mapping without a

@@ -1,0 +1,195 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/strake-containers/strake/network"
+)
+
+// maxConfSize bounds a configuration file; real ones have a few kilobytes.
+const maxConfSize = 1 << 20
+
+// conf is a configured network.
+type conf struct {
+	file string
+	list *libcni.NetworkConfigList
+}
+
+// String names the network in errors.
+func (n *conf) String() string { return fmt.Sprintf("CNI network %q (%s)", n.list.Name, n.file) }
+
+// confFiles lists dir's configuration files in the order in which they count.
+// A missing directory is an empty one.
+func confFiles(dir string) ([]string, error) {
+	files, err := libcni.ConfFiles(dir, []string{".conflist", ".conf", ".json"})
+	if err != nil {
+		return nil, fmt.Errorf("list CNI configuration: %w", err)
+	}
+	slices.Sort(files)
+	return files, nil
+}
+
+// loadNetwork reads the first valid file of dir. Without one the error is
+// ErrNotReady and says what is wrong with each.
+func loadNetwork(dir string) (*conf, error) {
+	files, err := confFiles(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", network.ErrNotReady, err)
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%w: no CNI configuration (*.conflist, *.conf, *.json) in %q: install a network plugin's", network.ErrNotReady, dir)
+	}
+	var wrong []error
+	for _, file := range files {
+		list, err := loadFile(file)
+		if err == nil {
+			return &conf{file, list}, nil
+		}
+		wrong = append(wrong, fmt.Errorf("%s: %w", file, err))
+	}
+	return nil, fmt.Errorf("%w: no valid CNI configuration: %w", network.ErrNotReady, errors.Join(wrong...))
+}
+
+func loadFile(file string) (*libcni.NetworkConfigList, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxConfSize {
+		return nil, fmt.Errorf("not a regular file of at most %d bytes", maxConfSize)
+	}
+	var list *libcni.NetworkConfigList
+	if filepath.Ext(file) == ".conflist" {
+		list, err = libcni.NetworkConfFromFile(file)
+	} else {
+		list, err = loadSingle(file)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if e := utils.ValidateNetworkName(list.Name); e != nil {
+		return nil, e
+	}
+	return list, nil
+}
+
+// loadSingle reads a file that configures one plugin, or a list all the same:
+// some installers write lists to .conf files.
+func loadSingle(file string) (*libcni.NetworkConfigList, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	one, err := libcni.NetworkPluginConfFromBytes(data)
+	if err != nil {
+		if list, e := libcni.NetworkConfFromBytes(data); e == nil && len(list.Plugins) > 0 {
+			return list, nil
+		}
+		return nil, err
+	}
+	return libcni.ConfListFromConf(one)
+}
+
+// runtimeConf is what the plugins are told of the pod: to all, the arguments
+// that Kubernetes' plugins look for; to those that declare the capability in
+// the configuration, what the pod asks of it.
+func runtimeConf(p network.Pod) *libcni.RuntimeConf {
+	caps := map[string]any{}
+	if ports := portMappings(p.PortMappings); len(ports) > 0 {
+		caps["portMappings"] = ports
+	}
+	if p.Bandwidth != (network.Bandwidth{}) {
+		caps["bandwidth"] = bandwidth(p.Bandwidth)
+	}
+	if d := p.DNS; len(d.Servers)+len(d.Searches)+len(d.Options) > 0 {
+		caps["dns"] = d
+	}
+	if p.MAC != "" {
+		caps["mac"] = p.MAC
+	}
+	if len(p.IPs) > 0 {
+		caps["ips"] = p.IPs
+	}
+	if len(p.IPRanges) > 0 {
+		caps["ipRanges"] = ipRanges(p)
+	}
+	if p.CgroupParent != "" {
+		caps["cgroupPath"] = p.CgroupParent
+	}
+	if len(p.Annotations) > 0 {
+		caps["io.kubernetes.cri.pod-annotations"] = p.Annotations
+	}
+	return &libcni.RuntimeConf{
+		ContainerID: p.ID,
+		NetNS:       p.NetNS,
+		IfName:      ifName,
+		Args: [][2]string{
+			{"IgnoreUnknown", "1"},
+			{"K8S_POD_NAMESPACE", p.Namespace},
+			{"K8S_POD_NAME", p.Name},
+			{"K8S_POD_INFRA_CONTAINER_ID", p.ID},
+			{"K8S_POD_UID", p.UID},
+		},
+		CapabilityArgs: caps,
+	}
+}
+
+type portMapping struct {
+	HostPort      uint16 `json:"hostPort"`
+	ContainerPort uint16 `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP,omitempty"`
+}
+
+func portMappings(from []network.PortMapping) []portMapping {
+	var ports []portMapping
+	for _, m := range from {
+		if m.HostPort == 0 {
+			continue // nothing on the host
+		}
+		protocol := strings.ToLower(m.Protocol)
+		if protocol == "" {
+			protocol = "tcp"
+		}
+		ports = append(ports, portMapping{m.HostPort, m.ContainerPort, protocol, m.HostIP})
+	}
+	return ports
+}
+
+// bandwidth fills in the bursts: the plugin refuses a rate without one.
+func bandwidth(b network.Bandwidth) network.Bandwidth {
+	burst := func(rate, burst uint64) uint64 {
+		if rate > 0 && burst == 0 {
+			return math.MaxUint32
+		}
+		return burst
+	}
+	b.IngressBurst = burst(b.IngressRate, b.IngressBurst)
+	b.EgressBurst = burst(b.EgressRate, b.EgressBurst)
+	return b
+}
+
+type ipRange struct {
+	Subnet string `json:"subnet"`
+}
+
+func ipRanges(p network.Pod) [][]ipRange {
+	var sets [][]ipRange
+	for _, prefixes := range p.IPRanges {
+		var set []ipRange
+		for _, prefix := range prefixes {
+			set = append(set, ipRange{prefix.String()})
+		}
+		sets = append(sets, set)
+	}
+	return sets
+}
