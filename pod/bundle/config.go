@@ -42,7 +42,7 @@ const (
 	NetworkNone       = "none"
 )
 
-// DNS is the content of a pod's resolv.conf. An empty DNS is an empty file.
+// DNS is the content of a pod's resolv.conf; an empty one means the host's.
 type DNS struct {
 	Servers  []string `json:"servers,omitempty"`
 	Searches []string `json:"searches,omitempty"`

@@ -1,6 +1,16 @@
 package bundle
 
-// Host is what of the host a spec depends on.
+import specs "github.com/opencontainers/runtime-spec/specs-go"
+
+// Host is what of the host a spec depends on. It is gathered once per daemon.
 type Host struct {
-	AppArmor, SELinux bool // enabled in the kernel
+	CgroupV2     bool     // one unified hierarchy with controllers
+	Hugetlb      bool     // there is a hugetlb controller
+	SwapLimit    bool     // the memory controller limits swap
+	AppArmor     bool     // enabled in the kernel
+	SELinux      bool     // enabled in the kernel
+	Capabilities []string // that the daemon can give, "CAP_…"; none means all that are known
+	// Seccomp makes the filter of a profile that is not Unconfined, for a process
+	// whose bounding set this is.
+	Seccomp func(p Profile, bounding []string) (*specs.LinuxSeccomp, error)
 }
