@@ -1,8 +1,114 @@
+// Package layer turns a layer's stream into a directory that overlayfs takes as
+// a lower one, and keeps such directories.
+//
+// Unpack is one pass over the bytes, in a goroutine per stage, with nothing read
+// twice:
+//
+//	fetch+hash → decompress → hash (diffID)
+//	                        ↘ tar → files
+//
+// A layer is written by itself, with nothing mounted: deletions become overlay's
+// whiteouts (character device 0/0) and opaque directories (trusted.overlay.opaque).
+// Directories that a tar implies but does not list have, in an image, the owner
+// and mode of the layer below; Inherit gives them those afterwards.
+//
+// The stream is hostile until its digest is verified, which is at the end: until
+// then it writes below a handle of its own directory, which no name and no link
+// leads out of, and nothing is published. Store publishes by rename.
+//
+// Sources: OCI image-spec layer.md; overlayfs.rst of the kernel.
 package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+// Error classes of Unpack.
+var (
+	ErrDigestMismatch = errors.New("digest mismatch")
+	ErrInvalid        = errors.New("invalid layer")
+	ErrLimit          = errors.New("layer exceeds a limit")
+)
 
 // Limits bound what one layer may cost. A zero field has a default.
 type Limits struct {
 	Bytes   int64 // unpacked file content; default 128 GiB
 	Entries int64 // tar entries; default 4,000,000
 	Ratio   int64 // unpacked over compressed bytes, beyond the first GiB; default 200
+}
+
+// ratioFree is what any layer may unpack to, whatever the ratio: a small layer
+// of zeros is no attack.
+const ratioFree = 1 << 30
+
+func (l Limits) withDefaults() Limits {
+	if l.Bytes == 0 {
+		l.Bytes = 128 << 30
+	}
+	if l.Entries == 0 {
+		l.Entries = 4_000_000
+	}
+	if l.Ratio == 0 {
+		l.Ratio = 200
+	}
+	return l
+}
+
+// Source is a layer's blob.
+type Source struct {
+	// Open starts the stream; the context ends it. Unpack closes it.
+	Open   func(ctx context.Context) (io.ReadCloser, error)
+	Digest digest.Digest // of the blob
+	DiffID digest.Digest // of the tar in it
+	Size   int64         // of the blob, in bytes
+	// Copy, if not nil, gets the blob's bytes as they come.
+	Copy io.Writer
+	// Progress, if not nil, is told the bytes of the blob that have come.
+	Progress func(done int64)
+}
+
+// Result is what Unpack made.
+type Result struct {
+	Bytes  int64 // on disk: contents in whole 4096-byte blocks, 4096 per directory
+	Inodes int64
+	// Implied lists directories that the tar does not, parents first; their
+	// owner, mode and times are made up until Inherit.
+	Implied []string
+	// OpaqueRoot says that the layer hides all below it. Overlayfs has no mark
+	// for that on a root: the layers below are left out instead.
+	OpaqueRoot bool
+}
+
+// Unpack writes a layer into the empty directory dir. On an error the directory
+// holds rubbish for the caller to remove.
+func Unpack(ctx context.Context, dir string, src Source, limits Limits) (Result, error) {
+	root, err := sys.OpenDir(dir)
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { _ = sys.CloseFd(root) }()
+	limits = limits.withDefaults()
+
+	g, ctx := errgroup.WithContext(ctx)
+	blob, plain, toHash := newPipe(ctx), newPipe(ctx), newPipe(ctx)
+	var result Result
+	g.Go(func() error { return fetch(ctx, src, blob) })
+	g.Go(func() error { return decompress(blob, limits, plain, toHash) })
+	g.Go(func() error { return hashTar(toHash, src.DiffID) })
+	g.Go(func() (err error) {
+		result, err = writeTar(root, plain, limits)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return Result{}, fmt.Errorf("layer %s: %w", src.Digest, err)
+	}
+	return result, nil
 }

@@ -1,0 +1,359 @@
+package layer
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+const (
+	infoFile    = "layer.json"
+	durableFile = "durable"
+	fsDir       = "fs"
+	tmpDir      = "tmp"
+	emptyDir    = "empty"
+	infoVersion = 1
+)
+
+// Key names a layer's directory: "sha256-HEX" for a layer that is the same on
+// whatever it lies, "chain-sha256-HEX" for one that took the attributes of
+// implied directories from the layers below.
+type Key string
+
+// DiffKey is the key of a layer by its diffID.
+func DiffKey(d digest.Digest) Key { return Key(strings.Replace(d.String(), ":", "-", 1)) }
+
+// ChainKey is the key of a layer by the chain of diffIDs up to it.
+func ChainKey(d digest.Digest) Key { return "chain-" + DiffKey(d) }
+
+// Info is layer.json.
+type Info struct {
+	Version    int           `json:"version"`
+	DiffID     digest.Digest `json:"diffID"`
+	Bytes      int64         `json:"bytes"`
+	Inodes     int64         `json:"inodes"`
+	OpaqueRoot bool          `json:"opaqueRoot,omitempty"`
+	// BootID is the boot during which it was written. Until the durable mark is
+	// there, the layer is good during that boot only.
+	BootID string `json:"bootID"`
+}
+
+// Store is the directory of unpacked layers. Methods may run concurrently. It
+// decides nothing about what is kept: its user removes.
+//
+//	ROOT/KEY/fs/         the layer
+//	ROOT/KEY/layer.json  Info
+//	ROOT/KEY/durable     present once all of it is known to be on the device
+//	ROOT/tmp/            drafts and rubbish; emptied at start
+//	ROOT/empty/          an empty layer, for images without any
+//
+// Lock order: mu only, never held over I/O on layer contents.
+type Store struct {
+	root   string
+	fd     int
+	bootID string
+	log    *slog.Logger
+	work   sync.WaitGroup // the flusher and the rubbish removers
+
+	mu      sync.Mutex
+	layers  map[Key]Info
+	bytes   int64
+	inodes  int64
+	unsafe  []Key // published, not yet durable
+	flusher bool  // one runs
+}
+
+// OpenStore opens the directory, which the caller has locked, and repairs it:
+// drafts go, and so do layers that a power cut may have harmed.
+func OpenStore(root string, log *slog.Logger) (*Store, error) {
+	for _, dir := range []string{root, filepath.Join(root, tmpDir), filepath.Join(root, emptyDir)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	// Containers' users walk through the lower directories, not through these:
+	// overlayfs looks at a layer's root only. That one is open.
+	if err := os.Chmod(filepath.Join(root, emptyDir), 0o755); err != nil {
+		return nil, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	fd, err := sys.OpenDir(root)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{root: root, fd: fd, bootID: strings.TrimSpace(string(boot)), log: log, layers: map[Key]Info{}}
+	if err := s.recover(); err != nil {
+		_ = sys.CloseFd(fd)
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) recover() error {
+	rubbish, err := os.ReadDir(filepath.Join(s.root, tmpDir))
+	if err != nil {
+		return err
+	}
+	for _, e := range rubbish {
+		s.trash(filepath.Join(s.root, tmpDir, e.Name()))
+	}
+	entries, err := os.ReadDir(s.root)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == tmpDir || e.Name() == emptyDir {
+			continue
+		}
+		key := Key(e.Name())
+		info, durable, err := s.read(key)
+		if err == nil && !durable && info.BootID != s.bootID {
+			err = errors.New("not flushed before the machine went down")
+		}
+		if err != nil {
+			s.log.Warn("image layer dropped", "layer", key, "reason", err)
+			if err := s.discard(key); err != nil {
+				return err
+			}
+			continue
+		}
+		s.add(key, info)
+		if !durable {
+			s.unsafe = append(s.unsafe, key)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.startFlusher()
+	return nil
+}
+
+func (s *Store) read(key Key) (info Info, durable bool, err error) {
+	data, err := os.ReadFile(filepath.Join(s.root, string(key), infoFile))
+	if err != nil {
+		return info, false, err
+	}
+	if err := json.Unmarshal(data, &info); err != nil {
+		return info, false, err
+	}
+	if info.Version != infoVersion {
+		return info, false, fmt.Errorf("version %d of %s is not %d", info.Version, infoFile, infoVersion)
+	}
+	_, err = os.Lstat(filepath.Join(s.root, string(key), durableFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return info, false, err
+	}
+	return info, err == nil, nil
+}
+
+// Close finishes the flush and the removals that are under way. Nobody may call
+// anything else by then.
+func (s *Store) Close() error {
+	s.work.Wait()
+	return sys.CloseFd(s.fd)
+}
+
+// Get finds a published layer.
+func (s *Store) Get(key Key) (Info, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, ok := s.layers[key]
+	return info, ok
+}
+
+// Keys lists the published layers.
+func (s *Store) Keys() []Key {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys := make([]Key, 0, len(s.layers))
+	for k := range s.layers {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+// Path is the directory of a layer for overlayfs.
+func (s *Store) Path(key Key) string { return filepath.Join(s.root, string(key), fsDir) }
+
+// EmptyPath is the directory of an empty layer.
+func (s *Store) EmptyPath() string { return filepath.Join(s.root, emptyDir) }
+
+// Usage counts all published layers.
+func (s *Store) Usage() (bytes, inodes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bytes, s.inodes
+}
+
+func (s *Store) add(key Key, info Info) {
+	s.layers[key] = info
+	s.bytes += info.Bytes
+	s.inodes += info.Inodes
+}
+
+// Draft is a layer that is being written. Publish or Discard ends it.
+type Draft struct {
+	store *Store
+	dir   string
+}
+
+// NewDraft makes an empty one.
+func (s *Store) NewDraft() (*Draft, error) {
+	dir := filepath.Join(s.root, tmpDir, "draft-"+rand.Text())
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	d := &Draft{s, dir}
+	if err := os.Mkdir(d.Path(), 0o755); err != nil {
+		return nil, errors.Join(err, d.Discard())
+	}
+	// Whatever the umask: this may stay the mode of the container's "/".
+	if err := os.Chmod(d.Path(), 0o755); err != nil {
+		return nil, errors.Join(err, d.Discard())
+	}
+	return d, nil
+}
+
+// Path is where the layer's files go.
+func (d *Draft) Path() string { return filepath.Join(d.dir, fsDir) }
+
+// Publish gives the finished layer its name, in one rename. It is usable at
+// once; the flush follows in the background. If the key is there already, the
+// published one stays and the draft goes.
+func (d *Draft) Publish(key Key, diffID digest.Digest, r Result) error {
+	s := d.store
+	info := Info{Version: infoVersion, DiffID: diffID, Bytes: r.Bytes, Inodes: r.Inodes, OpaqueRoot: r.OpaqueRoot, BootID: s.bootID}
+	data, err := json.Marshal(info)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(d.dir, infoFile), data, 0o600); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.layers[key]; ok {
+		s.trash(d.dir)
+		return nil
+	}
+	if err := os.Rename(d.dir, filepath.Join(s.root, string(key))); err != nil {
+		return err
+	}
+	s.add(key, info)
+	s.unsafe = append(s.unsafe, key)
+	s.startFlusher()
+	return nil
+}
+
+// Discard removes the draft, in the background.
+func (d *Draft) Discard() error {
+	d.store.mu.Lock()
+	defer d.store.mu.Unlock()
+	d.store.trash(d.dir)
+	return nil
+}
+
+// Remove takes a layer away: at once by name, its files in the background.
+// Nobody may have it mounted.
+func (s *Store) Remove(key Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info, ok := s.layers[key]
+	if !ok {
+		return nil
+	}
+	if err := s.discardLocked(key); err != nil {
+		return err
+	}
+	delete(s.layers, key)
+	s.bytes -= info.Bytes
+	s.inodes -= info.Inodes
+	return nil
+}
+
+func (s *Store) discard(key Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.discardLocked(key)
+}
+
+func (s *Store) discardLocked(key Key) error {
+	to := filepath.Join(s.root, tmpDir, "trash-"+rand.Text())
+	if err := os.Rename(filepath.Join(s.root, string(key)), to); err != nil {
+		return err
+	}
+	s.trash(to)
+	return nil
+}
+
+// trash removes a directory of tmp in the background.
+func (s *Store) trash(dir string) {
+	s.work.Go(func() { s.removeRubbish(dir) })
+}
+
+// removeRubbish tries; what stays is the next start's.
+func (s *Store) removeRubbish(dir string) {
+	if err := os.RemoveAll(dir); err != nil {
+		s.log.Warn("image layer rubbish stays until the next start", "dir", dir, "error", err)
+	}
+}
+
+// startFlusher runs one flusher if there is something for it; mu is held.
+func (s *Store) startFlusher() {
+	if s.flusher || len(s.unsafe) == 0 {
+		return
+	}
+	s.flusher = true
+	s.work.Go(s.flush)
+}
+
+// flush writes the file system out and then marks the layers that were
+// published before it began, until there are none.
+func (s *Store) flush() {
+	for {
+		s.mu.Lock()
+		keys := s.unsafe
+		s.unsafe = nil
+		if len(keys) == 0 {
+			s.flusher = false
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		if err := sys.SyncFS(s.fd); err != nil {
+			// The mark stays off: after a reboot these layers are pulled again.
+			s.log.Warn("image layers not flushed", "layers", len(keys), "error", err)
+			continue
+		}
+		for _, key := range keys {
+			if err := s.mark(key); err != nil {
+				s.log.Warn("image layer not marked durable", "layer", key, "error", err)
+			}
+		}
+	}
+}
+
+// mark notes that a layer is on the device. The mark itself needs no flush:
+// without it the layer is merely made again.
+func (s *Store) mark(key Key) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.layers[key]; !ok {
+		return nil // removed meanwhile
+	}
+	return os.WriteFile(filepath.Join(s.root, string(key), durableFile), nil, 0o600)
+}

@@ -1,0 +1,290 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// chunkSize is what one stage hands to the next: large enough that the
+	// handing costs nothing, small enough that the data is still in the cache.
+	chunkSize = 256 << 10
+	// pipeDepth is how many chunks may wait between two stages.
+	pipeDepth = 4
+	// maxZstdWindow bounds the memory of a zstd stream: that of --long=27.
+	maxZstdWindow = 128 << 20
+)
+
+// chunk is a buffer that up to two stages read; the last one frees it.
+type chunk struct {
+	data  []byte
+	space [chunkSize]byte
+	users atomic.Int32
+}
+
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
+
+func newChunk(users int32) *chunk {
+	c := chunks.Get().(*chunk)
+	c.users.Store(users)
+	return c
+}
+
+func (c *chunk) release() {
+	if c.users.Add(-1) == 0 {
+		c.data = nil
+		chunks.Put(c)
+	}
+}
+
+// pipe carries chunks from one stage to another. The sender closes it when all
+// is sent; either end gives up when the context ends.
+type pipe struct {
+	ctx context.Context
+	ch  chan *chunk
+	cur *chunk // of the reader
+	pos int
+}
+
+func newPipe(ctx context.Context) *pipe { return &pipe{ctx: ctx, ch: make(chan *chunk, pipeDepth)} }
+
+func (p *pipe) send(c *chunk) error {
+	select {
+	case p.ch <- c:
+		return nil
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+}
+
+// next gives the reader the chunk to read; it is io.EOF at the end.
+func (p *pipe) next() error {
+	if p.cur != nil {
+		p.cur.release()
+		p.cur = nil
+	}
+	select {
+	case c, ok := <-p.ch:
+		if !ok {
+			return io.EOF
+		}
+		p.cur, p.pos = c, 0
+		return nil
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+}
+
+// Read implements io.Reader.
+func (p *pipe) Read(b []byte) (int, error) {
+	for p.cur == nil || p.pos == len(p.cur.data) {
+		if err := p.next(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(b, p.cur.data[p.pos:])
+	p.pos += n
+	return n, nil
+}
+
+// ReadByte keeps the decompressor from wrapping the pipe in a buffer.
+func (p *pipe) ReadByte() (byte, error) {
+	for p.cur == nil || p.pos == len(p.cur.data) {
+		if err := p.next(); err != nil {
+			return 0, err
+		}
+	}
+	p.pos++
+	return p.cur.data[p.pos-1], nil
+}
+
+// fill reads into the chunk until it is full or r ends.
+func (c *chunk) fill(r io.Reader) error {
+	n, err := io.ReadFull(r, c.space[:])
+	c.data = c.space[:n]
+	if errors.Is(err, io.ErrUnexpectedEOF) && n > 0 {
+		// ReadFull's own word for a last, short chunk. A reader's own unexpected
+		// end comes again with the next read.
+		return nil
+	}
+	return err
+}
+
+// fetch is the first stage: the blob, hashed and measured.
+func fetch(ctx context.Context, src Source, out *pipe) (err error) {
+	if err := src.Digest.Validate(); err != nil {
+		return fmt.Errorf("%w: digest %q: %w", ErrInvalid, src.Digest, err)
+	}
+	in, err := src.Open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }() // only read from
+	hash := src.Digest.Algorithm().Hash()
+	for done := int64(0); ; {
+		c := newChunk(1)
+		n, err := in.Read(c.space[:])
+		c.data = c.space[:n]
+		if n > 0 {
+			done += int64(n)
+			hash.Write(c.data)
+			if src.Copy != nil {
+				if _, err := src.Copy.Write(c.data); err != nil {
+					return err
+				}
+			}
+			if src.Progress != nil {
+				src.Progress(done)
+			}
+			if err := out.send(c); err != nil {
+				return err
+			}
+		} else {
+			c.release()
+		}
+		if errors.Is(err, io.EOF) {
+			if done != src.Size {
+				return fmt.Errorf("%w: %d bytes, its descriptor says %d", ErrDigestMismatch, done, src.Size)
+			}
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if have := digest.NewDigest(src.Digest.Algorithm(), hash); have != src.Digest {
+		return fmt.Errorf("%w: what came is %s", ErrDigestMismatch, have)
+	}
+	close(out.ch)
+	return nil
+}
+
+// decompress is the second stage. What the bytes begin with decides, not the
+// media type: registries are full of wrong ones.
+func decompress(in *pipe, limits Limits, outs ...*pipe) error {
+	head := make([]byte, 4)
+	n, err := io.ReadFull(in, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	head = head[:n]
+	counter := &countingReader{in: in, read: int64(n), head: head}
+	var plain io.Reader = counter
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(counter)
+		if err != nil {
+			return fmt.Errorf("%w: gzip: %w", ErrInvalid, err)
+		}
+		plain = z
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) == 4 && head[0]&0xf0 == 0x50 && head[1] == 0x2a && head[2] == 0x4d && head[3] == 0x18:
+		// The second is a skippable frame, which zstd:chunked may begin with.
+		z, err := zstd.NewReader(counter, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			return fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
+		}
+		defer z.Close()
+		plain = z
+	}
+	for written := int64(0); ; {
+		c := newChunk(int32(len(outs)))
+		err := c.fill(plain)
+		written += int64(len(c.data))
+		if written > ratioFree && written > ratioFree+limits.Ratio*counter.read {
+			return fmt.Errorf("%w: %d bytes unpack to more than %d, a ratio above %d", ErrLimit, counter.read, written, limits.Ratio)
+		}
+		if len(c.data) > 0 {
+			for _, out := range outs {
+				if err := out.send(c); err != nil {
+					return err
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return decompressError(in, err)
+		}
+	}
+	// What follows the compressed stream belongs to the blob's digest.
+	if _, err := io.Copy(io.Discard, counter); err != nil {
+		return err
+	}
+	for _, out := range outs {
+		close(out.ch)
+	}
+	return nil
+}
+
+// decompressError keeps the cause when another stage ended this one.
+func decompressError(in *pipe, err error) error {
+	if in.ctx.Err() != nil {
+		return context.Cause(in.ctx)
+	}
+	return fmt.Errorf("%w: compressed data: %w", ErrInvalid, err)
+}
+
+// countingReader counts the compressed bytes, and gives back the peeked head.
+type countingReader struct {
+	in   *pipe
+	head []byte
+	read int64
+}
+
+func (r *countingReader) Read(b []byte) (int, error) {
+	if len(r.head) > 0 {
+		n := copy(b, r.head)
+		r.head = r.head[n:]
+		return n, nil
+	}
+	n, err := r.in.Read(b)
+	r.read += int64(n)
+	return n, err
+}
+
+// ReadByte implements io.ByteReader, for the gzip reader.
+func (r *countingReader) ReadByte() (byte, error) {
+	if len(r.head) > 0 {
+		b := r.head[0]
+		r.head = r.head[1:]
+		return b, nil
+	}
+	b, err := r.in.ReadByte()
+	if err == nil {
+		r.read++
+	}
+	return b, err
+}
+
+// hashTar is the stage that verifies the diffID.
+func hashTar(in *pipe, want digest.Digest) error {
+	if err := want.Validate(); err != nil {
+		return fmt.Errorf("%w: diffID %q: %w", ErrInvalid, want, err)
+	}
+	hash := want.Algorithm().Hash()
+	for {
+		err := in.next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		hash.Write(in.cur.data)
+	}
+	if have := digest.NewDigest(want.Algorithm(), hash); have != want {
+		return fmt.Errorf("%w: unpacked it is %s, the image's config says %s", ErrDigestMismatch, have, want)
+	}
+	return nil
+}

@@ -1,0 +1,316 @@
+// Package layout is an OCI image layout on disk: blobs by digest, and index.json
+// which says what of them is there for a reason. It knows neither images nor
+// registries.
+//
+// Durability: index.json is fsynced and replaced atomically; blobs are not
+// fsynced but verified whenever they are read, so that a power cut costs at most
+// a blob, which is then absent. What index.json does not lead to is garbage.
+//
+// Sources: OCI image-spec image-layout.md.
+package layout
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/strake-containers/strake/internal/atomicfile"
+)
+
+const (
+	blobsDir  = "blobs"
+	ingestDir = "ingest" // blobs on their way; emptied at start
+	maxIndex  = 64 << 20
+)
+
+// ErrCorrupt marks a blob whose content is not its digest's.
+var ErrCorrupt = errors.New("corrupt blob")
+
+// Layout is an open image layout. Methods may run concurrently.
+type Layout struct {
+	root string
+
+	mu    sync.Mutex
+	bytes int64 // of all blobs
+	count int64
+}
+
+// Open makes or opens a layout and empties its ingest directory: the caller has
+// locked it.
+func Open(root string) (*Layout, error) {
+	l := &Layout{root: root}
+	if err := os.MkdirAll(filepath.Join(root, blobsDir, digest.SHA256.String()), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(filepath.Join(root, ingestDir)); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(filepath.Join(root, ingestDir), 0o700); err != nil {
+		return nil, err
+	}
+	if err := atomicfile.RemoveLeftovers(root); err != nil {
+		return nil, err
+	}
+	marker := filepath.Join(root, v1.ImageLayoutFile)
+	if _, err := os.Stat(marker); errors.Is(err, fs.ErrNotExist) {
+		if err := atomicfile.Write(marker, []byte(`{"imageLayoutVersion":"`+v1.ImageLayoutVersion+`"}`), 0o600); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	all, err := l.Blobs()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range all {
+		if info, err := os.Stat(l.path(d)); err == nil {
+			l.bytes += info.Size()
+			l.count++
+		}
+	}
+	return l, nil
+}
+
+// Usage counts the blobs.
+func (l *Layout) Usage() (bytes, inodes int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes, l.count
+}
+
+// ReadIndex gives the entries of index.json; a new layout has none.
+func ReadIndex(root string) ([]v1.Descriptor, error) {
+	path := filepath.Join(root, v1.ImageIndexFile)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxIndex {
+		return nil, fmt.Errorf("%s: %d bytes are too many", path, info.Size())
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var index v1.Index
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return index.Manifests, nil
+}
+
+// Index gives the entries of index.json.
+func (l *Layout) Index() ([]v1.Descriptor, error) { return ReadIndex(l.root) }
+
+// SetIndex replaces all entries of index.json and survives a power cut.
+func (l *Layout) SetIndex(entries []v1.Descriptor) error {
+	if entries == nil {
+		entries = []v1.Descriptor{} // the specification wants the field
+	}
+	data, err := json.Marshal(v1.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: entries,
+	})
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(l.root, v1.ImageIndexFile), data, 0o600)
+}
+
+func blobPath(root string, d digest.Digest) string {
+	return filepath.Join(root, blobsDir, d.Algorithm().String(), d.Encoded())
+}
+
+// path of a blob; the digest has been validated.
+func (l *Layout) path(d digest.Digest) string { return blobPath(l.root, d) }
+
+// Has reports whether a blob is there, without verifying it.
+func (l *Layout) Has(d digest.Digest) bool {
+	if d.Validate() != nil {
+		return false
+	}
+	_, err := os.Stat(l.path(d))
+	return err == nil
+}
+
+// Get reads and verifies a blob of at most limit bytes.
+func (l *Layout) Get(d digest.Digest, limit int64) ([]byte, error) {
+	return ReadBlob(l.root, d, limit)
+}
+
+// ReadBlob is Get on any layout directory, which need not be ours.
+func ReadBlob(root string, d digest.Digest, limit int64) ([]byte, error) {
+	f, err := OpenBlob(root, d)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("blob %s: more than %d bytes", d, limit)
+	}
+	if d.Algorithm().FromBytes(data) != d {
+		return nil, fmt.Errorf("blob %s: %w", d, ErrCorrupt)
+	}
+	return data, nil
+}
+
+// OpenBlob opens a blob of a layout directory; the reader verifies it.
+func OpenBlob(root string, d digest.Digest) (*os.File, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("blob %q: %w", d, err)
+	}
+	return os.Open(blobPath(root, d))
+}
+
+// Open opens a blob; the reader verifies it.
+func (l *Layout) Open(d digest.Digest) (*os.File, error) { return OpenBlob(l.root, d) }
+
+// Put stores a blob whose digest the caller has verified.
+func (l *Layout) Put(d digest.Digest, data []byte) error {
+	w, err := l.NewBlob()
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(data); err != nil {
+		w.Discard()
+		return err
+	}
+	return w.Publish(d)
+}
+
+// BlobWriter is a blob on its way. Publish or Discard ends it.
+type BlobWriter struct {
+	layout *Layout
+	file   *os.File
+	size   int64
+}
+
+// NewBlob starts a blob.
+func (l *Layout) NewBlob() (*BlobWriter, error) {
+	f, err := os.OpenFile(filepath.Join(l.root, ingestDir, rand.Text()), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &BlobWriter{layout: l, file: f}, nil
+}
+
+// Write implements io.Writer.
+func (w *BlobWriter) Write(p []byte) (int, error) {
+	n, err := w.file.Write(p)
+	w.size += int64(n)
+	return n, err
+}
+
+// Publish gives the blob its name. The caller has verified the digest.
+func (w *BlobWriter) Publish(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		w.Discard()
+		return err
+	}
+	if err := w.file.Close(); err != nil {
+		w.Discard()
+		return err
+	}
+	l := w.layout
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old, statErr := os.Stat(l.path(d))
+	if err := os.MkdirAll(filepath.Dir(l.path(d)), 0o700); err != nil {
+		w.Discard()
+		return err
+	}
+	// Over one that is there, which may be the corrupt one it repairs.
+	if err := os.Rename(w.file.Name(), l.path(d)); err != nil {
+		w.Discard()
+		return err
+	}
+	if statErr == nil {
+		l.bytes -= old.Size()
+		l.count--
+	}
+	l.bytes += w.size
+	l.count++
+	return nil
+}
+
+// Discard removes it; what stays after a failure is emptied at the next start.
+func (w *BlobWriter) Discard() {
+	_ = w.file.Close()
+	_ = os.Remove(w.file.Name())
+}
+
+// Delete removes a blob, if it is there.
+func (l *Layout) Delete(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	info, err := os.Stat(l.path(d))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(l.path(d)); err != nil {
+		return err
+	}
+	l.bytes -= info.Size()
+	l.count--
+	return nil
+}
+
+// Blobs lists all blobs.
+func (l *Layout) Blobs() ([]digest.Digest, error) {
+	algorithms, err := os.ReadDir(filepath.Join(l.root, blobsDir))
+	if err != nil {
+		return nil, err
+	}
+	var all []digest.Digest
+	for _, a := range algorithms {
+		names, err := os.ReadDir(filepath.Join(l.root, blobsDir, a.Name()))
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			d := digest.Digest(a.Name() + ":" + n.Name())
+			if d.Validate() == nil {
+				all = append(all, d)
+			}
+		}
+	}
+	return all, nil
+}
+
+// Collect deletes every blob that live does not name.
+func (l *Layout) Collect(live map[digest.Digest]bool) error {
+	all, err := l.Blobs()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range all {
+		if !live[d] {
+			errs = append(errs, l.Delete(d))
+		}
+	}
+	return errors.Join(errs...)
+}
