@@ -1,12 +1,334 @@
 package cgroup
 
-import specs "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"syscall"
 
-// Create makes the directories and writes all limits, before any process is in.
-func (c *Cgroup) Create(r *specs.LinuxResources) error { return ErrUnsupported }
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-// Set changes the limits that r gives and leaves the others.
-func (c *Cgroup) Set(r *specs.LinuxResources) error { return ErrUnsupported }
+	"github.com/strake-containers/strake/internal/cleanup"
+)
 
-// Delete removes the cgroup with its descendants.
-func (c *Cgroup) Delete() error { return ErrUnsupported }
+// Create makes the cgroup in every hierarchy, with the parents that it lacks,
+// and writes all limits, before any process is in it. On an error everything
+// that it made is gone again.
+//
+// A directory that is there already is used if no process is in it (ErrBusy
+// otherwise): it is what a runtime that was killed in between has left.
+//
+// Devices are limited if r.Devices is not nil: first nothing is allowed, then the
+// rules count in their order, then what every container may use is allowed. A
+// container's caller gives at least an empty slice, a pod's gives nil.
+func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cgroup %s: create: %w", c.path, err)
+		}
+	}()
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+
+	// 1. Decide everything that can be decided without touching the host.
+	groups, err := c.compile(r)
+	if err != nil {
+		return err
+	}
+	filter, filtered, err := deviceFilterOf(r)
+	if err != nil {
+		return err
+	}
+
+	// 2. The directories.
+	undo.Push("remove cgroup "+c.path, c.removeMade)
+	reused := false
+	for _, h := range c.all {
+		fresh, err := c.makeDir(h)
+		if err != nil {
+			return err
+		}
+		reused = reused || !fresh
+	}
+	if reused {
+		pids, err := c.Pids(true)
+		if err != nil {
+			return err
+		}
+		if len(pids) > 0 {
+			return fmt.Errorf("it is there already, with %d processes in it: %w: give linux.cgroupsPath another path", len(pids), ErrBusy)
+		}
+	}
+
+	// 3. The limits.
+	for _, g := range groups {
+		if err := g.apply(); err != nil {
+			return err
+		}
+	}
+	if filtered {
+		if err := c.setDevices(filter, !reused); err != nil {
+			return err
+		}
+	}
+	undo.Release()
+	return nil
+}
+
+// Set changes the limits that r gives and leaves the others as they are. The
+// kernel takes them one by one: on an error the earlier ones are in force.
+func (c *Cgroup) Set(r *specs.LinuxResources) error {
+	groups, err := c.compile(r)
+	if err != nil {
+		return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+	}
+	filter, filtered, err := deviceFilterOf(r)
+	if err != nil {
+		return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+	}
+	if err := c.checkBeforeUpdate(r); err != nil {
+		return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+	}
+	for _, g := range groups {
+		if err := g.apply(); err != nil {
+			return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+		}
+	}
+	if filtered {
+		if err := c.setDevices(filter, false); err != nil {
+			return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+		}
+	}
+	return nil
+}
+
+// checkBeforeUpdate refuses a memory limit below what is in use, where the
+// config asks for that check: v2 would kill processes to get there, v1 refuses
+// by itself.
+func (c *Cgroup) checkBeforeUpdate(r *specs.LinuxResources) error {
+	if r == nil || r.Memory == nil || r.Memory.CheckBeforeUpdate == nil || !*r.Memory.CheckBeforeUpdate ||
+		r.Memory.Limit == nil || *r.Memory.Limit <= 0 {
+		return nil
+	}
+	h, ok := c.find("memory")
+	if !ok || !h.v2 {
+		return nil
+	}
+	used, err := readUint(c.dir(h) + "/memory.current")
+	if err != nil {
+		return err
+	}
+	if used > uint64(*r.Memory.Limit) {
+		return fmt.Errorf("linux.resources.memory.limit: %d is less than the %d bytes in use", *r.Memory.Limit, used)
+	}
+	return nil
+}
+
+func deviceFilterOf(r *specs.LinuxResources) (deviceFilter, bool, error) {
+	if r == nil || r.Devices == nil {
+		return deviceFilter{}, false, nil
+	}
+	f, err := newDeviceFilter(r.Devices)
+	return f, true, err
+}
+
+func (c *Cgroup) setDevices(f deviceFilter, fresh bool) error {
+	if h, ok := c.find("devices"); ok {
+		if err := writeDevicesV1(c.dir(h), f, fresh); err != nil {
+			return fmt.Errorf("linux.resources.devices: %w", err)
+		}
+		return nil
+	}
+	// Only where v2 is the host's whole cgroup system are its device programs
+	// the host's way; on v1 without a devices controller there is none.
+	h, ok := c.v2()
+	if !ok || c.mode != Unified {
+		if f.allowsAll() {
+			return nil
+		}
+		return fmt.Errorf("linux.resources.devices: this host has no devices controller (cgroup %v): %w", c.mode, ErrUnsupported)
+	}
+	if err := attachDevices(c.dir(h), f, fresh); err != nil {
+		return fmt.Errorf("linux.resources.devices: %w", err)
+	}
+	return nil
+}
+
+// makeDir makes the cgroup's directory in one hierarchy and reports whether it
+// was not there. It notes in c.made what it made.
+func (c *Cgroup) makeDir(h hierarchy) (fresh bool, err error) {
+	if h.v2 && len(h.controllers) > 0 {
+		if err := c.makePath(h, path.Dir(c.path)); err != nil {
+			return false, err
+		}
+		if err := c.delegate(h); err != nil {
+			return false, err
+		}
+	}
+	for range mkdirAttempts {
+		err = mkdir(c.dir(h))
+		switch {
+		case err == nil:
+			c.made = append(c.made, c.dir(h))
+			return true, c.fillCpuset(h, c.path)
+		case errors.Is(err, syscall.EEXIST):
+			return false, c.fillCpuset(h, c.path)
+		case !errors.Is(err, syscall.ENOENT):
+			return false, explainMkdir(err)
+		}
+		if err := c.makePath(h, path.Dir(c.path)); err != nil {
+			return false, err
+		}
+	}
+	return false, err
+}
+
+// mkdirAttempts bounds how often Create makes a parent again that somebody who
+// found it empty has just removed.
+const mkdirAttempts = 8
+
+// makePath makes a parent of the cgroup and its parents.
+func (c *Cgroup) makePath(h hierarchy, p string) error {
+	if p == "/" {
+		return nil
+	}
+	for range mkdirAttempts {
+		err := mkdir(h.mount + p)
+		switch {
+		case err == nil:
+			c.made = append(c.made, h.mount+p)
+			return c.fillCpuset(h, p)
+		case errors.Is(err, syscall.EEXIST):
+			return nil
+		case !errors.Is(err, syscall.ENOENT):
+			return explainMkdir(err)
+		}
+		if err := c.makePath(h, path.Dir(p)); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("mkdir %s: its parents keep disappearing", h.mount+p)
+}
+
+func explainMkdir(err error) error {
+	if isErrno(err, syscall.EAGAIN) {
+		return fmt.Errorf("%w: the parent's cgroup.max.descendants or max.depth is reached", err)
+	}
+	if isErrno(err, syscall.EROFS, syscall.EACCES, syscall.EPERM) {
+		return fmt.Errorf("%w: cgroups must be writable here", err)
+	}
+	return err
+}
+
+// fillCpuset gives a v1 cpuset directory its parent's CPUs and memory nodes if
+// it has none of its own: v1 makes them empty, and lets no process into such.
+func (c *Cgroup) fillCpuset(h hierarchy, p string) error {
+	if h.v2 || p == "/" || !contains(h.controllers, "cpuset") {
+		return nil
+	}
+	for _, file := range []string{"/cpuset.cpus", "/cpuset.mems"} {
+		have, err := readFile(h.mount + p + file)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(have) != "" {
+			continue
+		}
+		above := path.Dir(p)
+		value, err := readFile(h.mount + strings.TrimSuffix(above, "/") + file)
+		if err != nil {
+			return err
+		}
+		if value = strings.TrimSpace(value); value == "" {
+			// Somebody else made the parent and left it so.
+			if err := c.fillCpuset(h, above); err != nil {
+				return err
+			}
+			if value, err = readFile(h.mount + above + file); err != nil {
+				return err
+			}
+			value = strings.TrimSpace(value)
+		}
+		if err := writeFile(h.mount+p+file, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// delegate turns the controllers on for the children of every directory above
+// the cgroup. A controller that cannot be is left out; a limit that needs it
+// then fails by name.
+func (c *Cgroup) delegate(h hierarchy) error {
+	dir := h.mount
+	for _, name := range append([]string{""}, strings.Split(strings.TrimPrefix(path.Dir(c.path), "/"), "/")...) {
+		if name != "" {
+			dir += "/" + name
+		} else if dir != h.mount {
+			break // the cgroup is directly below the root
+		}
+		if err := enableControllers(dir, h.controllers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func enableControllers(dir string, wanted []string) error {
+	file := dir + "/cgroup.subtree_control"
+	text, err := readFile(file)
+	if err != nil {
+		return err
+	}
+	on := strings.Fields(text)
+	var missing []string
+	for _, name := range wanted {
+		if !contains(on, name) {
+			missing = append(missing, "+"+name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if writeFile(file, strings.Join(missing, " ")) == nil {
+		return nil
+	}
+	// One that is refused refuses all: a threaded domain, a real-time task in
+	// the way of cpu, or a controller that an ancestor does not hand down.
+	for _, name := range missing {
+		_ = writeFile(file, name) // what a limit needs is missed, by name, when the limit is written
+	}
+	return nil
+}
+
+// Delete removes the cgroup with its descendants in every hierarchy, and the
+// parents that Create of this very Cgroup made, if nobody else uses them. One
+// that is gone is fine. With processes left it fails with ErrBusy, after giving
+// those that were just killed a moment to go.
+func (c *Cgroup) Delete() error {
+	if err := c.removeTrees(); err != nil {
+		return fmt.Errorf("cgroup %s: delete: %w", c.path, err)
+	}
+	return c.removeMade()
+}
+
+// removeMade removes what Create made, children first, as far as it is empty.
+func (c *Cgroup) removeMade() error {
+	for i := len(c.made) - 1; i >= 0; i-- {
+		if err := rmdir(c.made[i]); err != nil && !isErrno(err, syscall.EBUSY, syscall.ENOTEMPTY) {
+			return err
+		}
+	}
+	c.made = nil
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, one := range list {
+		if one == s {
+			return true
+		}
+	}
+	return false
+}

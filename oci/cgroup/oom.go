@@ -1,9 +1,119 @@
 package cgroup
 
-// OOMWatch is a descriptor that becomes readable when the cgroup may have met an OOM kill.
-type OOMWatch struct{}
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
 
-func (c *Cgroup) WatchOOM() (*OOMWatch, error) { return nil, ErrUnsupported }
-func (w *OOMWatch) FD() int                    { return -1 }
-func (w *OOMWatch) Killed() (bool, error)      { return false, ErrUnsupported }
-func (w *OOMWatch) Close() error               { return nil }
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+// OOMWatch tells of processes of a cgroup that the kernel killed for want of
+// memory. It owns its descriptors until Close; it belongs to one goroutine.
+type OOMWatch struct {
+	notify  *os.File // readable when something may have happened
+	counter *os.File // the file that counts the kills
+}
+
+// WatchOOM starts a watch; the caller closes it. It fails with ErrUnsupported
+// without a memory controller.
+//
+// On v2 it is an inotify descriptor on memory.events, on v1 an eventfd that
+// memory.oom_control signals. Both can be readable without a kill (another
+// event, or the removal of the cgroup), so ask Killed.
+func (c *Cgroup) WatchOOM() (*OOMWatch, error) {
+	w, err := c.watchOOM()
+	if err != nil {
+		return nil, fmt.Errorf("cgroup %s: watch for OOM kills: %w", c.path, err)
+	}
+	return w, nil
+}
+
+func (c *Cgroup) watchOOM() (*OOMWatch, error) {
+	h, ok := c.find("memory")
+	if !ok {
+		return nil, fmt.Errorf("no memory controller: %w", ErrUnsupported)
+	}
+	name := c.dir(h) + "/memory.oom_control"
+	if h.v2 {
+		name = c.dir(h) + "/memory.events"
+	}
+	fd, err := open(name, syscall.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	w := &OOMWatch{counter: os.NewFile(uintptr(fd), name)}
+	if h.v2 {
+		w.notify, err = watchModify(name)
+	} else {
+		w.notify, err = oomEventFD(c.dir(h), fd)
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.counter.Close())
+	}
+	return w, nil
+}
+
+func watchModify(name string) (*os.File, error) {
+	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("inotify: %w", err)
+	}
+	if _, err := syscall.InotifyAddWatch(fd, name, syscall.IN_MODIFY); err != nil {
+		return nil, errors.Join(fmt.Errorf("inotify: watch %s: %w", name, err), syscall.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), "inotify "+name), nil
+}
+
+// oomEventFD registers an eventfd as cgroup-v1/memory.rst, chapter 10, says.
+func oomEventFD(dir string, oomControl int) (*os.File, error) {
+	event, err := sys.NewEventFD()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := event.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, event.Close())
+	}
+	controlErr := conn.Control(func(fd uintptr) {
+		err = writeFile(dir+"/cgroup.event_control", fmt.Sprintf("%d %d", fd, oomControl))
+	})
+	if err := errors.Join(controlErr, err); err != nil {
+		return nil, errors.Join(err, event.Close())
+	}
+	return event, nil
+}
+
+// FD is the descriptor to poll for reading. The watch keeps it.
+func (w *OOMWatch) FD() int {
+	fd := -1
+	if conn, err := w.notify.SyscallConn(); err == nil {
+		_ = conn.Control(func(n uintptr) { fd = int(n) }) // fails only once closed: -1
+	}
+	return fd
+}
+
+// Killed reports whether any process of the cgroup has been killed for want of
+// memory since it was made, and makes FD unreadable until the next event. It
+// fails once the cgroup is gone.
+func (w *OOMWatch) Killed() (bool, error) {
+	var buf [4096]byte
+	if conn, err := w.notify.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { _, _ = syscall.Read(int(fd), buf[:]) }) // EAGAIN: nothing new
+	}
+	n, err := w.counter.ReadAt(buf[:], 0)
+	if n == 0 && err != nil {
+		return false, fmt.Errorf("OOM kills: %w", err)
+	}
+	killed := false
+	flatKeyed(string(buf[:n]), func(key string, value uint64) {
+		killed = killed || key == "oom_kill" && value > 0
+	})
+	return killed, nil
+}
+
+// Close ends the watch.
+func (w *OOMWatch) Close() error {
+	return errors.Join(w.notify.Close(), w.counter.Close())
+}

@@ -2,16 +2,293 @@ package cgroup
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
-func (c *Cgroup) Freeze(ctx context.Context) error { return ErrUnsupported }
-func (c *Cgroup) Thaw() error                      { return ErrUnsupported }
-func (c *Cgroup) Frozen() (bool, error)            { return false, ErrUnsupported }
+// Pids lists the processes of the cgroup and, if recursive, of its descendants,
+// sorted. None if the cgroup is gone. A process outside this one's PID
+// namespace has no number here and is left out.
+func (c *Cgroup) Pids(recursive bool) ([]int, error) {
+	pids, err := pidsOf(c.dir(c.processes()), recursive)
+	if err != nil {
+		return nil, fmt.Errorf("cgroup %s: list processes: %w", c.path, err)
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids), nil
+}
 
-// Kill sends a signal to every process of the cgroup and its descendants.
-func (c *Cgroup) Kill(sig syscall.Signal) error      { return ErrUnsupported }
-func (c *Cgroup) Pids(recursive bool) ([]int, error) { return nil, ErrUnsupported }
+func pidsOf(dir string, recursive bool) ([]int, error) {
+	text, err := readFile(dir + "/cgroup.procs")
+	switch {
+	case isErrno(err, syscall.ENOENT, syscall.ENODEV):
+		return nil, nil // gone
+	case isErrno(err, syscall.EOPNOTSUPP):
+		// Threaded: its processes are listed in the domain above it.
+	case err != nil:
+		return nil, err
+	}
+	var pids []int
+	for line := range strings.Lines(text) {
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			return nil, fmt.Errorf("%s/cgroup.procs: %w", dir, err)
+		}
+		if pid > 0 { // 0 is a process of a foreign PID namespace, and to kill(2) our own group
+			pids = append(pids, pid)
+		}
+	}
+	if !recursive {
+		return pids, nil
+	}
+	children, err := subdirs(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, child := range children {
+		more, err := pidsOf(child, true)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, more...)
+	}
+	return pids, nil
+}
 
-// WaitEmpty waits until no process is left in the cgroup and its descendants.
-func (c *Cgroup) WaitEmpty(ctx context.Context) error { return ErrUnsupported }
+// Freeze stops every process of the cgroup and its descendants and waits until
+// they have stopped. If that fails or ctx ends first, they run again.
+func (c *Cgroup) Freeze(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cgroup %s: freeze: %w", c.path, errors.Join(err, c.setFrozen(false)))
+		}
+	}()
+	if err := c.setFrozen(true); err != nil {
+		return err
+	}
+	h := c.processes()
+	if h.v2 {
+		return waitEvents(ctx, c.dir(h), func(e events) bool { return e.frozen })
+	}
+	return c.waitFrozenV1(ctx)
+}
+
+// waitFrozenV1 asks until a v1 freezer says FROZEN. It tells nobody when it gets
+// there: a task freezes on its next way out of the kernel, and the state is
+// worked out when somebody reads it. So the state is read again, at growing
+// intervals, and the command repeated, which reaches tasks forked meanwhile.
+func (c *Cgroup) waitFrozenV1(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		}
+		frozen, err := c.Frozen()
+		if err != nil || frozen {
+			return err
+		}
+		if err := c.setFrozen(true); err != nil {
+			return err
+		}
+		timer.Reset(wait)
+	}
+}
+
+// Thaw lets the processes of a frozen cgroup run again.
+func (c *Cgroup) Thaw() error {
+	if err := c.setFrozen(false); err != nil {
+		return fmt.Errorf("cgroup %s: thaw: %w", c.path, err)
+	}
+	return nil
+}
+
+func (c *Cgroup) setFrozen(frozen bool) error {
+	h := c.processes()
+	switch {
+	case h.v2 && frozen:
+		return writeFile(c.dir(h)+"/cgroup.freeze", "1")
+	case h.v2:
+		return writeFile(c.dir(h)+"/cgroup.freeze", "0")
+	case !contains(h.controllers, "freezer"):
+		return fmt.Errorf("no freezer controller: %w", ErrUnsupported)
+	case frozen:
+		return writeFile(c.dir(h)+"/freezer.state", "FROZEN")
+	}
+	return writeFile(c.dir(h)+"/freezer.state", "THAWED")
+}
+
+// Frozen reports whether every process of the cgroup is stopped by Freeze, of
+// this cgroup or of one above it.
+func (c *Cgroup) Frozen() (bool, error) {
+	h := c.processes()
+	if h.v2 {
+		e, err := readEvents(c.dir(h))
+		if err != nil {
+			return false, fmt.Errorf("cgroup %s: %w", c.path, err)
+		}
+		return e.frozen, nil
+	}
+	state, err := readFile(c.dir(h) + "/freezer.state")
+	if err != nil {
+		return false, fmt.Errorf("cgroup %s: %w", c.path, err)
+	}
+	return strings.TrimSpace(state) == "FROZEN", nil
+}
+
+// killFreeze bounds how long Kill holds a cgroup still: a task that the disk
+// keeps in the kernel cannot freeze, and must not keep the others alive.
+const killFreeze = 2 * time.Second
+
+// Kill sends a signal to every process of the cgroup and its descendants; none
+// escapes by forking. It leaves no cgroup frozen that was not, and lets go a
+// frozen v1 one whose processes could not die otherwise. A cgroup that is gone
+// has none to kill.
+func (c *Cgroup) Kill(sig syscall.Signal) error {
+	h := c.processes()
+	if h.v2 && sig == syscall.SIGKILL {
+		err := writeFile(c.dir(h)+"/cgroup.kill", "1")
+		if isErrno(err, syscall.ENOENT, syscall.ENODEV) && !exists(c.dir(h)) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cgroup %s: kill: %w", c.path, err)
+		}
+		return nil
+	}
+	if err := c.killOneByOne(sig); err != nil {
+		return fmt.Errorf("cgroup %s: kill with %v: %w", c.path, sig, err)
+	}
+	return nil
+}
+
+func (c *Cgroup) killOneByOne(sig syscall.Signal) (err error) {
+	if !c.Exists() {
+		return nil
+	}
+	// 1. Hold everything still, so that no list of processes is out of date.
+	paused, err := c.Frozen()
+	if err != nil {
+		return err
+	}
+	if !paused {
+		ctx, cancel := context.WithTimeout(context.Background(), killFreeze)
+		_ = c.Freeze(ctx) // without it a fork may escape this round; not killing would be worse
+		cancel()
+	}
+	if !paused || sig == syscall.SIGKILL {
+		defer func() { err = errors.Join(err, c.setFrozen(false)) }()
+	}
+	// 2. Signal.
+	pids, err := c.Pids(true)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if e := syscall.Kill(pid, sig); e != nil && !errors.Is(e, syscall.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("pid %d: %w", pid, e))
+		}
+	}
+	return err
+}
+
+// WaitEmpty waits until no process is left in the cgroup and its descendants, or
+// the cgroup is gone.
+func (c *Cgroup) WaitEmpty(ctx context.Context) error {
+	if err := c.waitEmpty(ctx); err != nil {
+		return fmt.Errorf("cgroup %s: wait for its processes: %w", c.path, err)
+	}
+	return nil
+}
+
+func (c *Cgroup) waitEmpty(ctx context.Context) error {
+	h := c.processes()
+	if h.v2 {
+		err := waitEvents(ctx, c.dir(h), func(e events) bool { return !e.populated })
+		if isErrno(err, syscall.ENOENT, syscall.ENODEV) {
+			return nil
+		}
+		return err
+	}
+	// v1 tells nobody, but each process does.
+	for {
+		pids, err := c.Pids(true)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if err := waitExit(ctx, pids[0]); err != nil {
+			return err
+		}
+	}
+}
+
+// waitExit waits for the end of a process that need not be a child of ours.
+func waitExit(ctx context.Context, pid int) error {
+	f, err := sys.OpenPidFD(pid)
+	if isErrno(err, syscall.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	return sys.WaitReadable(ctx, f)
+}
+
+// emptyTimeout bounds how long Delete waits for processes that are dying.
+const emptyTimeout = 2 * time.Second
+
+// removeTrees removes the cgroup's directory and all below it, everywhere.
+func (c *Cgroup) removeTrees() error {
+	busy := false
+	for _, h := range slices.Backward(c.all) { // v2 first: it is the one that can be waited for
+		err := removeTree(c.dir(h))
+		if isErrno(err, syscall.EBUSY) && !busy {
+			busy = true // once for all hierarchies: a process leaves them together
+			ctx, cancel := context.WithTimeout(context.Background(), emptyTimeout)
+			err = c.waitEmpty(ctx)
+			cancel()
+			if err == nil {
+				err = removeTree(c.dir(h))
+			}
+		}
+		if err != nil {
+			if pids, e := c.Pids(true); e == nil && len(pids) > 0 {
+				return fmt.Errorf("%w: processes %v: kill them first", ErrBusy, pids[:min(len(pids), 10)])
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// removeTree removes a directory and its children. The plain rmdir of what is
+// nearly always a leaf comes first.
+func removeTree(dir string) error {
+	err := rmdir(dir)
+	if !isErrno(err, syscall.EBUSY) {
+		return err
+	}
+	children, e := subdirs(dir)
+	if e != nil {
+		return e
+	}
+	if len(children) == 0 {
+		return err
+	}
+	for _, child := range children {
+		if err := removeTree(child); err != nil {
+			return err
+		}
+	}
+	return rmdir(dir)
+}

@@ -74,8 +74,3 @@ type PressureLine struct {
 	Avg10, Avg60, Avg300 float64
 	Total                uint64
 }
-
-// Stats reads all counters. It fails with fs.ErrNotExist if the cgroup is gone.
-func (c *Cgroup) Stats() (*Stats, error) {
-	return nil, ErrUnsupported
-}
