@@ -7,13 +7,10 @@ import (
 	"sync"
 
 	"github.com/strake-containers/strake/pod"
+	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
-// AutoRemove is the pod annotation that has a pod removed when its containers
-// have all ended: `strake run --rm`. Its value is "true".
-const AutoRemove = "strake.containers/auto-remove"
-
-// startReaper removes the pods with AutoRemove as they end, beginning with those
+// startReaper removes the pods with strakev1.AutoRemove as they end, beginning with those
 // that ended while no daemon ran. Done is closed when ctx has ended and no
 // removal is under way.
 func startReaper(ctx context.Context, pods Pods, log *slog.Logger) (done <-chan struct{}) {
@@ -64,7 +61,7 @@ func (r *reaper) follow(ctx context.Context) {
 // check removes the pod in the background if it wants that and has containers,
 // all of which have ended.
 func (r *reaper) check(ctx context.Context, p pod.PodStatus, containers []pod.ContainerStatus) {
-	if p.Config.Annotations[AutoRemove] != "true" || len(containers) == 0 {
+	if p.Config.Annotations[strakev1.AutoRemove] != "true" || len(containers) == 0 {
 		return
 	}
 	if slices.ContainsFunc(containers, func(c pod.ContainerStatus) bool { return c.State != pod.ContainerExited }) {

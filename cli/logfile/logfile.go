@@ -1,0 +1,374 @@
+// Package logfile reads a container's log as CRI prescribes it: a file of lines
+// "TIME STREAM TAG TEXT", where STREAM is stdout or stderr and TAG is F for a
+// text that ended in a newline and P for one that did not. What was written is
+// given back byte for byte; between the two streams, in the order in which the
+// monitor took it.
+//
+// It follows a growing file with inotify, over rotation by rename, and asks for
+// nothing in between.
+package logfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+// All is the Tail that skips nothing.
+const All = -1
+
+// Options say what to copy.
+type Options struct {
+	// Done ends a follower: when it is closed the log is complete, and Copy
+	// returns once it has copied all of it. Nil: copy what is there.
+	Done       <-chan struct{}
+	Tail       int       // the last so many lines; All
+	Since      time.Time // lines from then on
+	Timestamps bool      // put its time before each line
+}
+
+// maxLine bounds what is kept of a line without an end, which no monitor writes.
+const maxLine = 1 << 20
+
+// Copy writes the log at path to stdout and stderr. A nil writer drops its part.
+func Copy(path string, o Options, stdout, stderr io.Writer) (err error) {
+	r := &reader{path: path, o: o, out: output{stdout: stdout, stderr: stderr}}
+	defer func() {
+		if r.file != nil {
+			err = errors.Join(err, r.file.Close())
+		}
+	}()
+	if o.Done == nil {
+		if err := r.open(); err != nil {
+			return err
+		}
+		if err := r.copy(); err != nil {
+			return err
+		}
+		return r.end()
+	}
+	return r.follow()
+}
+
+type reader struct {
+	path string
+	o    Options
+	file *os.File
+	// pending is the last line of what was read, not yet ended.
+	pending []byte
+	out     output
+}
+
+// open opens the log and goes to the first line that is wanted.
+func (r *reader) open() error {
+	f, err := os.Open(r.path)
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	r.file = f
+	if r.o.Tail == All {
+		return nil
+	}
+	at, err := tailOffset(f, r.o.Tail)
+	if err == nil {
+		_, err = f.Seek(at, io.SeekStart)
+	}
+	r.o.Tail = All // a file that comes by rotation is wanted whole
+	return err
+}
+
+// follow copies until Done, waiting for changes in the log's directory: that
+// hears of writes to the file and of a new file in its place.
+func (r *reader) follow() error {
+	watch, err := sys.NewInotify()
+	if err != nil {
+		return err
+	}
+	changed := make(chan struct{}, 1)
+	stopped := make(chan struct{})
+	defer func() { watch.Close(); <-stopped }()
+	go func() {
+		defer close(stopped)
+		for watch.Wait() == nil {
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	// Watch first, read then: what comes in between is in both.
+	if err := watch.Add(filepath.Dir(r.path), sys.InModify|sys.InCreate|sys.InMovedTo); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	for {
+		done := false
+		select {
+		case <-r.o.Done:
+			done = true // read once more after this, to the end
+		default:
+		}
+		if err := r.catchUp(); err != nil {
+			return err
+		}
+		if done {
+			return r.end()
+		}
+		select {
+		case <-changed:
+		case <-r.o.Done:
+		}
+	}
+}
+
+// catchUp copies what is there, over any number of rotations.
+func (r *reader) catchUp() error {
+	for {
+		if r.file == nil {
+			if err := r.open(); errors.Is(err, fs.ErrNotExist) {
+				return nil // not made yet, or just moved away
+			} else if err != nil {
+				return err
+			}
+		}
+		// Asked before the copy: after a rotation the old file gets no more, so
+		// that what follows is all of it.
+		rotated, err := r.rotated()
+		if err != nil {
+			return err
+		}
+		if err := r.copy(); err != nil {
+			return err
+		}
+		if !rotated {
+			return nil
+		}
+		err = r.file.Close()
+		r.file, r.pending = nil, nil
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// rotated reports whether another file has taken the log's place.
+func (r *reader) rotated() (bool, error) {
+	now, err := os.Stat(r.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // moved away, and the old file is still written to
+	}
+	if err != nil {
+		return false, fmt.Errorf("log: %w", err)
+	}
+	opened, err := r.file.Stat()
+	if err != nil {
+		return false, fmt.Errorf("log: %w", err)
+	}
+	return !os.SameFile(now, opened), nil
+}
+
+// copy copies to the present end of the file and flushes.
+func (r *reader) copy() error {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.file.Read(buf)
+		data := buf[:n]
+		if len(r.pending) > 0 {
+			data = append(r.pending, data...)
+			r.pending = nil
+		}
+		for {
+			line, rest, whole := bytes.Cut(data, []byte{'\n'})
+			if !whole {
+				break
+			}
+			if err := r.line(line); err != nil {
+				return err
+			}
+			data = rest
+		}
+		if len(data) > maxLine {
+			return fmt.Errorf("log: %s: a line of more than %d bytes: not a container's log", r.path, maxLine)
+		}
+		r.pending = bytes.Clone(data)
+		if errors.Is(err, io.EOF) {
+			return r.out.flush()
+		}
+		if err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
+	}
+}
+
+// end writes what is left of a line that a crash cut short.
+func (r *reader) end() error {
+	if len(r.pending) > 0 {
+		if l, err := parse(r.pending); err == nil {
+			l.full = false
+			if err := r.emit(l); err != nil {
+				return err
+			}
+		}
+	}
+	return r.out.flush()
+}
+
+func (r *reader) line(raw []byte) error {
+	l, err := parse(raw)
+	if err != nil {
+		return fmt.Errorf("log: %s: %w", r.path, err)
+	}
+	return r.emit(l)
+}
+
+func (r *reader) emit(l line) error {
+	if !r.o.Since.IsZero() {
+		at, err := time.Parse(time.RFC3339Nano, string(l.time))
+		if err != nil {
+			return fmt.Errorf("log: %s: %w", r.path, err)
+		}
+		if at.Before(r.o.Since) {
+			return nil
+		}
+	}
+	return r.out.write(l, r.o.Timestamps)
+}
+
+// line is one line of the file; its slices belong to the reader's buffer.
+type line struct {
+	time   []byte
+	stderr bool
+	full   bool // ended in a newline
+	text   []byte
+}
+
+var errNotCRI = errors.New("not in CRI's log format")
+
+func parse(raw []byte) (line, error) {
+	var l line
+	var ok bool
+	if l.time, raw, ok = bytes.Cut(raw, []byte{' '}); !ok {
+		return l, errNotCRI
+	}
+	stream, raw, ok := bytes.Cut(raw, []byte{' '})
+	if !ok {
+		return l, errNotCRI
+	}
+	switch string(stream) {
+	case "stdout":
+	case "stderr":
+		l.stderr = true
+	default:
+		return l, errNotCRI
+	}
+	tags, text, ok := bytes.Cut(raw, []byte{' '})
+	if !ok {
+		return l, errNotCRI
+	}
+	// More tags may follow the first, after colons.
+	tag, _, _ := bytes.Cut(tags, []byte{':'})
+	switch string(tag) {
+	case "F":
+		l.full = true
+	case "P":
+	default:
+		return l, errNotCRI
+	}
+	l.text = text
+	return l, nil
+}
+
+// output collects what goes to one stream and writes it when the other's turn
+// comes: few writes, and the order is kept.
+type output struct {
+	stdout, stderr io.Writer
+	buf            []byte
+	toStderr       bool    // whose buf is
+	midline        [2]bool // the last text to stdout, stderr had no newline yet
+}
+
+// maxBuffer is when a stream's text is written even if no other interrupts it.
+const maxBuffer = 64 << 10
+
+func (o *output) write(l line, timestamps bool) error {
+	if l.stderr != o.toStderr || len(o.buf) > maxBuffer {
+		if err := o.flush(); err != nil {
+			return err
+		}
+		o.toStderr = l.stderr
+	}
+	mid := &o.midline[0]
+	if l.stderr {
+		mid = &o.midline[1]
+	}
+	if timestamps && !*mid {
+		o.buf = append(append(o.buf, l.time...), ' ')
+	}
+	o.buf = append(o.buf, l.text...)
+	if l.full {
+		o.buf = append(o.buf, '\n')
+	}
+	*mid = !l.full
+	return nil
+}
+
+func (o *output) flush() error {
+	to := o.stdout
+	if o.toStderr {
+		to = o.stderr
+	}
+	var err error
+	if to != nil && len(o.buf) > 0 {
+		_, err = to.Write(o.buf)
+	}
+	o.buf = o.buf[:0]
+	return err
+}
+
+// tailOffset finds where the last n lines of the log begin. It looks at the end
+// of the file, twice as much of it each time.
+func tailOffset(f *os.File, n int) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	size := info.Size()
+	for window := int64(64 << 10); ; window *= 2 {
+		from := max(size-window, 0)
+		data := make([]byte, size-from)
+		if _, err := f.ReadAt(data, from); err != nil && !errors.Is(err, io.EOF) {
+			return 0, err
+		}
+		if at, ok := lastLines(data, n, from == 0); ok {
+			return from + int64(at), nil
+		}
+	}
+}
+
+// lastLines finds in data where its last n lines begin. Whole says that data is
+// all there is; otherwise it begins anywhere, and may be too little.
+func lastLines(data []byte, n int, whole bool) (int, bool) {
+	end := len(data) // of the line before which we look
+	// The texts tagged P at the end are a line of their own, not yet ended.
+	lines, at := 0, end
+	for end > 0 {
+		begin := bytes.LastIndexByte(data[:end-1], '\n') + 1
+		if begin == 0 && !whole {
+			return 0, false
+		}
+		l, err := parse(bytes.TrimSuffix(data[begin:end], []byte{'\n'}))
+		if err == nil && l.full || end == len(data) {
+			if lines++; lines > n {
+				return at, true
+			}
+		}
+		at, end = begin, begin
+	}
+	return at, whole
+}
