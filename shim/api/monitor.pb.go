@@ -165,7 +165,11 @@ type ExecSyncResponse struct {
 	Stderr   []byte                 `protobuf:"bytes,2,opt,name=stderr,proto3" json:"stderr,omitempty"`
 	ExitCode int32                  `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	// timed_out: killed because the timeout had passed.
-	TimedOut      bool `protobuf:"varint,4,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	TimedOut bool `protobuf:"varint,4,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	// output_file holds stdout (stdout_size bytes) and then stderr where they are
+	// too large for a message. The caller removes it.
+	OutputFile    string `protobuf:"bytes,5,opt,name=output_file,json=outputFile,proto3" json:"output_file,omitempty"`
+	StdoutSize    int64  `protobuf:"varint,6,opt,name=stdout_size,json=stdoutSize,proto3" json:"stdout_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -226,6 +230,20 @@ func (x *ExecSyncResponse) GetTimedOut() bool {
 		return x.TimedOut
 	}
 	return false
+}
+
+func (x *ExecSyncResponse) GetOutputFile() string {
+	if x != nil {
+		return x.OutputFile
+	}
+	return ""
+}
+
+func (x *ExecSyncResponse) GetStdoutSize() int64 {
+	if x != nil {
+		return x.StdoutSize
+	}
+	return 0
 }
 
 type ReopenLogRequest struct {
@@ -1266,12 +1284,16 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"\aprocess\x18\x02 \x01(\fR\aprocess\x12\x18\n" +
 	"\atimeout\x18\x03 \x01(\x03R\atimeout\x12\x1d\n" +
 	"\n" +
-	"max_output\x18\x04 \x01(\x03R\tmaxOutput\"|\n" +
+	"max_output\x18\x04 \x01(\x03R\tmaxOutput\"\xbe\x01\n" +
 	"\x10ExecSyncResponse\x12\x16\n" +
 	"\x06stdout\x18\x01 \x01(\fR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x02 \x01(\fR\x06stderr\x12\x1b\n" +
 	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12\x1b\n" +
-	"\ttimed_out\x18\x04 \x01(\bR\btimedOut\"\"\n" +
+	"\ttimed_out\x18\x04 \x01(\bR\btimedOut\x12\x1f\n" +
+	"\voutput_file\x18\x05 \x01(\tR\n" +
+	"outputFile\x12\x1f\n" +
+	"\vstdout_size\x18\x06 \x01(\x03R\n" +
+	"stdoutSize\"\"\n" +
 	"\x10ReopenLogRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
 	"\x11ReopenLogResponse\"(\n" +

@@ -9,13 +9,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
-)
 
-// maxSocketPath is sockaddr_un's limit for a path and its final NUL.
-const maxSocketPath = 107
+	"github.com/strake-containers/strake/shim/wire"
+)
 
 // StartOptions says which monitor to start. Bundle is the directory of the
 // sandbox, which exists and is where the monitor makes its socket and its log.
@@ -61,21 +58,11 @@ func Start(ctx context.Context, o StartOptions) (*Monitor, error) {
 	return Connect(ctx, b.Address)
 }
 
-// dial connects to a unix socket. A path that is too long for a socket address
-// goes through a handle on its directory.
+// dial connects to a unix socket.
 func dial(ctx context.Context, address string) (net.Conn, error) {
 	path, ok := strings.CutPrefix(address, "unix://")
 	if !ok {
-		return nil, errors.New("address does not start with unix://")
+		return nil, errors.New("the address does not start with unix://")
 	}
-	if len(path) > maxSocketPath {
-		dir, err := os.OpenFile(filepath.Dir(path), os.O_RDONLY|syscall.O_DIRECTORY, 0)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = dir.Close() }()
-		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", path)
+	return wire.Dial(ctx, path)
 }

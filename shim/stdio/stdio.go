@@ -1,0 +1,468 @@
+// Package stdio carries what a container's processes read and write.
+//
+// Each stream goes where a URI says (see Config). Where it can, the package only
+// opens the other end and hands it to the process: a FIFO, a file or a log
+// binary's pipe costs the monitor nothing afterwards. It copies in three cases:
+// a CRI log, which the monitor writes itself and whose streams attached clients
+// share; a terminal; and input, which somebody must be able to end.
+//
+// A process never gets EPIPE or EOF from a reader's death: FIFOs for output are
+// opened for reading too on its behalf. It never waits for an attached client or
+// a full disk; it does wait for whoever reads its FIFO, as in any pipeline.
+//
+// The order of a process's life: Open; the process is started with Files; Started
+// (or Close, if it could not be); Finish, when it has ended; Close. Copying runs
+// in goroutines parked in the network poller; nothing polls. An IO's methods may
+// be called concurrently, except that order.
+package stdio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+// logPipeSize is asked for where the monitor writes the log: the container can
+// be that far ahead of it.
+const logPipeSize = 256 << 10
+
+// Config says where a process's streams go.
+//
+//	""                none
+//	/path             a FIFO that the caller made and reads or writes
+//	file:///path      a file, appended to
+//	binary:///path?k=v  a log binary, as containerd starts it
+//	cri:///path       a CRI log that the monitor writes (stdout and stderr alike)
+//	attach:           stdin only: fed by attached clients
+type Config struct {
+	ContainerID, Namespace string
+	Dir                    string // the bundle: own FIFOs and the attach socket are made here
+	Terminal               bool
+	Stdin, Stdout, Stderr  string
+	StdinOnce              bool  // the first attached client that ends takes stdin along
+	LogMaxBytes            int64 // 0: no cap
+	// UID and GID, on the host, are to own the streams, so that the process can
+	// open /dev/stdout.
+	UID, GID int
+	// StartChild starts a log binary; see reap.Reaper.Start.
+	StartChild func(*exec.Cmd) (collected func(), err error)
+}
+
+// IO is the streams of one process.
+type IO struct {
+	files  [3]*os.File // the process's ends, closed here by Started
+	log    *Log
+	hub    *hub
+	input  *input
+	binary *logBinary
+
+	output func(p []byte) // where a terminal's output goes
+	endLog func()
+
+	outs     []*reader // what the process writes
+	source   *reader   // what goes to input, if that is a FIFO
+	begin    []func()  // starts copying
+	console  *os.File
+	consoleM sync.Mutex
+	finish   sync.Once
+}
+
+// Open opens everything that cfg names. It waits, as long as ctx allows, for
+// whoever reads a FIFO.
+func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
+	io := &IO{}
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+	undo.Push("close streams", io.Close)
+
+	if err := io.openInput(cfg); err != nil {
+		return nil, fmt.Errorf("stdin: %w", err)
+	}
+	if path, ok := strings.CutPrefix(cfg.Stdout, "cri://"); ok {
+		if cfg.Stderr != cfg.Stdout && !(cfg.Stderr == "" && cfg.Terminal) {
+			return nil, fmt.Errorf("stderr %q: it must be the same log as stdout, %q", cfg.Stderr, cfg.Stdout)
+		}
+		if err := io.openLog(cfg, path); err != nil {
+			return nil, err
+		}
+	} else if err := io.openOutputs(ctx, cfg); err != nil {
+		return nil, err
+	}
+	undo.Release()
+	return io, nil
+}
+
+// Capture makes streams that are kept in memory, at most limit bytes of each.
+// Stdin is empty. Captured returns them once Finish has.
+func Capture(limit int) (_ *IO, captured func() (stdout, stderr []byte), err error) {
+	io := &IO{}
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+	undo.Push("close streams", io.Close)
+	var kept [2]capture
+	for i := range kept {
+		kept[i].limit = limit
+		r, w, err := pipe()
+		if err != nil {
+			return nil, nil, err
+		}
+		io.files[1+i] = w
+		if err := io.read(r, kept[i].write); err != nil {
+			return nil, nil, err
+		}
+	}
+	undo.Release()
+	return io, func() ([]byte, []byte) { return kept[0].data, kept[1].data }, nil
+}
+
+// Files are stdin, stdout and stderr for the process; nil is /dev/null. With a
+// terminal all are nil.
+func (io *IO) Files() (stdin, stdout, stderr *os.File) {
+	return io.files[0], io.files[1], io.files[2]
+}
+
+// Started says that the process runs (or waits for its start) and has its files,
+// and begins to copy. Console is the master of its terminal, or nil; it is taken
+// over.
+func (io *IO) Started(console *os.File) error {
+	io.closeFiles()
+	if console != nil {
+		if err := io.startConsole(console); err != nil {
+			return err
+		}
+	}
+	for _, begin := range io.begin {
+		begin()
+	}
+	return nil
+}
+
+// startConsole makes the terminal's master the source of output and the way in.
+func (io *IO) startConsole(console *os.File) error {
+	defer func() { _ = console.Close() }() // duplicated below
+	// Reading, writing and resizing have their own, so that each can end alone.
+	out, err := sys.DupPollable(console)
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	write := io.output
+	if write == nil {
+		write = func([]byte) {} // read all the same: the process must not block
+	}
+	if err := io.read(out, write); err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	if io.input != nil {
+		in, err := sys.DupPollable(console)
+		if err != nil {
+			return fmt.Errorf("terminal: %w", err)
+		}
+		io.input.setFile(in)
+	}
+	size, err := sys.DupPollable(console)
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	io.consoleM.Lock()
+	io.console = size
+	io.consoleM.Unlock()
+	return nil
+}
+
+// read makes f a stream that the process writes.
+func (io *IO) read(f *os.File, write func([]byte)) error {
+	r, err := newReader(f)
+	if err != nil {
+		_ = f.Close() // unused
+		return err
+	}
+	io.outs = append(io.outs, r)
+	io.begin = append(io.begin, func() { go r.copyTo(write) })
+	return nil
+}
+
+// openInput prepares stdin.
+func (io *IO) openInput(cfg Config) error {
+	if cfg.Stdin == "" {
+		return nil
+	}
+	io.input = &input{terminal: cfg.Terminal, once: cfg.StdinOnce}
+	if !cfg.Terminal {
+		r, w, err := io.inputPipe(cfg)
+		if err != nil {
+			return err
+		}
+		io.files[0] = r
+		io.input.setFile(w)
+		own(r, cfg)
+	}
+	if cfg.Stdin == "attach:" {
+		return nil
+	}
+	path, err := fifoPath(cfg.Stdin)
+	if err != nil {
+		return err
+	}
+	f, err := openFIFO(path, syscall.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	if io.source, err = newReader(f); err != nil {
+		_ = f.Close() // unused
+		return err
+	}
+	io.source.awaitWriter = true
+	in := io.input
+	io.begin = append(io.begin, func() {
+		go func() {
+			io.source.copyTo(in.write)
+			in.close()
+		}()
+	})
+	return nil
+}
+
+// inputPipe makes the pipe behind stdin. An attached container's is a FIFO with
+// a name, which a later monitor can open again.
+func (io *IO) inputPipe(cfg Config) (r, w *os.File, err error) {
+	if cfg.Stdin != "attach:" {
+		w, r, err = reversedPipe()
+		return r, w, err
+	}
+	path := filepath.Join(cfg.Dir, "stdin")
+	if err := sys.MakeFIFO(path, 0o600); err != nil {
+		return nil, nil, err
+	}
+	if r, err = openChildFIFO(path, syscall.O_RDONLY); err != nil {
+		return nil, nil, err
+	}
+	if w, err = openFIFO(path, syscall.O_WRONLY); err != nil {
+		_ = r.Close() // unused
+		return nil, nil, err
+	}
+	return r, w, nil
+}
+
+// openLog prepares the log, the FIFOs that lead to it and the attach socket.
+func (io *IO) openLog(cfg Config, path string) error {
+	var err error
+	if io.log, err = openLog(path, cfg.LogMaxBytes); err != nil {
+		return err
+	}
+	if io.hub, err = newHub(filepath.Join(cfg.Dir, wire.AttachSocket), io.input, io.Resize); err != nil {
+		return err
+	}
+	writers := [2]*lineWriter{{log: io.log, stream: "stdout"}, {log: io.log, stream: "stderr"}}
+	io.endLog = func() {
+		for _, w := range writers {
+			w.end()
+		}
+		io.hub.end()
+	}
+	if cfg.Terminal {
+		io.output = func(p []byte) {
+			io.hub.write(wire.AttachStdout, p)
+			writers[0].write(p)
+		}
+		return nil
+	}
+	for i, w := range writers {
+		fifo := filepath.Join(cfg.Dir, w.stream)
+		if err := sys.MakeFIFO(fifo, 0o600); err != nil {
+			return err
+		}
+		// The process's end is a reader too: without any monitor it still has one.
+		if io.files[1+i], err = openChildFIFO(fifo, syscall.O_RDWR); err != nil {
+			return err
+		}
+		own(io.files[1+i], cfg)
+		f, err := openFIFO(fifo, syscall.O_RDONLY)
+		if err != nil {
+			return err
+		}
+		_ = sys.SetPipeSize(f, logPipeSize) // the usual size will do
+		kind := byte(wire.AttachStdout + i)
+		if err := io.read(f, func(p []byte) {
+			io.hub.write(kind, p)
+			w.write(p)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openOutputs prepares FIFOs, files and log binaries for stdout and stderr.
+func (io *IO) openOutputs(ctx context.Context, cfg Config) error {
+	if strings.HasPrefix(cfg.Stdout, "binary://") {
+		return io.openBinary(ctx, cfg)
+	}
+	for i, uri := range []string{cfg.Stdout, cfg.Stderr} {
+		if uri == "" || i == 1 && cfg.Terminal {
+			continue
+		}
+		if i == 1 && uri == cfg.Stdout && strings.HasPrefix(uri, "file://") {
+			io.files[2] = io.files[1] // one descriptor, one position
+			continue
+		}
+		f, err := openOutput(ctx, uri, cfg.Terminal)
+		if err != nil {
+			return fmt.Errorf("%s: %w", [...]string{"stdout", "stderr"}[i], err)
+		}
+		io.files[1+i] = f
+		own(f, cfg)
+	}
+	if cfg.Terminal && io.files[1] != nil {
+		io.setOutput(io.files[1])
+	}
+	return nil
+}
+
+// setOutput makes f the place where a terminal's output goes.
+func (io *IO) setOutput(f *os.File) {
+	io.files[1] = nil
+	io.output = func(p []byte) { _, _ = f.Write(p) } // nobody reads: dropped
+	io.endLog = func() { _ = f.Close() }             // each write has been made
+}
+
+func openOutput(ctx context.Context, uri string, terminal bool) (*os.File, error) {
+	if !strings.Contains(uri, "://") || strings.HasPrefix(uri, "fifo://") {
+		path, err := fifoPath(uri)
+		if err != nil {
+			return nil, err
+		}
+		return openOutputFIFO(ctx, path, terminal)
+	}
+	u, err := url.Parse(uri)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme != "file" {
+		return nil, fmt.Errorf("%q: scheme %q is not supported: use a FIFO's path, file, binary or cri", uri, u.Scheme)
+	}
+	if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(u.Path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+}
+
+func fifoPath(uri string) (string, error) {
+	path := strings.TrimPrefix(uri, "fifo://")
+	if !filepath.IsAbs(path) {
+		return "", fmt.Errorf("%q is neither an absolute path nor a supported URI", uri)
+	}
+	return path, nil
+}
+
+// own gives a stream to the process's user, as far as the file system lets us:
+// it is a convenience for programs that open /dev/stdout.
+func own(f *os.File, cfg Config) { _ = f.Chown(cfg.UID, cfg.GID) }
+
+// Resize sets the size of the terminal.
+func (io *IO) Resize(width, height uint16) error {
+	io.consoleM.Lock()
+	defer io.consoleM.Unlock()
+	if io.console == nil {
+		return errors.New("the process has no terminal")
+	}
+	return sys.SetWinsize(io.console, width, height)
+}
+
+// CloseStdin ends the process's input, after what its source holds already.
+func (io *IO) CloseStdin() {
+	switch {
+	case io.input == nil:
+	case io.source != nil:
+		io.source.stop() // and its end closes the input
+	default:
+		io.input.close()
+	}
+}
+
+// ReopenLog opens the CRI log's path again. It is an error without a CRI log.
+func (io *IO) ReopenLog() error {
+	if io.log == nil {
+		return errors.New("the process has no log that the monitor writes")
+	}
+	return io.log.reopen()
+}
+
+// LogLoss is how many bytes could not be written to the CRI log, and the last
+// reason.
+func (io *IO) LogLoss() (uint64, error) {
+	if io.log == nil {
+		return 0, nil
+	}
+	return io.log.loss()
+}
+
+// Finish passes on all that the process had written when it ended and returns
+// when that is done: the log is complete, attached clients are told the end.
+func (io *IO) Finish() {
+	io.finish.Do(func() {
+		for _, r := range io.outs {
+			r.stop()
+		}
+		for _, r := range io.outs {
+			<-r.done
+		}
+		if io.endLog != nil {
+			io.endLog()
+		}
+		if io.input != nil {
+			io.input.release()
+		}
+	})
+}
+
+// Close releases everything. It is called after Finish, or where no process was
+// started.
+func (io *IO) Close() error {
+	io.closeFiles()
+	if io.source != nil {
+		io.source.stop()
+		_ = io.source.file.Close() // read from only
+	}
+	if io.input != nil {
+		io.input.release()
+	}
+	for _, r := range io.outs {
+		_ = r.file.Close() // read from only; closed already if it was copied
+	}
+	io.consoleM.Lock()
+	if io.console != nil {
+		_ = io.console.Close() // a duplicate
+		io.console = nil
+	}
+	io.consoleM.Unlock()
+	if io.hub != nil {
+		io.hub.close()
+	}
+	if io.log != nil {
+		io.log.close()
+	}
+	if io.binary != nil {
+		io.binary.close()
+	}
+	return nil
+}
+
+func (io *IO) closeFiles() {
+	for i, f := range io.files {
+		if f != nil {
+			_ = f.Close() // the process has its own; stderr may be stdout
+		}
+		io.files[i] = nil
+	}
+}
