@@ -22,6 +22,17 @@ func writeDevicesV1(dir string, f deviceFilter, fresh bool) error {
 			return fmt.Errorf("%s/devices.list: %w", dir, err)
 		}
 	}
+	if now.allow != f.allow {
+		// The line "a" sets the default and forgets every exception.
+		list := "/devices.deny"
+		if f.allow {
+			list = "/devices.allow"
+		}
+		if err := writeLines(dir+list, []string{"a"}); err != nil {
+			return err
+		}
+		now = deviceFilter{allow: f.allow}
+	}
 	allow, deny := now.changes(f)
 	// Allowing first: a device in both lists is never missing in between.
 	if err := writeLines(dir+"/devices.allow", allow); err != nil {
@@ -31,15 +42,9 @@ func writeDevicesV1(dir string, f deviceFilter, fresh bool) error {
 }
 
 // changes returns the lines for devices.allow and devices.deny that turn a v1
-// list from now into want. A line "a" sets the default and forgets every
-// exception; it has to come before the exceptions, so a change from one default
-// to the other is one list's "a" and the other list's lines.
+// list from now into want, which has the same default.
 func (now deviceFilter) changes(want deviceFilter) (allow, deny []string) {
-	var more, less []string // more and fewer exceptions
-	if now.allow != want.allow {
-		now = deviceFilter{allow: want.allow}
-		less = append(less, "a")
-	}
+	var more, less []string // exceptions
 	for _, e := range want.exceptions {
 		if !slices.Contains(now.exceptions, e) {
 			more = append(more, e.String())
@@ -47,12 +52,11 @@ func (now deviceFilter) changes(want deviceFilter) (allow, deny []string) {
 	}
 	for _, e := range now.exceptions {
 		i := slices.IndexFunc(want.exceptions, func(w exception) bool { return w.nodes == e.nodes })
-		gone := e
 		if i >= 0 {
-			gone.access &^= want.exceptions[i].access
+			e.access &^= want.exceptions[i].access
 		}
-		if gone.access != 0 {
-			less = append(less, gone.String())
+		if e.access != 0 {
+			less = append(less, e.String())
 		}
 	}
 	if want.allow {

@@ -1,0 +1,449 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/testutil"
+)
+
+func TestLimits(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		r := &specs.LinuxResources{
+			Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(96 << 20)), Reservation: ptr(int64(32 << 20))},
+			CPU:    &specs.LinuxCPU{Shares: ptr(uint64(2048)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000)), Burst: ptr(uint64(10000)), Cpus: "0", Mems: "0"},
+			Pids:   &specs.LinuxPids{Limit: ptr(int64(42))},
+		}
+		if err := c.Create(r); err != nil {
+			t.Fatal(err)
+		}
+		type expect struct{ controller, file, value string }
+		want := []expect{
+			{"memory", "memory.limit_in_bytes", "67108864"}, {"memory", "memory.memsw.limit_in_bytes", "100663296"},
+			{"memory", "memory.soft_limit_in_bytes", "33554432"},
+			{"cpu", "cpu.shares", "2048"}, {"cpu", "cpu.cfs_quota_us", "50000"}, {"cpu", "cpu.cfs_burst_us", "10000"},
+			{"cpuset", "cpuset.cpus", "0"}, {"pids", "pids.max", "42"},
+		}
+		if c.mode == Unified {
+			want = []expect{
+				{"memory", "memory.max", "67108864"}, {"memory", "memory.swap.max", "33554432"}, {"memory", "memory.low", "33554432"},
+				{"cpu", "cpu.weight", "174"}, {"cpu", "cpu.max", "50000 100000"}, {"cpu", "cpu.max.burst", "10000"},
+				{"cpuset", "cpuset.cpus", "0"}, {"pids", "pids.max", "42"},
+			}
+		}
+		for _, w := range want {
+			if got := c.file(t, w.controller, w.file); got != w.value {
+				t.Errorf("%s = %q, want %q", w.file, got, w.value)
+			}
+		}
+
+		// Raising and lowering: each wants another order of the same two files.
+		for _, limit := range []int64{256 << 20, 16 << 20, -1} {
+			swap := max(limit*2, -1)
+			err := c.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap}})
+			if err != nil {
+				t.Errorf("memory limit %d: %v", limit, err)
+			}
+		}
+		for _, quota := range []int64{5000, 90000, -1} {
+			burst := uint64(max(0, quota/2))
+			if err := c.Set(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: &quota, Burst: &burst}}); err != nil {
+				t.Errorf("cpu quota %d: %v", quota, err)
+			}
+		}
+		s, err := c.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Pids.Limit != 42 || s.Memory.Limit != NoLimit {
+			t.Errorf("stats: pids limit %d, memory limit %d", s.Pids.Limit, s.Memory.Limit)
+		}
+	})
+}
+
+func TestCreateUndoesOnError(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		err := c.Create(&specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4095"}})
+		if err == nil || !strings.Contains(err.Error(), "linux.resources.cpu.cpus") {
+			t.Errorf("error %v does not name the field", err)
+		}
+		if c.Exists() {
+			t.Error("left a cgroup")
+		}
+	})
+}
+
+func TestAbsentController(t *testing.T) {
+	for _, mode := range modes(t) {
+		c := newTest(t, mode)
+		err := c.Create(&specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_0": {HcaHandles: ptr(uint32(3))}}})
+		if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "rdma") {
+			t.Errorf("%v: error %v; want ErrUnsupported that names rdma", mode, err)
+		}
+		if mode == Unified {
+			continue
+		}
+		err = c.Create(&specs.LinuxResources{Unified: map[string]string{"memory.high": "1"}})
+		if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), `"memory.high"`) {
+			t.Errorf("%v: error %v; want ErrUnsupported that names memory.high", mode, err)
+		}
+	}
+}
+
+func TestUnified(t *testing.T) {
+	for _, mode := range modes(t) {
+		if mode != Unified {
+			t.Skip("the host's controllers are v1")
+		}
+		c := newTest(t, mode)
+		if err := c.Create(&specs.LinuxResources{Unified: map[string]string{"memory.high": "1048576\n", "cpu.max": "max 50000"}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.file(t, "memory", "memory.high"); got != "1048576" {
+			t.Errorf("memory.high = %q", got)
+		}
+	}
+}
+
+func TestJoin(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		// From outside.
+		h := startHelper(t, "wait")
+		if err := c.Apply(h.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		// From inside, as a new child does: a shell writes "0" for itself.
+		sys := &syscall.SysProcAttr{}
+		dir, err := c.OpenV2()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if dir != nil {
+			defer dir.Close()
+			sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
+		}
+		script := "for f in " + strings.Join(c.JoinFiles(), " ") + "; do echo 0 >$f || exit 1; done; cat /proc/self/cgroup"
+		sh := exec.Command("/bin/sh", "-c", script)
+		sh.SysProcAttr = sys
+		out, err := sh.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(out)) {
+			path := strings.TrimSpace(strings.SplitN(line, ":", 3)[2])
+			if path != c.Path() && (c.mode != Legacy || !strings.HasPrefix(line, "0::")) {
+				t.Errorf("the child is in %s", line)
+			}
+		}
+		pids, err := c.Pids(false)
+		if err != nil || !slices.Equal(pids, []int{h.Process.Pid}) {
+			t.Errorf("pids %v, %v; want %d", pids, err, h.Process.Pid)
+		}
+		// A cgroup in use is neither made again nor removed.
+		again, err := New(c.Path(), c.Mode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Create(nil); !errors.Is(err, ErrBusy) {
+			t.Errorf("a second Create: %v; want ErrBusy", err)
+		}
+		if pids, _ := c.Pids(false); len(pids) != 1 {
+			t.Error("the second Create's undo has removed the first's processes")
+		}
+	})
+}
+
+func TestDeleteBusy(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		h := startHelper(t, "wait")
+		if err := c.Apply(h.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Delete(); !errors.Is(err, ErrBusy) {
+			t.Errorf("Delete with a process inside: %v; want ErrBusy", err)
+		}
+	})
+}
+
+func TestFreezeAndKill(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		h := startHelper(t, "null")
+		if err := c.Apply(h.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Freeze(ctxFor(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if frozen, err := c.Frozen(); !frozen || err != nil {
+			t.Errorf("frozen: %v, %v", frozen, err)
+		}
+		answer := make(chan string, 1)
+		go func() { answer <- h.ask(t, "/dev/null") }()
+		select {
+		case a := <-answer:
+			t.Errorf("a frozen process answered %q", a)
+		case <-time.After(50 * time.Millisecond):
+		}
+		if err := c.Thaw(); err != nil {
+			t.Fatal(err)
+		}
+		<-answer
+		if frozen, err := c.Frozen(); frozen || err != nil {
+			t.Errorf("thawed, but frozen: %v, %v", frozen, err)
+		}
+
+		// A signal that it can live with, then the end of a frozen one.
+		if err := c.Kill(syscall.SIGURG); err != nil {
+			t.Error(err)
+		}
+		if frozen, _ := c.Frozen(); frozen {
+			t.Error("Kill left it frozen")
+		}
+		if err := c.Freeze(ctxFor(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Kill(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WaitEmpty(ctxFor(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Wait(); err == nil || h.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Errorf("ended by %v", h.ProcessState)
+		}
+	})
+}
+
+func TestFreezeGivesUp(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := c.WaitEmpty(ctx); err != nil {
+			t.Errorf("an empty cgroup: %v", err)
+		}
+		h := startHelper(t, "wait")
+		if err := c.Apply(h.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WaitEmpty(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("WaitEmpty: %v; want Canceled", err)
+		}
+	})
+}
+
+func TestDescendants(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		inner, err := New(c.Path()+"/a/b", c.Mode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := inner.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		h := startHelper(t, "wait")
+		if err := inner.Apply(h.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if pids, err := c.Pids(true); err != nil || !slices.Equal(pids, []int{h.Process.Pid}) {
+			t.Errorf("recursive pids %v, %v", pids, err)
+		}
+		if pids, _ := c.Pids(false); len(pids) != 0 {
+			t.Errorf("own pids %v", pids)
+		}
+		// Deleting what was just killed, without waiting first.
+		if err := c.Kill(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Delete(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOOMWatch(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		limit := int64(64 << 20)
+		if err := c.Create(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}); err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.WatchOOM()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		if killed, err := w.Killed(); killed || err != nil {
+			t.Errorf("at the start: killed %v, %v", killed, err)
+		}
+		h := startHelper(t, "eat")
+		if err := c.Apply(h.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.in.Write([]byte("\n")); err != nil {
+			t.Fatal(err)
+		}
+		if err := waitReadable(w.FD(), 20*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		_ = h.Wait()
+		if killed, err := w.Killed(); !killed || err != nil {
+			t.Errorf("after the kill: killed %v, %v", killed, err)
+		}
+		s, err := c.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Memory.OOMKills == 0 || s.Memory.Limit != uint64(limit) || s.CPU.Usage == 0 {
+			t.Errorf("stats: %+v", s.Memory)
+		}
+	})
+}
+
+// waitReadable waits on a bare descriptor, as the monitor's loop does.
+func waitReadable(fd int, d time.Duration) error {
+	ep, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(ep)
+	if err := syscall.EpollCtl(ep, syscall.EPOLL_CTL_ADD, fd, &syscall.EpollEvent{Events: syscall.EPOLLIN}); err != nil {
+		return err
+	}
+	var events [1]syscall.EpollEvent
+	for deadline := time.Now().Add(d); ; {
+		n, err := syscall.EpollWait(ep, events[:], int(time.Until(deadline).Milliseconds()))
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			return os.ErrDeadlineExceeded
+		default:
+			return nil
+		}
+	}
+}
+
+func TestDevices(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		rule := func(allow bool, kind, access string, numbers ...int64) specs.LinuxDeviceCgroup {
+			r := specs.LinuxDeviceCgroup{Allow: allow, Type: kind, Access: access}
+			if len(numbers) > 0 {
+				r.Major, r.Minor = &numbers[0], &numbers[1]
+			}
+			return r
+		}
+		deny := rule(false, "", "rwm")
+		if err := c.Create(&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{deny}}); err != nil {
+			t.Fatal(err)
+		}
+		h := startHelper(t, "null")
+		if err := c.Apply(h.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		kmsg := node(t, "kmsg", 1, 11)
+		forbidden := func(path string) bool { return h.ask(t, path) == "true" }
+		check := func(stage string, null, kmsgForbidden bool) {
+			t.Helper()
+			if got := forbidden("/dev/null"); got != null {
+				t.Errorf("%s: /dev/null forbidden: %v", stage, got)
+			}
+			if got := forbidden(kmsg); got != kmsgForbidden {
+				t.Errorf("%s: kmsg forbidden: %v", stage, got)
+			}
+		}
+		check("default", false, true)
+		set := func(rules ...specs.LinuxDeviceCgroup) {
+			t.Helper()
+			if err := c.Set(&specs.LinuxResources{Devices: rules}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(deny, rule(true, "c", "rw", 1, 11))
+		check("kmsg added", false, false)
+		set(deny, rule(true, "c", "r", 1, 11))
+		check("kmsg read only", false, true)
+		set(rule(true, "a", "rwm"))
+		check("everything", false, false)
+		set(rule(true, "a", "rwm"), rule(false, "c", "w", 1, 11))
+		check("everything but kmsg", false, true)
+		set(deny)
+		check("nothing again", false, true)
+	})
+}
+
+// node makes a device node in a directory of the test's.
+func node(t *testing.T, name string, major, minor uint32) string {
+	t.Helper()
+	path := t.TempDir() + "/" + name
+	if err := syscall.Mknod(path, syscall.S_IFCHR|0o666, int(major<<8|minor)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestGone(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if _, err := c.Stats(); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Stats: %v", err)
+		}
+		if pids, err := c.Pids(true); len(pids) != 0 || err != nil {
+			t.Errorf("Pids: %v, %v", pids, err)
+		}
+		if err := c.Kill(syscall.SIGTERM); err != nil {
+			t.Errorf("Kill: %v", err)
+		}
+		if err := c.Delete(); err != nil {
+			t.Errorf("Delete: %v", err)
+		}
+	})
+}
+
+func BenchmarkCreateDelete(b *testing.B) {
+	testutil.RequireRoot(b, "cgroups are root's to make")
+	mode, err := Detect()
+	if err != nil {
+		b.Fatal(err)
+	}
+	limit := int64(64 << 20)
+	r := &specs.LinuxResources{
+		Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}},
+		Memory:  &specs.LinuxMemory{Limit: &limit},
+	}
+	for b.Loop() {
+		c, err := New("/strake-cg-bench", mode)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := c.Create(r); err != nil {
+			b.Fatal(err)
+		}
+		if err := c.Delete(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
