@@ -1,0 +1,288 @@
+// Package config reads straked's TOML file: decode, default, validate.
+//
+// It opens nothing and changes nothing: bytes go in, a Config or an error that
+// names every wrong key with its line comes out. An unknown key is an error, as
+// a misspelt one would otherwise be silently without effect. The file format is
+// described in docs/format/config.md; default.toml is what `straked config
+// default` prints, and a test holds it to Default.
+package config
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// MaxSize limits the file; a real one has a few hundred bytes.
+const MaxSize = 1 << 20
+
+// DefaultPath is read when no --config is given; it need not exist.
+const DefaultPath = "/etc/strake/config.toml"
+
+//go:embed default.toml
+var defaultTOML []byte
+
+// DefaultTOML returns the commented default file.
+func DefaultTOML() []byte { return slices.Clone(defaultTOML) }
+
+// Config is the whole configuration, every field set.
+type Config struct {
+	Root           string             `toml:"root"`
+	State          string             `toml:"state"`
+	Address        string             `toml:"address"`
+	LogLevel       string             `toml:"log_level"`
+	LogFormat      string             `toml:"log_format"`
+	CgroupDriver   string             `toml:"cgroup_driver"`
+	DefaultRuntime string             `toml:"default_runtime"`
+	CNI            CNI                `toml:"cni"`
+	Network        Network            `toml:"network"`
+	Registry       Registry           `toml:"registry"`
+	Runtimes       map[string]Runtime `toml:"runtimes"`
+	Stream         Stream             `toml:"stream"`
+	Metrics        Metrics            `toml:"metrics"`
+}
+
+// CNI says where network configurations and plugins are found.
+type CNI struct {
+	ConfDir string   `toml:"conf_dir"`
+	BinDirs []string `toml:"bin_dirs"`
+}
+
+// Network configures the built-in bridge, used while CNI.ConfDir holds no
+// network configuration.
+type Network struct {
+	Bridge string `toml:"bridge"`
+	Subnet string `toml:"subnet"`
+}
+
+// Registry configures pulls. ConfigPath is a certs.d tree; "" for none.
+type Registry struct {
+	ConfigPath string `toml:"config_path"`
+}
+
+// Runtime is one runtime handler. Type "strake" is the built-in one; its Path
+// is the monitor's binary, "" to look beside straked and in PATH.
+type Runtime struct {
+	Type    string            `toml:"type"`
+	Path    string            `toml:"path"`
+	Options map[string]string `toml:"options"`
+}
+
+// Stream configures the server of exec, attach and port-forward.
+type Stream struct {
+	Address string `toml:"address"`
+}
+
+// Metrics configures the Prometheus endpoint; Address "" turns it off.
+type Metrics struct {
+	Address string `toml:"address"`
+}
+
+// Default returns the configuration of an empty file.
+func Default() Config {
+	return Config{
+		Root:           "/var/lib/strake",
+		State:          "/run/strake",
+		Address:        "/run/strake/strake.sock",
+		LogLevel:       "info",
+		LogFormat:      "text",
+		CgroupDriver:   "cgroupfs",
+		DefaultRuntime: "strake",
+		CNI: CNI{
+			ConfDir: "/etc/cni/net.d",
+			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
+		},
+		Network:  Network{Bridge: "strake0", Subnet: "10.88.0.0/16"},
+		Runtimes: map[string]Runtime{"strake": {Type: "strake"}},
+		Stream:   Stream{Address: "127.0.0.1:0"},
+	}
+}
+
+// Error is one thing wrong in a file.
+type Error struct {
+	File string
+	Line int    // from 1; 0 if it has no line, as for a key given by a flag
+	Key  string // dotted, "" for a syntax error
+	Msg  string
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.File)
+	if e.Line > 0 {
+		b.WriteString(":" + strconv.Itoa(e.Line))
+	}
+	if e.Key != "" {
+		b.WriteString(": " + e.Key)
+	}
+	b.WriteString(": " + e.Msg)
+	return b.String()
+}
+
+// Parse decodes, completes and validates data. File only names it in errors.
+// All errors found are joined, each an *Error.
+func Parse(file string, data []byte) (Config, error) {
+	if len(data) > MaxSize {
+		return Config{}, &Error{File: file, Msg: fmt.Sprintf("larger than %d bytes", MaxSize)}
+	}
+	c := Default()
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return Config{}, decodeErrors(file, err)
+	}
+	// A [runtimes.x] table must not take the built-in one away.
+	if _, ok := c.Runtimes["strake"]; !ok {
+		c.Runtimes["strake"] = Runtime{Type: "strake"}
+	}
+	problems := c.validate()
+	if len(problems) == 0 {
+		return c, nil
+	}
+	lines := keyLines(data)
+	errs := make([]error, 0, len(problems))
+	for _, p := range problems {
+		errs = append(errs, &Error{File: file, Line: lineOf(lines, p.key), Key: p.key, Msg: p.msg})
+	}
+	return Config{}, errors.Join(errs...)
+}
+
+// Validate checks a Config whose fields flags have changed since Parse.
+func (c Config) Validate() error {
+	var errs []error
+	for _, p := range c.validate() {
+		errs = append(errs, &Error{File: "configuration", Key: p.key, Msg: p.msg})
+	}
+	return errors.Join(errs...)
+}
+
+// decodeErrors turns the TOML library's errors into ours.
+func decodeErrors(file string, err error) error {
+	var missing *toml.StrictMissingError
+	if errors.As(err, &missing) {
+		var errs []error
+		for i := range missing.Errors {
+			e := &missing.Errors[i]
+			line, _ := e.Position()
+			errs = append(errs, &Error{File: file, Line: line, Key: strings.Join(e.Key(), "."), Msg: "unknown key"})
+		}
+		return errors.Join(errs...)
+	}
+	var wrong *toml.DecodeError
+	if errors.As(err, &wrong) {
+		line, _ := wrong.Position()
+		return &Error{File: file, Line: line, Key: strings.Join(wrong.Key(), "."), Msg: strings.TrimPrefix(wrong.Error(), "toml: ")}
+	}
+	return &Error{File: file, Msg: err.Error()}
+}
+
+// problem is a value that cannot be used; key is dotted.
+type problem struct{ key, msg string }
+
+// maxSocketPath is sun_path without its terminating zero, less what the atomic
+// replacement of a stale socket appends.
+const maxSocketPath = 107 - len(".new")
+
+func (c Config) validate() []problem {
+	var ps []problem
+	bad := func(key, format string, args ...any) {
+		ps = append(ps, problem{key, fmt.Sprintf(format, args...)})
+	}
+	absolute := func(key, p string) {
+		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" || strings.ContainsRune(p, 0) {
+			bad(key, "%q is not a clean absolute path", p)
+		}
+	}
+	absolute("root", c.Root)
+	absolute("state", c.State)
+	absolute("address", c.Address)
+	if len(c.Address) > maxSocketPath {
+		bad("address", "%d bytes long: a unix socket's path has at most %d", len(c.Address), maxSocketPath)
+	}
+	oneOf := func(key, value string, values ...string) {
+		if !slices.Contains(values, value) {
+			bad(key, "%q is not one of %s", value, strings.Join(values, ", "))
+		}
+	}
+	oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
+	oneOf("log_format", c.LogFormat, "text", "json")
+	if c.CgroupDriver == "systemd" {
+		bad("cgroup_driver", `"systemd" is not supported yet: use "cgroupfs", and cgroupDriver: cgroupfs in the kubelet's configuration`)
+	} else {
+		oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs")
+	}
+	absolute("cni.conf_dir", c.CNI.ConfDir)
+	for _, d := range c.CNI.BinDirs {
+		absolute("cni.bin_dirs", d)
+	}
+	if n := len(c.Network.Bridge); n == 0 || n > 15 || strings.ContainsAny(c.Network.Bridge, "/: \t\n\x00") {
+		bad("network.bridge", "%q is not an interface name (1 to 15 bytes, no slash, colon or space)", c.Network.Bridge)
+	}
+	switch subnet, err := netip.ParsePrefix(c.Network.Subnet); {
+	case err != nil:
+		bad("network.subnet", "%q is not a subnet such as 10.88.0.0/16", c.Network.Subnet)
+	case !subnet.Addr().Is4():
+		bad("network.subnet", "%q is not IPv4: the bridge has no IPv6 yet", c.Network.Subnet)
+	case subnet.Masked() != subnet:
+		bad("network.subnet", "%q has bits set behind its length; did you mean %s?", c.Network.Subnet, subnet.Masked())
+	case subnet.Bits() > 29:
+		bad("network.subnet", "%q has no room for pods: use /29 or larger", c.Network.Subnet)
+	}
+	if c.Registry.ConfigPath != "" {
+		absolute("registry.config_path", c.Registry.ConfigPath)
+	}
+	c.validateRuntimes(bad, absolute)
+	if _, err := netip.ParseAddrPort(c.Stream.Address); err != nil {
+		bad("stream.address", "%q is not IP:PORT, such as 127.0.0.1:0", c.Stream.Address)
+	}
+	if c.Metrics.Address != "" {
+		if _, err := netip.ParseAddrPort(c.Metrics.Address); err != nil {
+			bad("metrics.address", "%q is not IP:PORT, such as 127.0.0.1:9090", c.Metrics.Address)
+		}
+	}
+	return ps
+}
+
+func (c Config) validateRuntimes(bad func(key, format string, args ...any), absolute func(key, p string)) {
+	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
+		rt, key := c.Runtimes[name], "runtimes."+name
+		if !validName(name) {
+			bad(key, "not a runtime name: small letters, digits, dash and dot, at most 63")
+		}
+		switch rt.Type {
+		case "strake":
+		case "oci", "shim":
+			bad(key+".type", `%q is not supported yet: only "strake" is`, rt.Type)
+		default:
+			bad(key+".type", `%q is not one of strake, oci, shim`, rt.Type)
+		}
+		if rt.Path != "" {
+			absolute(key+".path", rt.Path)
+		}
+		for _, option := range slices.Sorted(maps.Keys(rt.Options)) {
+			bad(key+".options."+option, "unknown option: type %q has none", rt.Type)
+		}
+	}
+	if _, ok := c.Runtimes[c.DefaultRuntime]; !ok {
+		bad("default_runtime", "there is no [runtimes.%s]", c.DefaultRuntime)
+	}
+}
+
+// validName reports whether s can name a runtime handler: Kubernetes takes it
+// as a DNS label in RuntimeClass.handler; dots are harmless.
+func validName(s string) bool {
+	if s == "" || len(s) > 63 {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '.'
+	})
+}

@@ -1,0 +1,128 @@
+package config
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// TestDefaultTOML uncomments every key of the default file: they are all there,
+// and all as Default says.
+func TestDefaultTOML(t *testing.T) {
+	var on strings.Builder
+	for line := range strings.Lines(string(DefaultTOML())) {
+		if rest, ok := strings.CutPrefix(line, "# "); ok {
+			key, _, isKey := strings.Cut(rest, " = ")
+			if isKey && !strings.Contains(key, " ") || strings.HasPrefix(rest, "[") && strings.HasSuffix(rest, "]\n") {
+				line = rest
+			}
+		}
+		on.WriteString(line)
+	}
+	for what, text := range map[string]string{"as printed": string(DefaultTOML()), "uncommented": on.String()} {
+		c, err := Parse(what, []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := Default(); !reflect.DeepEqual(c, want) {
+			t.Errorf("%s:\ngot  %+v\nwant %+v", what, c, want)
+		}
+	}
+	for _, key := range []string{"root", "state", "address", "log_level", "log_format", "cgroup_driver", "default_runtime",
+		"cni.conf_dir", "cni.bin_dirs", "network.bridge", "network.subnet", "registry.config_path",
+		"runtimes.strake.type", "runtimes.strake.path", "stream.address", "metrics.address"} {
+		if keyLines([]byte(on.String()))[key] == 0 {
+			t.Errorf("default.toml does not show %s", key)
+		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	c, err := Parse("f", []byte(`
+root = "/srv/strake"
+[runtimes.other]
+type = "strake"
+path = "/opt/monitor"
+[cni]
+bin_dirs = ["/one"]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Root = "/srv/strake"
+	want.Runtimes["other"] = Runtime{Type: "strake", Path: "/opt/monitor"}
+	want.CNI.BinDirs = []string{"/one"}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for _, c := range []struct {
+		name, toml string
+		want       []string // every one must be a line of the error, in order
+	}{
+		{"syntax", "root = \"/a\"\nstate = \n", []string{"f:2: "}},
+		{"unknown key", "root = \"/a\"\n\n[cni]\nconfdir = \"/x\"\n", []string{"f:4: cni.confdir: unknown key"}},
+		{"two unknown", "a = 1\n[b]\nc = 2\n", []string{"f:1: a: unknown key", "f:2: b: unknown key"}},
+		{"wrong type", "root = 7\n", []string{"f:1: "}},
+		{"relative", "state = \"run\"\n", []string{`f:1: state: "run" is not a clean absolute path`}},
+		{"several", "log_level = \"loud\"\n[network]\nsubnet = \"10.0.0.1/16\"\n", []string{
+			`f:1: log_level: "loud" is not one of debug, info, warn, error`,
+			`f:3: network.subnet: "10.0.0.1/16" has bits set behind its length; did you mean 10.0.0.0/16?`}},
+		{"IPv6", "network.subnet = \"fd00::/64\"\n", []string{`f:1: network.subnet: "fd00::/64" is not IPv4`}},
+		{"tiny subnet", "network = { subnet = \"10.0.0.0/30\" }\n", []string{`f:1: network.subnet: "10.0.0.0/30" has no room`}},
+		{"systemd", "cgroup_driver = \"systemd\"\n", []string{`f:1: cgroup_driver: "systemd" is not supported yet`}},
+		{"oci", "[runtimes.crun]\ntype = \"oci\"\npath = \"/usr/bin/crun\"\n", []string{`f:2: runtimes.crun.type: "oci" is not supported yet`}},
+		{"no type", "\n[runtimes.kata]\n", []string{`f:2: runtimes.kata.type: "" is not one of strake, oci, shim`}},
+		{"name", "[runtimes.\"Big Name\"]\ntype = \"strake\"\n", []string{`f:1: runtimes.Big Name: not a runtime name`}},
+		{"option", "[runtimes.strake]\ntype = \"strake\"\n[runtimes.strake.options]\nx = \"1\"\n", []string{`f:4: runtimes.strake.options.x: unknown option`}},
+		{"default runtime", "default_runtime = \"kata\"\n", []string{`f:1: default_runtime: there is no [runtimes.kata]`}},
+		{"long socket", "address = \"/" + strings.Repeat("a", 120) + "\"\n", []string{`f:1: address: 121 bytes long`}},
+		{"stream", "[stream]\naddress = \"localhost\"\n", []string{`f:2: stream.address: "localhost" is not IP:PORT`}},
+		{"metrics", "[metrics]\naddress = \":9090\"\n", []string{`f:2: metrics.address: ":9090" is not IP:PORT`}},
+		{"bridge", "[network]\nbridge = \"a-name-that-is-too-long\"\n", []string{`f:2: network.bridge: `}},
+		{"too large", strings.Repeat("#", MaxSize+1), []string{"f: larger than"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse("f", []byte(c.toml))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			lines := strings.Split(err.Error(), "\n")
+			if len(lines) != len(c.want) {
+				t.Fatalf("got %d errors, want %d:\n%v", len(lines), len(c.want), err)
+			}
+			for i, want := range c.want {
+				if !strings.HasPrefix(lines[i], want) {
+					t.Errorf("got  %s\nwant %s…", lines[i], want)
+				}
+			}
+		})
+	}
+}
+
+func TestValidateFlags(t *testing.T) {
+	c := Default()
+	c.LogLevel = "loud"
+	err := c.Validate()
+	var e *Error
+	if !errors.As(err, &e) || e.Key != "log_level" || e.Line != 0 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(defaultTOML)
+	f.Add([]byte("[runtimes]\na={type='strake',options={b='c'}}"))
+	f.Add([]byte("[[cni]]\nx=[{a=1},{b=2}]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse("f", data)
+		if err == nil && c.Validate() != nil {
+			t.Errorf("parsed, but not valid: %v", c.Validate())
+		}
+		keyLines(data) // never panics
+	})
+}

@@ -1,0 +1,66 @@
+package config
+
+import (
+	"strings"
+
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// keyLines returns the line of every key and table in data, by dotted name. The
+// decoder gives no position for a value that decodes but makes no sense.
+func keyLines(data []byte) map[string]int {
+	lines := map[string]int{}
+	var p unstable.Parser
+	p.Reset(data)
+	table := ""
+	for p.NextExpression() {
+		expr := p.Expression()
+		switch expr.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			table = addKey(&p, lines, "", expr)
+		case unstable.KeyValue:
+			addKeyValue(&p, lines, table, expr)
+		}
+	}
+	return lines // what was parsed before an error is better than nothing
+}
+
+// addKeyValue records a key and, if its value is an inline table, those within.
+func addKeyValue(p *unstable.Parser, lines map[string]int, prefix string, kv *unstable.Node) {
+	name := addKey(p, lines, prefix, kv)
+	if v := kv.Value(); v.Kind == unstable.InlineTable {
+		for it := v.Children(); it.Next(); {
+			addKeyValue(p, lines, name, it.Node())
+		}
+	}
+}
+
+// addKey records the key of a table or key-value below prefix and returns its
+// dotted name.
+func addKey(p *unstable.Parser, lines map[string]int, prefix string, n *unstable.Node) string {
+	name := prefix
+	for it := n.Key(); it.Next(); {
+		key := it.Node()
+		if name != "" {
+			name += "."
+		}
+		name += string(key.Data)
+		lines[name] = p.Shape(key.Raw).Start.Line
+	}
+	return name
+}
+
+// lineOf returns the line of key, or of the nearest table above it, or 0: a
+// value that is wrong by being absent has no line of its own.
+func lineOf(lines map[string]int, key string) int {
+	for {
+		if line, ok := lines[key]; ok {
+			return line
+		}
+		i := strings.LastIndexByte(key, '.')
+		if i < 0 {
+			return 0
+		}
+		key = key[:i]
+	}
+}

@@ -1,0 +1,79 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"path"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// maxMessage is what a client may send: the kubelet's own limit.
+const maxMessage = 16 << 20
+
+// Observer hears of every call when it has ended.
+type Observer func(method string, code codes.Code, took time.Duration)
+
+// NewGRPC returns a gRPC server without services. Failed calls are logged at
+// warning, except those that only ask for what is not there; all at debug.
+func NewGRPC(log *slog.Logger, observe Observer) *grpc.Server {
+	done := func(ctx context.Context, method string, start time.Time, err error) {
+		took := time.Since(start)
+		code := status.Code(err)
+		observe(method, code, took)
+		log.LogAttrs(ctx, level(code), "call", slog.String("method", path.Base(method)),
+			slog.Duration("took", took), slog.String("code", code.String()), errorAttr(err))
+	}
+	return grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage),
+		// A message is a few hundred bytes; 32 KiB twice per connection is memory for nothing.
+		grpc.ReadBufferSize(4<<10),
+		grpc.WriteBufferSize(4<<10),
+		grpc.SharedWriteBuffer(true),
+		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			start := time.Now()
+			resp, err := handler(ctx, req)
+			done(ctx, info.FullMethod, start, err)
+			return resp, err
+		}),
+		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			start := time.Now()
+			err := handler(srv, ss)
+			done(ss.Context(), info.FullMethod, start, err)
+			return err
+		}),
+	)
+}
+
+func level(code codes.Code) slog.Level {
+	switch code {
+	case codes.OK, codes.NotFound, codes.Canceled, codes.Unimplemented:
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
+}
+
+func errorAttr(err error) slog.Attr {
+	if err == nil {
+		return slog.Attr{} // the handler leaves it out
+	}
+	return slog.String("error", status.Convert(err).Message())
+}
+
+// Stop lets calls under way end, until ctx does, and then ends them.
+func Stop(ctx context.Context, s *grpc.Server) {
+	graceful := make(chan struct{})
+	go func() {
+		s.GracefulStop()
+		close(graceful)
+	}()
+	select {
+	case <-graceful:
+	case <-ctx.Done():
+		s.Stop()
+		<-graceful
+	}
+}

@@ -1,0 +1,116 @@
+// Package server is what straked's fronts share: the unix socket, the gRPC
+// server on it, and what every call passes through. The services themselves are
+// in the folders below; this package knows none of them.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+// ErrInUse is the class of the error when somebody serves the address already.
+var ErrInUse = errors.New("another daemon is using it")
+
+// dialTimeout is how long a socket that is there may take to answer before it
+// counts as left behind. Connecting needs no reply from the daemon itself.
+const dialTimeout = 2 * time.Second
+
+// Socket is a listening unix socket and the lock that makes it ours.
+type Socket struct {
+	net.Listener
+	address string
+	lock    *os.File
+}
+
+// Listen listens on the unix socket address, with mode 0600; a missing directory
+// is made with 0700. A socket that a killed daemon left is replaced, atomically:
+// a client sees the old one or the new one, never none. One that a live daemon
+// answers is ErrInUse, and so is a lock held on address.lock, which tells even
+// two daemons apart that start at once.
+func Listen(ctx context.Context, address string) (*Socket, error) {
+	fail := func(err error) (*Socket, error) { return nil, fmt.Errorf("listen on %s: %w", address, err) }
+	if err := os.MkdirAll(filepath.Dir(address), 0o700); err != nil {
+		return fail(err)
+	}
+	lock, err := os.OpenFile(address+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fail(err)
+	}
+	taken, err := sys.TryLock(lock)
+	if err == nil && !taken {
+		err = ErrInUse
+	}
+	if err == nil {
+		err = checkFree(ctx, address)
+	}
+	if err != nil {
+		return fail(errors.Join(err, lock.Close()))
+	}
+	l, err := bind(ctx, address)
+	if err != nil {
+		return fail(errors.Join(err, lock.Close()))
+	}
+	return &Socket{Listener: l, address: address, lock: lock}, nil
+}
+
+// checkFree says whether address can be taken: nothing is there, or a socket
+// that nobody answers.
+func checkFree(ctx context.Context, address string) error {
+	info, err := os.Lstat(address)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("a file that is no socket is in the way")
+	}
+	d := net.Dialer{Timeout: dialTimeout}
+	conn, err := d.DialContext(ctx, "unix", address)
+	if err != nil {
+		return nil // left behind
+	}
+	return errors.Join(ErrInUse, conn.Close())
+}
+
+// bind makes the socket beside address and moves it there once its mode is
+// right: nobody can connect before.
+func bind(ctx context.Context, address string) (net.Listener, error) {
+	temp := address + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", temp)
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // Close removes the final name
+	if err := os.Chmod(temp, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(temp))
+	}
+	if err := os.Rename(temp, address); err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(temp))
+	}
+	return l, nil
+}
+
+// Close stops listening, removes the socket and then gives the lock free. The
+// lock's file stays: removing it would let two daemons lock two files of one name.
+func (s *Socket) Close() error {
+	err := s.Listener.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil // the gRPC server has closed it
+	}
+	if e := os.Remove(s.address); !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
+	return errors.Join(err, s.lock.Close())
+}

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestListen(t *testing.T) {
+	address := filepath.Join(t.TempDir(), "run", "s.sock")
+	s, err := Listen(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]os.FileMode{address: 0o600 | os.ModeSocket, filepath.Dir(address): 0o700 | os.ModeDir} {
+		if info, err := os.Stat(path); err != nil || info.Mode() != want {
+			t.Errorf("%s: mode %v, %v; want %v", path, info.Mode(), err, want)
+		}
+	}
+	accepted := make(chan error, 1)
+	go func() {
+		conn, err := s.Accept()
+		if err == nil {
+			err = conn.Close()
+		}
+		accepted <- err
+	}()
+	conn, err := net.Dial("unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if err := <-accepted; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(t.Context(), address); !errors.Is(err, ErrInUse) {
+		t.Errorf("second daemon: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(address); err == nil {
+		t.Error("Close left the socket")
+	}
+}
+
+func TestListenReplacesStale(t *testing.T) {
+	address := filepath.Join(t.TempDir(), "s.sock")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	s, err := Listen(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestListenKeepsWhatIsNotOurs(t *testing.T) {
+	dir := t.TempDir()
+	live := filepath.Join(dir, "live.sock")
+	l, err := net.Listen("unix", live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := Listen(t.Context(), live); !errors.Is(err, ErrInUse) {
+		t.Errorf("a live socket without our lock: %v", err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(t.Context(), file); err == nil {
+		t.Error("a plain file was taken for a socket")
+	}
+	if data, _ := os.ReadFile(file); string(data) != "precious" {
+		t.Errorf("the file is now %q", data)
+	}
+}

@@ -1,0 +1,110 @@
+// Package metrics serves straked's own Prometheus metrics over HTTP: how long
+// each call took, what there is, and the process itself. What containers use is
+// CRI's business (ListPodSandboxMetrics), not this endpoint's.
+//
+// It is off unless [metrics] address is set; the counting of calls costs some
+// hundred nanoseconds and is always on, so that turning the endpoint on later
+// needs no other code path.
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/codes"
+
+	"github.com/strake-containers/strake/internal/version"
+)
+
+// Counts is what is on the node.
+type Counts struct {
+	Pods, Containers, Running, VerbsUnderWay int
+}
+
+// Metrics holds the series.
+type Metrics struct {
+	registry *prometheus.Registry
+	calls    *prometheus.HistogramVec
+}
+
+// New makes the series. Counts is asked at every scrape.
+func New(counts func() Counts) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		calls: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "strake_call_duration_seconds",
+			Help:    "How long gRPC calls took, by method and status code.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, []string{"method", "code"}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "strake_build_info", Help: "Always 1; the version is the label.",
+		ConstLabels: prometheus.Labels{"version": version.Version},
+	})
+	build.Set(1)
+	gauge := func(name, help string, value func(Counts) int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value(counts())) })
+	}
+	m.registry.MustRegister(m.calls, build,
+		gauge("strake_pods", "Pods known.", func(c Counts) int { return c.Pods }),
+		gauge("strake_containers", "Containers known.", func(c Counts) int { return c.Containers }),
+		gauge("strake_containers_running", "Containers running.", func(c Counts) int { return c.Running }),
+		gauge("strake_verbs_under_way", "Pod and container verbs being carried out.", func(c Counts) int { return c.VerbsUnderWay }),
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
+
+// Call counts a gRPC call.
+func (m *Metrics) Call(method string, code codes.Code, took time.Duration) {
+	m.calls.WithLabelValues(path.Base(method), code.String()).Observe(took.Seconds())
+}
+
+// Server answers at /metrics.
+type Server struct {
+	listener net.Listener
+	http     *http.Server
+}
+
+// Listen listens on address (IP:PORT); Serve answers.
+func (m *Metrics) Listen(ctx context.Context, address string) (*Server, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("metrics server: listen on metrics.address %q: %w", address, err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	return &Server{l, &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
+	}}, nil
+}
+
+// Address is the IP:PORT listened on.
+func (s *Server) Address() string { return s.listener.Addr().String() }
+
+// Serve answers until Close; it returns nil then.
+func (s *Server) Serve() error {
+	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("metrics server on %s: %w", s.Address(), err)
+	}
+	return nil
+}
+
+// Close stops answering.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	if e := s.listener.Close(); !errors.Is(e, net.ErrClosed) {
+		err = errors.Join(err, e)
+	}
+	return err
+}
