@@ -9,8 +9,9 @@
 //
 // It never mounts anything: it names directories, the pod's monitor mounts them.
 //
-// Lock order: Store.mu only; it is never held over the network or over the
-// writing of a layer. A process holds the whole store by a lock on ROOT/lock.
+// Lock order: Store.indexMu, Store.mu, then those inside layout and layer. mu is
+// never held over the network, an fsync or the writing of a layer. A process
+// holds the whole store by a lock on ROOT/lock.
 package image
 
 import (
@@ -31,6 +32,7 @@ var (
 	ErrDigestMismatch   = registry.ErrDigestMismatch   // content is not what its digest says
 	ErrUnsupported      = registry.ErrUnsupported      // schema 1, foreign layers, no such platform
 	ErrUnavailable      = registry.ErrUnavailable      // the registry does not answer, or breaks off
+	ErrInvalidImage     = errors.New("invalid image")  // its contents break the rules, or exceed a limit
 	ErrAmbiguous        = errors.New("ambiguous image id")
 	ErrLocked           = errors.New("image store is in use by another process")
 )

@@ -1,12 +1,33 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/strake-containers/strake/image/layer"
+	"github.com/strake-containers/strake/image/layout"
 	"github.com/strake-containers/strake/image/registry"
+	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+const (
+	lockFile        = "lock"
+	layersDir       = "layers"
+	leasesDir       = "leases"
+	defaultParallel = 6
+	minIDPrefix     = 4
 )
 
 // Options of a Store. The zero value is sound.
@@ -31,55 +52,254 @@ type Options struct {
 // Store is a directory of images. It is safe for concurrent use; one process
 // has it open at a time.
 type Store struct {
+	root     string
+	options  Options
+	pinned   map[string]bool // normalised names
+	log      *slog.Logger
+	lock     *os.File // holds the flock for the life of the Store
+	client   *registry.Client
+	layout   *layout.Layout
+	layers   *layer.Store
+	parallel chan struct{} // a token for each layer that may be fetched
+
+	// indexMu serialises changes of index.json and the collection of what it no
+	// longer leads to. It is taken before mu and held over an fsync.
+	indexMu sync.Mutex
+
+	mu     sync.Mutex
+	names  map[string]name    // by normalised name, or "@"+digest for an unnamed image
+	images map[string]*record // by id
+	leases map[string]lease   // by holder
+	busy   map[string]int     // layer keys and blob digests that pulls in flight need
+	pulls  map[string]*flight
+	unpack map[digest.Digest]chan struct{} // layers being unpacked; closed at the end
 }
 
-var errSoon = errors.New("image: being written")
-
-func Open(root string, o Options) (*Store, error) { return nil, errSoon }
-
-// Close waits for background work and gives the directory free.
-func (s *Store) Close() error { return errSoon }
-
-// Pull fetches an image. Callers of one name share one fetch; a caller whose
-// context ends leaves it, and the last one to leave ends it.
-func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
-	return Image{}, errSoon
+// Open opens the store in root, made if need be, and repairs it: what an index
+// entry cannot be made whole of is absent afterwards, what no entry and no lease
+// leads to is removed.
+func Open(root string, o Options) (_ *Store, err error) {
+	if o.Parallel <= 0 {
+		o.Parallel = defaultParallel
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	s := &Store{
+		root: root, options: o, log: o.Logger, pinned: map[string]bool{}, parallel: make(chan struct{}, o.Parallel),
+		names: map[string]name{}, images: map[string]*record{}, leases: map[string]lease{},
+		busy: map[string]int{}, pulls: map[string]*flight{}, unpack: map[digest.Digest]chan struct{}{},
+	}
+	for _, p := range o.Pinned {
+		ref, err := registry.ParseReference(p)
+		if err != nil {
+			return nil, fmt.Errorf("pinned image: %w", err)
+		}
+		s.pinned[ref.String()] = true
+	}
+	if err := os.MkdirAll(filepath.Join(root, leasesDir), 0o700); err != nil {
+		return nil, fmt.Errorf("image store: %w", err)
+	}
+	if s.lock, err = takeLock(filepath.Join(root, lockFile)); err != nil {
+		return nil, fmt.Errorf("image store %s: %w", root, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("image store %s: %w", root, err), s.Close())
+		}
+	}()
+	if s.layout, err = layout.Open(root); err != nil {
+		return nil, err
+	}
+	if s.layers, err = layer.OpenStore(filepath.Join(root, layersDir), s.log); err != nil {
+		return nil, err
+	}
+	s.client = registry.New(o.Registry)
+	if err := s.recover(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
+
+func takeLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := sys.TryLock(f)
+	if err == nil && !taken {
+		err = ErrLocked
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// recover reads index.json and the leases, and collects the rest.
+func (s *Store) recover() error {
+	if err := atomicfile.RemoveLeftovers(filepath.Join(s.root, leasesDir)); err != nil {
+		return err
+	}
+	if err := s.readLeases(); err != nil {
+		return err
+	}
+	entries, err := s.layout.Index()
+	if err != nil {
+		return err
+	}
+	dropped := false
+	for _, e := range entries {
+		key, n, rec, err := s.restore(context.Background(), e)
+		if err != nil {
+			s.log.Warn("image dropped: pull it again", "image", key, "reason", err)
+			dropped = true
+			continue
+		}
+		s.names[key] = n
+		s.images[n.id] = rec
+	}
+	s.indexMu.Lock()
+	defer s.indexMu.Unlock()
+	if dropped {
+		if err := s.writeIndex(s.names); err != nil {
+			return err
+		}
+	}
+	return s.collect()
+}
+
+// Close waits for background work and gives the directory free. Pulls must have
+// ended: cancel their contexts first.
+func (s *Store) Close() error {
+	var err error
+	if s.layers != nil {
+		err = s.layers.Close()
+	}
+	if s.client != nil {
+		s.client.Close()
+	}
+	return errors.Join(err, s.lock.Close())
+}
+
+// Root is the directory of the store.
+func (s *Store) Root() string { return s.root }
 
 // Get finds an image by id ("sha256:…", the hex digits or a unique prefix of at
 // least four), by name, or by name and digest.
-func (s *Store) Get(ref string) (Image, error) { return Image{}, errSoon }
+func (s *Store) Get(ref string) (Image, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec, _, err := s.find(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	return s.describe(rec), nil
+}
+
+// find looks ref up; key is the name that it matched, "" for an id. mu is held.
+func (s *Store) find(ref string) (rec *record, key string, err error) {
+	hex, isID := strings.CutPrefix(ref, "sha256:")
+	if rec, ok := s.images["sha256:"+hex]; ok {
+		return rec, "", nil
+	}
+	parsed, parseErr := registry.ParseReference(ref)
+	if parseErr == nil && !isID {
+		if n, ok := s.names[parsed.String()]; ok {
+			return s.images[n.id], parsed.String(), nil
+		}
+	}
+	if len(hex) >= minIDPrefix && strings.Trim(hex, "0123456789abcdef") == "" {
+		for id, candidate := range s.images {
+			if !strings.HasPrefix(id, "sha256:"+hex) {
+				continue
+			}
+			if rec != nil {
+				return nil, "", fmt.Errorf("image %q: %w: give more digits", ref, ErrAmbiguous)
+			}
+			rec = candidate
+		}
+		if rec != nil {
+			return rec, "", nil
+		}
+		if len(hex) == 64 {
+			parseErr = nil // an id that is not here, rather than a bad name
+		}
+	}
+	if parseErr != nil && !isID {
+		return nil, "", parseErr
+	}
+	return nil, "", fmt.Errorf("image %q: %w here", ref, ErrNotFound)
+}
+
+// describe makes the copy for a caller. mu is held.
+func (s *Store) describe(rec *record) Image {
+	img := rec.image
+	for key, n := range s.names {
+		if n.id != img.ID {
+			continue
+		}
+		if s.pinned[key] {
+			img.Pinned = true
+		}
+		if n.pulledAt.After(img.PulledAt) {
+			img.PulledAt = n.pulledAt
+		}
+		switch {
+		case strings.HasPrefix(key, "@"):
+		case strings.Contains(key, "@"):
+			img.RepoDigests = append(img.RepoDigests, key)
+		default:
+			img.RepoTags = append(img.RepoTags, key)
+		}
+	}
+	slices.Sort(img.RepoTags)
+	slices.Sort(img.RepoDigests)
+	img.Labels = maps.Clone(img.Labels)
+	img.DiffIDs = slices.Clone(img.DiffIDs)
+	img.Config = cloneConfig(img.Config)
+	return img
+}
 
 // List returns all images, newest pull first.
-func (s *Store) List() []Image { return nil }
-
-// Remove takes a name from an image, and the image away with its last name; an
-// id takes all its names. An image that is not there is ErrNotFound. Layers
-// that a container holds stay until the last Release.
-func (s *Store) Remove(ctx context.Context, ref string) error { return errSoon }
-
-// Rootfs leases an image's layers to holder, until Release. A second lease of
-// the same holder is the same lease if the image is the same.
-func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) { return Rootfs{}, errSoon }
-
-// Release ends the lease of holder. Without one it does nothing.
-func (s *Store) Release(holder string) error { return errSoon }
-
-// Holders lists all leases.
-func (s *Store) Holders() []Lease { return nil }
+func (s *Store) List() []Image {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]Image, 0, len(s.images))
+	for _, rec := range s.images {
+		list = append(list, s.describe(rec))
+	}
+	slices.SortFunc(list, func(a, b Image) int {
+		return cmp.Or(b.PulledAt.Compare(a.PulledAt), cmp.Compare(a.ID, b.ID))
+	})
+	return list
+}
 
 // Usage counts the bytes and inodes of layers and metadata. It walks nothing.
-func (s *Store) Usage() (bytes, inodes uint64, err error) { return 0, 0, errSoon }
-
-// Root is the directory of the store.
-func (s *Store) Root() string { return "" }
+func (s *Store) Usage() (bytes, inodes uint64, err error) {
+	layerBytes, layerInodes := s.layers.Usage()
+	blobBytes, blobCount := s.layout.Usage()
+	return uint64(layerBytes + blobBytes), uint64(layerInodes + blobCount), nil
+}
 
 // RawConfig returns the config blob of an image as it was pulled.
-func (s *Store) RawConfig(ref string) ([]byte, error) { return nil, errSoon }
+func (s *Store) RawConfig(ref string) ([]byte, error) {
+	return s.rawBlob(ref, func(img Image) digest.Digest { return digest.Digest(img.ID) }, registry.MaxConfig)
+}
 
-// LoadLayout adds the images of an OCI layout directory and returns them. Names
-// come from the index's org.opencontainers.image.ref.name annotations; an entry
-// without one gets name, if that is not "".
-func (s *Store) LoadLayout(ctx context.Context, dir, name string) ([]Image, error) {
-	return nil, errSoon
+// RawManifest returns the manifest of an image as it was pulled.
+func (s *Store) RawManifest(ref string) ([]byte, error) {
+	return s.rawBlob(ref, func(img Image) digest.Digest { return img.Manifest }, registry.MaxManifest)
+}
+
+func (s *Store) rawBlob(ref string, which func(Image) digest.Digest, limit int64) ([]byte, error) {
+	img, err := s.Get(ref)
+	if err != nil {
+		return nil, err
+	}
+	data, err := s.layout.Get(which(img), limit)
+	if err != nil {
+		return nil, fmt.Errorf("image %q: %w", ref, err)
+	}
+	return data, nil
 }

@@ -169,11 +169,11 @@ func (r *Repository) eachHost(what string, may func(*host) bool, try func(*host)
 	}
 	switch len(all) {
 	case 0:
-		return fmt.Errorf("%s: %s: %w: no host is configured with that capability", r.ref, what, ErrUnsupported)
+		return fmt.Errorf("%s: %s: %w: hosts.toml gives no host that capability", r.ref, what, ErrUnsupported)
 	case 1:
-		return fmt.Errorf("%s: %w", r.ref, all[0])
+		return all[0]
 	}
-	return fmt.Errorf("%s: %w", r.ref, joined(all))
+	return joined(all)
 }
 
 // joined is errors.Join on one line.

@@ -1,0 +1,216 @@
+package image
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/strake-containers/strake/image/layer"
+	"github.com/strake-containers/strake/image/layout"
+)
+
+// unpacked is a layer whose directory waits for those below it, because it
+// implies directories that may be theirs.
+type unpacked struct {
+	draft  *layer.Draft
+	result layer.Result
+}
+
+// ensureLayers makes every layer of an image present, all at once, and holds
+// them until release. The largest starts first: it decides when all are done.
+func (p *pull) ensureLayers(ctx context.Context, diffIDs []digest.Digest, blobs []v1.Descriptor) ([]imageLayer, error) {
+	chains := chainIDs(diffIDs)
+	waiting := make([]*unpacked, len(diffIDs))
+	layers := make([]imageLayer, len(diffIDs))
+	order := make([]int, len(diffIDs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(blobs[b].Size, blobs[a].Size) })
+
+	g, gctx := errgroup.WithContext(ctx)
+	for _, i := range order {
+		layers[i] = imageLayer{diffID: diffIDs[i], blob: blobs[i]}
+		keys := []layer.Key{layer.DiffKey(diffIDs[i]), layer.ChainKey(chains[i])}
+		for _, k := range keys {
+			p.hold(string(k))
+		}
+		if p.store.options.KeepLayerBlobs {
+			p.hold(blobs[i].Digest.String())
+		}
+		g.Go(func() (err error) {
+			layers[i].key, waiting[i], err = p.ensureLayer(gctx, keys, diffIDs[i], blobs[i])
+			return err
+		})
+	}
+	err := g.Wait()
+	for i, w := range waiting {
+		if w == nil {
+			continue
+		}
+		if err != nil {
+			err = errors.Join(err, w.draft.Discard())
+			continue
+		}
+		layers[i].key = layer.ChainKey(chains[i])
+		if e := p.finish(w, layers[i], layers[:i]); e != nil {
+			err = errors.Join(e, w.draft.Discard())
+		}
+	}
+	if err != nil {
+		return nil, classify(err)
+	}
+	return layers, nil
+}
+
+// finish publishes a layer that waited for those below.
+func (p *pull) finish(w *unpacked, l imageLayer, below []imageLayer) error {
+	if err := layer.Inherit(w.draft.Path(), w.result.Implied, p.store.lowerDirs(keysOf(below))); err != nil {
+		return err
+	}
+	return w.draft.Publish(l.key, l.diffID, w.result)
+}
+
+// ensureLayer finds a layer under one of keys or unpacks it. One caller of a
+// layer unpacks, whichever images want it; if that one fails or is cancelled,
+// the next takes over. A result without a key waits for the layers below.
+func (p *pull) ensureLayer(ctx context.Context, keys []layer.Key, diffID digest.Digest, blob v1.Descriptor) (layer.Key, *unpacked, error) {
+	s := p.store
+	p.progress(Progress{Layer: blob.Digest, Phase: PhaseWaiting, Total: blob.Size})
+	for {
+		s.mu.Lock()
+		for _, key := range keys {
+			if _, ok := s.layers.Get(key); ok {
+				s.mu.Unlock()
+				p.progress(Progress{Layer: blob.Digest, Phase: PhaseExists, Done: blob.Size, Total: blob.Size})
+				return key, nil, nil
+			}
+		}
+		other, taken := s.unpack[diffID]
+		if !taken {
+			s.unpack[diffID] = make(chan struct{})
+			s.mu.Unlock()
+			break
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return "", nil, context.Cause(ctx)
+		}
+	}
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		close(s.unpack[diffID])
+		delete(s.unpack, diffID)
+	}()
+	select {
+	case s.parallel <- struct{}{}:
+		defer func() { <-s.parallel }()
+	case <-ctx.Done():
+		return "", nil, context.Cause(ctx)
+	}
+	return p.unpackLayer(ctx, diffID, blob)
+}
+
+// unpackLayer fetches and writes one layer.
+func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.Descriptor) (layer.Key, *unpacked, error) {
+	s := p.store
+	src := layer.Source{
+		Digest: blob.Digest, DiffID: diffID, Size: blob.Size,
+		Open: func(ctx context.Context) (io.ReadCloser, error) { return p.from.Blob(ctx, blob) },
+		Progress: func(done int64) {
+			p.progress(Progress{Layer: blob.Digest, Phase: PhasePulling, Done: done, Total: blob.Size})
+		},
+	}
+	var kept *layout.BlobWriter
+	if s.options.KeepLayerBlobs && !s.layout.Has(blob.Digest) {
+		var err error
+		if kept, err = s.layout.NewBlob(); err != nil {
+			return "", nil, err
+		}
+		src.Copy = kept
+	}
+	draft, err := s.layers.NewDraft()
+	if err != nil {
+		if kept != nil {
+			kept.Discard()
+		}
+		return "", nil, err
+	}
+	result, err := layer.Unpack(ctx, draft.Path(), src, s.options.Limits)
+	if kept != nil {
+		if err != nil {
+			kept.Discard()
+		} else {
+			err = kept.Publish(blob.Digest)
+		}
+	}
+	if err != nil {
+		return "", nil, errors.Join(err, draft.Discard())
+	}
+	p.progress(Progress{Layer: blob.Digest, Phase: PhaseDone, Done: blob.Size, Total: blob.Size})
+	if len(result.Implied) > 0 {
+		return "", &unpacked{draft, result}, nil
+	}
+	key := layer.DiffKey(diffID)
+	if err := draft.Publish(key, diffID, result); err != nil {
+		return "", nil, errors.Join(fmt.Errorf("layer %s: %w", blob.Digest, err), draft.Discard())
+	}
+	return key, nil, nil
+}
+
+// hold keeps a layer or blob from collection until release.
+func (p *pull) hold(what string) {
+	p.store.mu.Lock()
+	defer p.store.mu.Unlock()
+	p.store.busy[what]++
+	p.held = append(p.held, what)
+}
+
+func (p *pull) release() {
+	p.store.mu.Lock()
+	defer p.store.mu.Unlock()
+	for _, what := range p.held {
+		if p.store.busy[what]--; p.store.busy[what] == 0 {
+			delete(p.store.busy, what)
+		}
+	}
+	p.held = nil
+}
+
+func keysOf(layers []imageLayer) []layer.Key {
+	keys := make([]layer.Key, len(layers))
+	for i, l := range layers {
+		keys[i] = l.key
+	}
+	return keys
+}
+
+// lowerDirs turns a stack of layers, lowest first, into overlayfs's list,
+// topmost first. What lies below an opaque root is left out; so is a layer that
+// is there again above, whose repetition changes nothing and which overlayfs
+// refuses to take twice.
+func (s *Store) lowerDirs(keys []layer.Key) []string {
+	var dirs []string
+	seen := map[layer.Key]bool{}
+	for _, key := range slices.Backward(keys) {
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		dirs = append(dirs, s.layers.Path(key))
+		if s.layerInfo(key).OpaqueRoot {
+			break
+		}
+	}
+	return dirs
+}

@@ -1,0 +1,145 @@
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/strake-containers/strake/image/layer"
+	"github.com/strake-containers/strake/internal/atomicfile"
+)
+
+const (
+	leaseVersion = 1
+	maxHolder    = 200
+)
+
+// lease is ROOT/leases/HOLDER. It needs no fsync: after a power cut no container
+// runs that could hold a layer.
+type lease struct {
+	Version int         `json:"version"`
+	Image   string      `json:"image"`
+	Layers  []layer.Key `json:"layers"` // lowest first
+}
+
+// Rootfs leases an image's layers to holder, until Release. A second lease of
+// the same holder is the same lease if the image is the same. A holder is a
+// file name: a container's id, or a word, a dash and an id.
+func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) {
+	if holder == "" || len(holder) > maxHolder || holder[0] == '.' || strings.ContainsAny(holder, "/\x00") {
+		return Rootfs{}, fmt.Errorf("image lease: holder %q is not a file name", holder)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l, ok := s.leases[holder]; ok {
+		if l.Image == imageID {
+			return s.rootfs(l), nil
+		}
+		return Rootfs{}, fmt.Errorf("image lease: %s holds image %s already", holder, l.Image)
+	}
+	rec, _, err := s.find(imageID)
+	if err != nil {
+		return Rootfs{}, err
+	}
+	l := lease{Version: leaseVersion, Image: rec.image.ID, Layers: keysOf(rec.layers)}
+	data, err := json.Marshal(l)
+	if err != nil {
+		return Rootfs{}, err
+	}
+	// Before anybody mounts a layer, so that no crash leaves one unleased. Under
+	// mu, against a collection; a volatile write costs no disk.
+	if err := atomicfile.WriteVolatile(s.leasePath(holder), data, 0o600); err != nil {
+		return Rootfs{}, fmt.Errorf("image lease: %w", err)
+	}
+	s.leases[holder] = l
+	return s.rootfs(l), nil
+}
+
+func (s *Store) leasePath(holder string) string { return filepath.Join(s.root, leasesDir, holder) }
+
+func (s *Store) rootfs(l lease) Rootfs {
+	dirs := s.lowerDirs(l.Layers)
+	if len(dirs) == 0 {
+		dirs = []string{s.layers.EmptyPath()}
+	}
+	return Rootfs{ImageID: l.Image, Layers: dirs}
+}
+
+// Release ends the lease of holder. Without one it does nothing.
+func (s *Store) Release(holder string) error {
+	s.mu.Lock()
+	l, ok := s.leases[holder]
+	if !ok {
+		s.mu.Unlock()
+		return nil
+	}
+	if err := os.Remove(s.leasePath(holder)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.mu.Unlock()
+		return fmt.Errorf("image lease: %w", err)
+	}
+	delete(s.leases, holder)
+	_, present := s.images[l.Image]
+	s.mu.Unlock()
+	if present {
+		return nil // nothing became garbage
+	}
+	return s.collectGarbage()
+}
+
+// Holders lists all leases, by holder.
+func (s *Store) Holders() []Lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]Lease, 0, len(s.leases))
+	for holder, l := range s.leases {
+		list = append(list, Lease{Holder: holder, ImageID: l.Image})
+	}
+	slices.SortFunc(list, func(a, b Lease) int { return strings.Compare(a.Holder, b.Holder) })
+	return list
+}
+
+// readLeases takes over the leases of before. One that cannot be read or whose
+// layers are gone holds nothing, and goes.
+func (s *Store) readLeases() error {
+	entries, err := os.ReadDir(filepath.Join(s.root, leasesDir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		l, err := s.readLease(e.Name())
+		if err != nil {
+			s.log.Warn("image lease dropped", "holder", e.Name(), "reason", err)
+			if err := os.Remove(s.leasePath(e.Name())); err != nil {
+				return err
+			}
+			continue
+		}
+		s.leases[e.Name()] = l
+	}
+	return nil
+}
+
+func (s *Store) readLease(holder string) (lease, error) {
+	var l lease
+	data, err := os.ReadFile(s.leasePath(holder))
+	if err != nil {
+		return l, err
+	}
+	if err := json.Unmarshal(data, &l); err != nil {
+		return l, err
+	}
+	if l.Version != leaseVersion {
+		return l, fmt.Errorf("version %d, not %d", l.Version, leaseVersion)
+	}
+	for _, key := range l.Layers {
+		if _, ok := s.layers.Get(key); !ok {
+			return l, fmt.Errorf("layer %s is gone", key)
+		}
+	}
+	return l, nil
+}

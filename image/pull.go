@@ -1,0 +1,291 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/strake-containers/strake/image/layer"
+	"github.com/strake-containers/strake/image/registry"
+)
+
+// maxIndexDepth bounds indexes in indexes.
+const maxIndexDepth = 3
+
+// flight is a pull that several callers wait for.
+type flight struct {
+	cancel  context.CancelFunc
+	done    chan struct{} // closed when image and err are set
+	image   Image
+	err     error
+	waiters int              // under Store.mu
+	hear    []func(Progress) // under Store.mu
+}
+
+// Pull fetches an image. Callers of one name share one fetch; a caller whose
+// context ends leaves it, and the last one to leave ends it.
+func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
+	parsed, err := registry.ParseReference(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	platform := s.platform(o.Platform)
+	f := s.join(parsed, platform, o)
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		s.leave(f)
+		// The flight may have finished at the same moment; the caller has gone
+		// either way.
+		return Image{}, fmt.Errorf("pull %s: %w", parsed, context.Cause(ctx))
+	}
+	if f.err != nil {
+		return Image{}, fmt.Errorf("pull %s: %w", parsed, f.err)
+	}
+	return f.image, nil
+}
+
+// join finds the flight for a pull or starts it. Callers with different
+// credentials do not share: what one may see, the other may not.
+func (s *Store) join(ref registry.Reference, platform v1.Platform, o PullOptions) *flight {
+	auth, _ := json.Marshal(o.Auth) // plain strings always encode
+	key := fmt.Sprintf("%s %s/%s/%s %x", ref, platform.OS, platform.Architecture, platform.Variant, sha256.Sum256(auth))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.pulls[key]
+	if f == nil || f.waiters == 0 { // with none it is being cancelled
+		// The flight outlives the caller that starts it, if another one joined.
+		ctx, cancel := context.WithCancel(context.Background())
+		f = &flight{cancel: cancel, done: make(chan struct{})}
+		s.pulls[key] = f
+		go s.fly(ctx, key, f, ref, platform, o.Auth)
+	}
+	f.waiters++
+	if o.Progress != nil {
+		f.hear = append(f.hear, o.Progress)
+	}
+	return f
+}
+
+func (s *Store) leave(f *flight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f.waiters--; f.waiters == 0 {
+		f.cancel()
+	}
+}
+
+// fly runs one pull to its end.
+func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Reference, platform v1.Platform, auth *Auth) {
+	defer f.cancel()
+	p := &pull{store: s, platform: platform, progress: func(ev Progress) {
+		ev.Ref = ref.String()
+		s.mu.Lock()
+		hear := f.hear[:len(f.hear):len(f.hear)]
+		s.mu.Unlock()
+		for _, h := range hear {
+			h(ev)
+		}
+	}}
+	image, err := p.run(ctx, ref, auth)
+	p.release()
+	if err == nil {
+		p.progress(Progress{Phase: PhaseDone})
+	} else if e := s.collectGarbage(); e != nil {
+		s.log.Warn("leftovers of a failed pull stay until the next start", "image", ref, "error", e)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pulls[key] == f {
+		delete(s.pulls, key)
+	}
+	f.image, f.err = image, err
+	close(f.done)
+}
+
+func (s *Store) platform(asked Platform) v1.Platform {
+	p := registry.HostPlatform()
+	for _, o := range []Platform{s.options.Platform, asked} {
+		if o.OS != "" {
+			p.OS = o.OS
+		}
+		if o.Architecture != "" && o.Architecture != p.Architecture {
+			p.Architecture, p.Variant = o.Architecture, ""
+		}
+		if o.Variant != "" {
+			p.Variant = o.Variant
+		}
+	}
+	return p
+}
+
+// source is where an image comes from: a repository, or a layout on disk.
+type source interface {
+	// Manifest gives a verified manifest or index, and its exact descriptor.
+	Manifest(ctx context.Context, d v1.Descriptor) ([]byte, v1.Descriptor, error)
+	// Bytes gives a small blob, verified.
+	Bytes(ctx context.Context, d v1.Descriptor, limit int64) ([]byte, error)
+	// Blob gives a blob, which the reader verifies.
+	Blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
+}
+
+// pull is one image on its way into the store.
+type pull struct {
+	store    *Store
+	platform v1.Platform
+	from     source
+	progress func(Progress)
+	held     []string // layer keys and blobs that a collection must leave
+}
+
+// run is the pull, step by step.
+func (p *pull) run(ctx context.Context, ref registry.Reference, auth *Auth) (Image, error) {
+	// 1. The repository and its mirrors, with the caller's credentials.
+	repo, err := p.store.client.Repository(ref, auth)
+	if err != nil {
+		return Image{}, err
+	}
+	defer repo.Close()
+	p.from = repo
+	keys := func(top digest.Digest) []string {
+		if ref.Digest != "" {
+			return []string{ref.String()}
+		}
+		return []string{ref.String(), ref.WithDigest(top).String()}
+	}
+
+	// 2. What the name means now: one HEAD, and all that a present image costs.
+	p.progress(Progress{Phase: PhaseResolving})
+	top, err := repo.Resolve(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	if n, ok := p.store.present(top.Digest, p.platform); ok {
+		return p.store.publish(keys(top.Digest), n, nil)
+	}
+	return p.install(ctx, top, keys)
+}
+
+// install makes the image that top leads to present, under the names that keys
+// gives for top's digest.
+func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top digest.Digest) []string) (Image, error) {
+	// 3. The manifest, through an index if there is one.
+	docs := documents{}
+	top, manifest, m, err := p.manifest(ctx, top, docs)
+	if err != nil {
+		return Image{}, err
+	}
+
+	// 4. The config, which names the layers' contents.
+	body, err := p.from.Bytes(ctx, m.Config, registry.MaxConfig)
+	if err != nil {
+		return Image{}, err
+	}
+	docs[m.Config.Digest] = body
+	config, err := parseConfig(body, m)
+	if err != nil {
+		return Image{}, err
+	}
+	if err := checkPlatform(config, p.platform); err != nil {
+		return Image{}, err
+	}
+
+	// 5. The layers, each fetched, verified and written in one pass.
+	layers, err := p.ensureLayers(ctx, config.RootFS.DiffIDs, m.Layers)
+	if err != nil {
+		return Image{}, err
+	}
+
+	// 6. Publish: from here on the image is there, also after a crash.
+	rec := newRecord(manifest, m, config, layers, p.store.layerInfo)
+	n := name{top: top, manifest: manifest.Digest, id: rec.image.ID, pulledAt: time.Now()}
+	return p.store.publish(keys(top.Digest), n, &newImage{rec, docs})
+}
+
+// documents are the small blobs of an image, by digest.
+type documents map[digest.Digest][]byte
+
+// manifest fetches what top names down to an image manifest.
+func (p *pull) manifest(ctx context.Context, top v1.Descriptor, docs documents) (_, manifest v1.Descriptor, m v1.Manifest, err error) {
+	desc := top
+	for depth := 0; ; depth++ {
+		body, got, err := p.from.Manifest(ctx, desc)
+		if err != nil {
+			return top, manifest, m, err
+		}
+		docs[got.Digest] = body
+		if depth == 0 {
+			top = got // with the size and type that it really has
+		}
+		kind, err := registry.Detect(body, got.MediaType)
+		if err != nil {
+			return top, manifest, m, fmt.Errorf("manifest %s: %w", got.Digest, err)
+		}
+		if kind == registry.KindManifest {
+			if m, err = registry.ParseManifest(body); err != nil {
+				err = fmt.Errorf("manifest %s: %w", got.Digest, err)
+			}
+			return top, got, m, err
+		}
+		if depth == maxIndexDepth {
+			return top, manifest, m, fmt.Errorf("%w: more than %d indexes in each other", registry.ErrUnsupported, maxIndexDepth)
+		}
+		if desc, err = registry.Select(body, p.platform); err != nil {
+			return top, manifest, m, fmt.Errorf("index %s: %w", got.Digest, err)
+		}
+	}
+}
+
+// checkPlatform refuses an image of another machine: it would fail at exec with
+// an error that says nothing.
+func checkPlatform(config v1.Image, want v1.Platform) error {
+	if config.OS != "" && config.OS != want.OS || config.Architecture != "" && config.Architecture != want.Architecture {
+		return fmt.Errorf("%w: the image is for %s/%s, not %s/%s", ErrUnsupported, config.OS, config.Architecture, want.OS, want.Architecture)
+	}
+	return nil
+}
+
+// present finds an image by what a name resolved to.
+func (s *Store) present(top digest.Digest, platform v1.Platform) (name, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.names {
+		img := s.images[n.id].image
+		if top != "" && n.top.Digest == top && img.OS == platform.OS && img.Arch == platform.Architecture {
+			n.pulledAt = time.Now()
+			return n, true
+		}
+	}
+	return name{}, false
+}
+
+// newImage is what publish adds besides the names.
+type newImage struct {
+	record *record
+	docs   documents
+}
+
+// classified gives an error of package layer its class here, text unchanged.
+type classified struct {
+	class, err error
+}
+
+func (c classified) Error() string   { return c.err.Error() }
+func (c classified) Unwrap() []error { return []error{c.class, c.err} }
+
+func classify(err error) error {
+	switch {
+	case errors.Is(err, layer.ErrDigestMismatch):
+		return classified{ErrDigestMismatch, err}
+	case errors.Is(err, layer.ErrInvalid), errors.Is(err, layer.ErrLimit):
+		return classified{ErrInvalidImage, err}
+	}
+	return err
+}
