@@ -36,7 +36,7 @@ func NewNetNS(path string) error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return os.NewSyscallError("unshare(CLONE_NEWNET)", err)
 		}
-		if err := linkUp("lo"); err != nil {
+		if err := LinkUp("lo"); err != nil {
 			return fmt.Errorf("bring lo up: %w", err)
 		}
 		err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
@@ -87,9 +87,9 @@ func UnmountNetNS(path string) error {
 	}
 }
 
-// linkUp sets IFF_UP on a link of this thread's namespace: one ioctl on a
+// LinkUp sets IFF_UP on a link of this thread's namespace: one ioctl on a
 // socket, where netlink would take three messages.
-func linkUp(name string) error {
+func LinkUp(name string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
