@@ -59,12 +59,16 @@ type CNI struct {
 
 // Network configures the built-in bridge, used while CNI.ConfDir holds no
 // network configuration.
+//
+// Subnets are of its pods, one of each address family at most; none takes an
+// IPv4 one that the host does not use.
 type Network struct {
-	Bridge string `toml:"bridge"`
-	Subnet string `toml:"subnet"`
+	Bridge  string   `toml:"bridge"`
+	Subnets []string `toml:"subnets"`
 }
 
-// Registry configures pulls. ConfigPath is a certs.d tree; "" for none.
+// Registry configures pulls. ConfigPath is a certs.d tree, or several separated
+// by colons; "" for none.
 type Registry struct {
 	ConfigPath string `toml:"config_path"`
 }
@@ -101,7 +105,7 @@ func Default() Config {
 			ConfDir: "/etc/cni/net.d",
 			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 		},
-		Network:  Network{Bridge: "strake0", Subnet: "10.88.0.0/16"},
+		Network:  Network{Bridge: "strake0", Subnets: []string{}},
 		Runtimes: map[string]Runtime{"strake": {Type: "strake"}},
 		Stream:   Stream{Address: "127.0.0.1:0"},
 	}
@@ -226,18 +230,26 @@ func (c Config) validate() []problem {
 	if n := len(c.Network.Bridge); n == 0 || n > 15 || strings.ContainsAny(c.Network.Bridge, "/: \t\n\x00") {
 		bad("network.bridge", "%q is not an interface name (1 to 15 bytes, no slash, colon or space)", c.Network.Bridge)
 	}
-	switch subnet, err := netip.ParsePrefix(c.Network.Subnet); {
-	case err != nil:
-		bad("network.subnet", "%q is not a subnet such as 10.88.0.0/16", c.Network.Subnet)
-	case !subnet.Addr().Is4():
-		bad("network.subnet", "%q is not IPv4: the bridge has no IPv6 yet", c.Network.Subnet)
-	case subnet.Masked() != subnet:
-		bad("network.subnet", "%q has bits set behind its length; did you mean %s?", c.Network.Subnet, subnet.Masked())
-	case subnet.Bits() > 29:
-		bad("network.subnet", "%q has no room for pods: use /29 or larger", c.Network.Subnet)
+	families := map[bool]bool{}
+	for _, text := range c.Network.Subnets {
+		subnet, err := netip.ParsePrefix(text)
+		switch v4 := subnet.Addr().Is4(); {
+		case err != nil:
+			bad("network.subnets", "%q is not a subnet such as 10.88.0.0/16", text)
+		case subnet.Masked() != subnet:
+			bad("network.subnets", "%q has bits set behind its length; did you mean %s?", text, subnet.Masked())
+		case subnet.Addr().BitLen()-subnet.Bits() < 3:
+			bad("network.subnets", "%q has no room for pods: leave at least three bits", text)
+		case families[v4]:
+			bad("network.subnets", "%q is the second of its address family", text)
+		default:
+			families[v4] = true
+		}
 	}
 	if c.Registry.ConfigPath != "" {
-		absolute("registry.config_path", c.Registry.ConfigPath)
+		for tree := range strings.SplitSeq(c.Registry.ConfigPath, ":") {
+			absolute("registry.config_path", tree)
+		}
 	}
 	c.validateRuntimes(bad, absolute)
 	if _, err := netip.ParseAddrPort(c.Stream.Address); err != nil {

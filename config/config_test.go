@@ -30,7 +30,7 @@ func TestDefaultTOML(t *testing.T) {
 		}
 	}
 	for _, key := range []string{"root", "state", "address", "log_level", "log_format", "cgroup_driver", "default_runtime",
-		"cni.conf_dir", "cni.bin_dirs", "network.bridge", "network.subnet", "registry.config_path",
+		"cni.conf_dir", "cni.bin_dirs", "network.bridge", "network.subnets", "registry.config_path",
 		"runtimes.strake.type", "runtimes.strake.path", "stream.address", "metrics.address"} {
 		if keyLines([]byte(on.String()))[key] == 0 {
 			t.Errorf("default.toml does not show %s", key)
@@ -69,11 +69,12 @@ func TestParseErrors(t *testing.T) {
 		{"two unknown", "a = 1\n[b]\nc = 2\n", []string{"f:1: a: unknown key", "f:2: b: unknown key"}},
 		{"wrong type", "root = 7\n", []string{"f:1: "}},
 		{"relative", "state = \"run\"\n", []string{`f:1: state: "run" is not a clean absolute path`}},
-		{"several", "log_level = \"loud\"\n[network]\nsubnet = \"10.0.0.1/16\"\n", []string{
+		{"several", "log_level = \"loud\"\n[network]\nsubnets = [\"10.0.0.1/16\"]\n", []string{
 			`f:1: log_level: "loud" is not one of debug, info, warn, error`,
-			`f:3: network.subnet: "10.0.0.1/16" has bits set behind its length; did you mean 10.0.0.0/16?`}},
-		{"IPv6", "network.subnet = \"fd00::/64\"\n", []string{`f:1: network.subnet: "fd00::/64" is not IPv4`}},
-		{"tiny subnet", "network = { subnet = \"10.0.0.0/30\" }\n", []string{`f:1: network.subnet: "10.0.0.0/30" has no room`}},
+			`f:3: network.subnets: "10.0.0.1/16" has bits set behind its length; did you mean 10.0.0.0/16?`}},
+		{"two IPv4", "network.subnets = [\"10.0.0.0/24\", \"fd00::/64\", \"10.0.1.0/24\"]\n", []string{`f:1: network.subnets: "10.0.1.0/24" is the second`}},
+		{"tiny subnet", "network = { subnets = [\"10.0.0.0/30\"] }\n", []string{`f:1: network.subnets: "10.0.0.0/30" has no room`}},
+		{"no subnet", "[network]\nsubnets = [\"10.0.0.0\"]\n", []string{`f:2: network.subnets: "10.0.0.0" is not a subnet`}},
 		{"systemd", "cgroup_driver = \"systemd\"\n", []string{`f:1: cgroup_driver: "systemd" is not supported yet`}},
 		{"oci", "[runtimes.crun]\ntype = \"oci\"\npath = \"/usr/bin/crun\"\n", []string{`f:2: runtimes.crun.type: "oci" is not supported yet`}},
 		{"no type", "\n[runtimes.kata]\n", []string{`f:2: runtimes.kata.type: "" is not one of strake, oci, shim`}},

@@ -56,7 +56,7 @@ var allowed = []struct {
 	{"server/api/...", nil},
 	{"server/stream", []string{"internal/..."}},
 	{"server/metrics", []string{"internal/..."}},
-	{"server/...", []string{"server/...", "pod", "image", "internal/..."}},
+	{"server/...", []string{"server/...", "pod", "pod/bundle", "image", "internal/..."}},
 	{"cli/...", []string{"cli/...", "server/api/...", "internal/..."}},
 
 	{"cmd/strake", []string{"cli/...", "server/api/...", "internal/..."}},

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/strake-containers/strake/config"
+	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/image/registry"
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/sdnotify"
+	"github.com/strake-containers/strake/internal/version"
+	"github.com/strake-containers/strake/network/auto"
+	"github.com/strake-containers/strake/network/bridge"
+	"github.com/strake-containers/strake/network/cni"
+	"github.com/strake-containers/strake/pod"
+	"github.com/strake-containers/strake/server"
+	"github.com/strake-containers/strake/server/cri"
+	"github.com/strake-containers/strake/server/metrics"
+	"github.com/strake-containers/strake/server/strake"
+	"github.com/strake-containers/strake/server/stream"
+)
+
+// stopTimeout is how long calls under way may take to end once a signal has
+// come. It is below systemd's 90 seconds and the kubelet's patience.
+const stopTimeout = 20 * time.Second
+
+// daemon wires straked together, bottom up, serves until ctx ends, and takes it
+// down in reverse. Pods are left as they are.
+func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger) (err error) {
+	var closers cleanup.Stack // what was opened is closed, whether or not all went well
+	defer closers.Run(&err)
+	log.Info("straked starts", "version", version.Version, "root", c.Root, "state", c.State)
+
+	// 1. The socket first: its lock keeps a second daemon off before anything is touched.
+	socket, err := server.Listen(ctx, c.Address)
+	if err != nil {
+		return err
+	}
+	closers.Push("close socket", socket.Close)
+
+	// 2. Images; opening is recovery.
+	images, err := image.Open(filepath.Join(c.Root, "images"), image.Options{
+		Registry: registry.Config{ConfigPath: c.Registry.ConfigPath, UserAgent: "strake/" + version.Version},
+		Logger:   log,
+	})
+	if err != nil {
+		return err
+	}
+	closers.Push("close image store", images.Close)
+
+	// 3. Networks: plugins where they are configured, else the bridge.
+	br := bridge.New(bridge.Config{StateDir: filepath.Join(c.Root, "network", "bridge"), Bridge: c.Network.Bridge, Subnets: subnets(c)})
+	closers.Push("close bridge", br.Close)
+	networks := auto.New(cni.New(cni.Config{ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, CacheDir: filepath.Join(c.Root, "network", "cni")}), br)
+
+	// 4. Pods; opening finds those that ran on, and undoes what was half made.
+	runtimes, err := monitors(c)
+	if err != nil {
+		return err
+	}
+	pods, err := pod.Open(ctx, pod.Options{
+		Root: c.Root, State: c.State, Images: images, Network: networks,
+		Runtimes: runtimes, DefaultRuntime: c.DefaultRuntime, Debug: c.LogLevel == "debug", Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	closers.Push("close pods", func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		return pods.Close(ctx)
+	})
+
+	// 5. The fronts. The first server to fail ends them all, as the signal does.
+	serving, ctx := errgroup.WithContext(ctx)
+	streams, err := stream.New(c.Stream.Address, cri.StreamRuntime(pods))
+	if err != nil {
+		return err
+	}
+	closers.Push("close streams", streams.Close)
+	series := metrics.New(func() metrics.Counts {
+		i := pods.Info()
+		return metrics.Counts{Pods: i.Pods, Containers: i.Containers, Running: i.Running, VerbsUnderWay: len(i.Stages)}
+	})
+	if c.Metrics.Address != "" {
+		scrapes, err := series.Listen(ctx, c.Metrics.Address)
+		if err != nil {
+			return err
+		}
+		serving.Go(scrapes.Serve)
+		context.AfterFunc(ctx, func() { _ = scrapes.Close() }) // nothing of it is worth waiting for
+	}
+	rpc := server.NewGRPC(log, series.Call)
+	cri.Register(rpc, cri.Options{
+		Pods: pods, Images: images, Streams: streams,
+		Handlers: handlers(c), DefaultHandler: c.DefaultRuntime,
+		State: c.State, Config: c, NetworkName: networks.Name, Log: log,
+	}, ctx.Done())
+	// Services that other fronts bring are registered here, on the same socket.
+	background, endBackground := context.WithCancel(ctx)
+	removed := strake.Register(background, rpc, strake.Deps{
+		Pods: pods, Images: images,
+		Root: c.Root, State: c.State, Address: c.Address, Config: file,
+		CgroupMode: cgroupMode(), Storage: "overlay", NetworkName: networks.Name,
+		DefaultRuntime: c.DefaultRuntime, Runtimes: runtimeList(c, runtimes), Log: log,
+	})
+	closers.Push("end background work", func() error {
+		endBackground()
+		<-removed
+		return nil
+	})
+
+	// 6. Serve until the signal.
+	serving.Go(streams.Serve)
+	serving.Go(func() error { return rpc.Serve(socket) })
+	if err := sdnotify.Send(sdnotify.Ready); err != nil {
+		log.Warn("systemd was not told that straked is ready", "error", err)
+	}
+	log.Info("straked serves", "address", c.Address, "streams", streams.Address(), "network", networks.Name())
+	<-ctx.Done()
+
+	// 7. Stop serving.
+	log.Info("straked stops; pods go on")
+	if err := sdnotify.Send(sdnotify.Stopping); err != nil {
+		log.Warn("systemd was not told that straked stops", "error", err)
+	}
+	ending, done := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer done()
+	server.Stop(ending, rpc)
+	return errors.Join(streams.Close(), serving.Wait())
+}

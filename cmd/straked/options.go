@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"k8s.io/klog/v2"
+
+	"github.com/strake-containers/strake/config"
+	"github.com/strake-containers/strake/pod"
+	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
+	"github.com/strake-containers/strake/server/cri"
+)
+
+// monitorName is the monitor's program.
+const monitorName = "containerd-shim-strake-v2"
+
+// newLogger logs as the configuration says, and makes the libraries that bring
+// loggers of their own do so too.
+func newLogger(w io.Writer, c config.Config) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // validated
+	o := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewTextHandler(w, o)
+	if c.LogFormat == "json" {
+		h = slog.NewJSONHandler(w, o)
+	}
+	log := slog.New(h)
+	slog.SetDefault(log)
+	klog.SetSlogLogger(log)
+	return log
+}
+
+// monitors finds the monitor's program of each runtime: where its path says,
+// beside this program, or in PATH.
+func monitors(c config.Config) (map[string]pod.Runtime, error) {
+	runtimes := map[string]pod.Runtime{}
+	for name, rt := range c.Runtimes {
+		path := rt.Path
+		if path == "" {
+			var err error
+			if path, err = findMonitor(); err != nil {
+				return nil, fmt.Errorf("runtimes.%s: %w", name, err)
+			}
+		} else if info, err := os.Stat(path); err != nil {
+			return nil, fmt.Errorf("runtimes.%s.path: %w", name, err)
+		} else if info.IsDir() || info.Mode()&0o111 == 0 {
+			return nil, fmt.Errorf("runtimes.%s.path: %s is not executable", name, path)
+		}
+		runtimes[name] = pod.Runtime{Monitor: path}
+	}
+	return runtimes, nil
+}
+
+func findMonitor() (string, error) {
+	self, err := os.Executable()
+	if err == nil {
+		beside := filepath.Join(filepath.Dir(self), monitorName)
+		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return beside, nil
+		}
+	}
+	path, err := exec.LookPath(monitorName)
+	if err != nil {
+		return "", fmt.Errorf("%s is neither beside straked (%s) nor in PATH: install it there or set path: %w", monitorName, filepath.Dir(self), err)
+	}
+	return filepath.Abs(path)
+}
+
+// handlers are the runtimes as CRI's Status tells of them.
+func handlers(c config.Config) []cri.Handler {
+	var out []cri.Handler
+	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
+		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: true, UserNamespaces: true})
+	}
+	return out
+}
+
+// runtimeList is what `strake info` shows.
+func runtimeList(c config.Config, monitors map[string]pod.Runtime) []*strakev1.Runtime {
+	var out []*strakev1.Runtime
+	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
+		out = append(out, &strakev1.Runtime{Name: name, Type: c.Runtimes[name].Type, Path: monitors[name].Monitor})
+	}
+	return out
+}
+
+// subnets are the bridge's; their text is validated.
+func subnets(c config.Config) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range c.Network.Subnets {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// cgroupMode names the layout of /sys/fs/cgroup, for people to read.
+func cgroupMode() string {
+	for _, m := range []struct{ path, mode string }{
+		{"/sys/fs/cgroup/cgroup.controllers", "unified"},
+		{"/sys/fs/cgroup/unified/cgroup.procs", "hybrid"},
+		{"/sys/fs/cgroup/memory", "legacy"},
+	} {
+		if _, err := os.Stat(m.path); err == nil {
+			return m.mode
+		}
+	}
+	return "unknown"
+}
