@@ -1,0 +1,251 @@
+// Command node measures straked beside containerd and runc: the same pods, by
+// the same CRI client (test/bench/cribench), on private directories, one after
+// the other in each of several rounds, so that both see the same noise.
+//
+//	go run ./test/bench/node [-bin bin] [-rounds 3] [-n 15] [-pods 20] [-containerd PATH]
+//
+// CPU time is that of everything: the daemons run in a cpuacct cgroup and the
+// pods' cgroups are below it.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/strake-containers/strake/test/registry"
+)
+
+// peer is a daemon to measure.
+type peer struct {
+	name    string
+	command func(dir, socket, image string) ([]string, error) // writes its configuration to dir
+	dir     string
+	socket  string
+	cgroup  string // cpuacct directory
+	parent  string // cgroup parent of its pods
+	daemon  *exec.Cmd
+	results map[string][]result
+}
+
+// result is what cribench prints with -json, as far as it is used here.
+type result struct {
+	Name   string
+	CPUms  float64
+	Phases []struct {
+		Name     string
+		P50, Min float64
+	}
+}
+
+func main() {
+	var (
+		bin        = flag.String("bin", "bin", "directory of the built programs")
+		rounds     = flag.Int("rounds", 3, "rounds, all peers in each")
+		n          = flag.Int("n", 15, "pods in a row, in each round")
+		pods       = flag.Int("pods", 20, "pods at a time, for memory; 0 skips it")
+		containerd = flag.String("containerd", "containerd", "containerd, its shim and runc in PATH; \"\" measures straked alone")
+	)
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *bin, *containerd, *rounds, *n, *pods); err != nil {
+		fmt.Fprintln(os.Stderr, "bench/node:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err error) {
+	work, err := os.MkdirTemp("", "strake-bench-")
+	if err != nil {
+		return err
+	}
+	image, closeRegistry, err := registry.ServeBusybox()
+	if err != nil {
+		return err
+	}
+	defer closeRegistry()
+	cribench := filepath.Join(work, "cribench")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", cribench, "./test/bench/cribench").CombinedOutput(); err != nil {
+		return fmt.Errorf("build cribench: %w\n%s", err, out)
+	}
+	bin, err = filepath.Abs(bin)
+	if err != nil {
+		return err
+	}
+	peers := []*peer{{name: "strake", command: straked(bin)}}
+	if containerd != "" {
+		peers = append(peers, &peer{name: "containerd+runc", command: containerdCommand(containerd)})
+	}
+	for _, p := range peers {
+		if err := p.start(work, image); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.stop()) }()
+	}
+	for round := range rounds {
+		for _, net := range []string{"host", "cni"} {
+			for _, p := range peers {
+				if net == "cni" && p.name != "strake" {
+					continue // containerd has no network of its own; make test-kubelet covers CNI
+				}
+				if err := p.bench(ctx, cribench, image, net, n); err != nil {
+					return fmt.Errorf("round %d: %s: %w", round, p.name, err)
+				}
+			}
+		}
+	}
+	printTable(peers)
+	if pods > 0 {
+		for _, p := range peers {
+			fmt.Printf("\n%s, %d pods, host network:\n", p.name, pods)
+			if err := p.density(ctx, cribench, image, pods); err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func straked(bin string) func(dir, socket, image string) ([]string, error) {
+	return func(dir, socket, _ string) ([]string, error) {
+		config := filepath.Join(dir, "config.toml")
+		text := fmt.Sprintf("[cni]\nconf_dir = %q\n[network]\nbridge = \"stkbench\"\nsubnet = \"10.187.0.0/24\"\n", filepath.Join(dir, "cni"))
+		return []string{
+			filepath.Join(bin, "straked"), "--config", config, "--root", filepath.Join(dir, "root"),
+			"--state", filepath.Join(dir, "run"), "--address", socket, "--log-level", "warn",
+		}, os.WriteFile(config, []byte(text), 0o600)
+	}
+}
+
+// containerdCommand configures containerd 1.6 (Debian's) or 2: what it lacks
+// here is CAP_SYS_RESOURCE, and its pause image is the test image.
+func containerdCommand(program string) func(dir, socket, image string) ([]string, error) {
+	return func(dir, socket, image string) ([]string, error) {
+		config := filepath.Join(dir, "config.toml")
+		text := fmt.Sprintf(`version = 2
+root = %q
+state = %q
+oom_score = 0
+[grpc]
+address = %q
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = %q
+restrict_oom_score_adj = true
+disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+conf_dir = %q
+`, filepath.Join(dir, "root"), filepath.Join(dir, "run"), socket, image, filepath.Join(dir, "cni"))
+		return []string{program, "--config", config, "--log-level", "error"}, os.WriteFile(config, []byte(text), 0o600)
+	}
+}
+
+// start starts the daemon in a cgroup of its own.
+func (p *peer) start(work, image string) error {
+	p.dir, p.results = filepath.Join(work, p.name), map[string][]result{}
+	p.socket = filepath.Join(p.dir, "cri.sock")
+	p.parent = "/" + filepath.Base(work) + "-" + p.name
+	p.cgroup = "/sys/fs/cgroup/cpuacct" + p.parent
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		p.cgroup = "/sys/fs/cgroup" + p.parent
+	}
+	for _, dir := range []string{p.dir, p.cgroup} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	args, err := p.command(p.dir, p.socket, image)
+	if err != nil {
+		return err
+	}
+	p.daemon = exec.Command("/bin/sh", append([]string{"-c", `echo $$ >"$0" && exec "$@"`, p.cgroup + "/cgroup.procs"}, args...)...)
+	p.daemon.Stderr = os.Stderr
+	return p.daemon.Start()
+}
+
+// stop ends the daemon; cribench has removed the pods.
+func (p *peer) stop() error {
+	_ = p.daemon.Process.Signal(syscall.SIGTERM) // it may have exited
+	_ = p.daemon.Wait()                          // by the signal
+	return nil
+}
+
+func (p *peer) cribench(cribench, image string, args ...string) *exec.Cmd {
+	return exec.Command(cribench, append([]string{
+		"-endpoint", "unix://" + p.socket, "-image", image, "-daemon", strconv.Itoa(p.daemon.Process.Pid),
+		"-cgroup", p.cgroup, "-cgroup-parent", p.parent + "/pods",
+	}, args...)...)
+}
+
+func (p *peer) bench(ctx context.Context, cribench, image, net string, n int) error {
+	cmd := p.cribench(cribench, image, "-json", "-mode", "lifecycle", "-net", net, "-n", strconv.Itoa(n))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("cribench: %w: %s", err, stderr.String())
+	}
+	var r result
+	if err := json.Unmarshal(out, &r); err != nil {
+		return err
+	}
+	p.results[net] = append(p.results[net], r)
+	return ctx.Err()
+}
+
+func (p *peer) density(ctx context.Context, cribench, image string, pods int) error {
+	cmd := p.cribench(cribench, image, "-mode", "density", "-net", "host", "-pods", strconv.Itoa(pods))
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return errors.Join(cmd.Run(), ctx.Err())
+}
+
+// printTable prints the median over the rounds of each phase's p50.
+func printTable(peers []*peer) {
+	for _, net := range []string{"host", "cni"} {
+		var rows []string
+		columns := map[string]map[string]float64{}
+		for _, p := range peers {
+			columns[p.name] = map[string]float64{}
+			values := map[string][]float64{}
+			for _, r := range p.results[net] {
+				for _, ph := range r.Phases {
+					if !slices.Contains(rows, ph.Name) {
+						rows = append(rows, ph.Name)
+					}
+					values[ph.Name] = append(values[ph.Name], ph.P50)
+				}
+				values["CPU ms per pod"] = append(values["CPU ms per pod"], r.CPUms)
+			}
+			for name, v := range values {
+				slices.Sort(v)
+				columns[p.name][name] = v[len(v)/2]
+			}
+		}
+		name := map[string]string{"host": "host network", "cni": "built-in bridge"}[net]
+		fmt.Printf("\n%-20s", name+", ms")
+		for _, p := range peers {
+			fmt.Printf("%18s", p.name)
+		}
+		fmt.Printf("%10s\n", "ratio")
+		for _, row := range append(rows, "CPU ms per pod") {
+			fmt.Printf("%-20s", row)
+			for _, p := range peers {
+				fmt.Printf("%18.1f", columns[p.name][row])
+			}
+			if other := columns[peers[len(peers)-1].name][row]; len(peers) > 1 && other > 0 {
+				fmt.Printf("%10.2f", columns[peers[0].name][row]/other)
+			}
+			fmt.Println()
+		}
+	}
+}

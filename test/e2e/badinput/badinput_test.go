@@ -1,0 +1,194 @@
+// Package badinput gives straked what cannot work and wants to see three things:
+// an error that names the cause, everything undone (test/node looks at the end),
+// and a daemon that goes on.
+package badinput
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/strake-containers/strake/test/node"
+)
+
+func TestImages(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	host, _, _ := strings.Cut(n.Image, "/")
+	for name, c := range map[string]struct {
+		image string
+		code  codes.Code
+		says  []string
+	}{
+		"unknown repository": {host + "/no/such:image", codes.NotFound, []string{"no/such"}},
+		"unknown tag":        {n.Image + "-no", codes.NotFound, []string{n.Image + "-no"}},
+		"malformed":          {"UPPER//case", codes.InvalidArgument, []string{"UPPER//case"}},
+		"nobody listens":     {"127.0.0.1:1/a/b:c", codes.Unavailable, []string{"127.0.0.1:1", "refused"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := n.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: c.image}})
+			wantError(t, err, c.code, c.says...)
+		})
+	}
+	images, err := n.Images.ListImages(t.Context(), &cri.ListImagesRequest{})
+	if err != nil || len(images.Images) != 0 {
+		t.Errorf("images: %v, %v", images, err)
+	}
+}
+
+func TestContainers(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := n.Pull(ctx); err != nil {
+		t.Fatal(err)
+	}
+	config := n.PodConfig("bad", true)
+	pod, err := n.RunPod(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*cri.ContainerConfig)
+		says   []string
+	}{
+		"image not pulled": {func(c *cri.ContainerConfig) { c.Image.Image = "no/such:image" }, []string{"no/such:image"}},
+		"no such command":  {func(c *cri.ContainerConfig) { c.Command = []string{"/no/such"} }, []string{"/no/such", "no such file"}},
+		"not in PATH":      {func(c *cri.ContainerConfig) { c.Command = []string{"nosuch"} }, []string{"nosuch", "PATH"}},
+		"not executable":   {func(c *cri.ContainerConfig) { c.Command = []string{"/etc/passwd"} }, []string{"/etc/passwd", "permission denied"}},
+		"relative mount":   {func(c *cri.ContainerConfig) { c.Mounts = []*cri.Mount{{HostPath: "/tmp", ContainerPath: "../x"}} }, []string{"../x"}},
+		"mount not there":  {func(c *cri.ContainerConfig) { c.Mounts = []*cri.Mount{{HostPath: "/no/such", ContainerPath: "/x"}} }, []string{"/no/such"}},
+		"log path escapes": {func(c *cri.ContainerConfig) { c.LogPath = "../../escaped.log" }, []string{"../../escaped.log"}},
+		"unknown user":     {func(c *cri.ContainerConfig) { c.Linux.SecurityContext.RunAsUsername = "nosuchuser" }, []string{"nosuchuser"}},
+		"unknown signal":   {func(c *cri.ContainerConfig) { c.StopSignal = 9999 }, []string{"9999"}},
+		"unknown capabilty": {func(c *cri.ContainerConfig) {
+			c.Linux.SecurityContext.Capabilities = &cri.Capability{AddCapabilities: []string{"FLY"}}
+		}, []string{"FLY"}},
+		"bad cpuset": {func(c *cri.ContainerConfig) {
+			c.Linux.Resources = &cri.LinuxContainerResources{CpusetCpus: "99999"}
+		}, []string{"99999"}},
+		"NUL in env": {func(c *cri.ContainerConfig) { c.Envs = []*cri.KeyValue{{Key: "A", Value: "b\x00c"}} }, []string{"A"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			container := n.ContainerConfig(strings.ReplaceAll(name, " ", "-"), "/bin/true")
+			c.change(container)
+			_, err := n.RunContainer(ctx, pod, config, container)
+			wantError(t, err, codes.OK, c.says...)
+		})
+	}
+	// The pod is as good as new.
+	id, err := n.RunContainer(ctx, pod, config, n.ContainerConfig("good", "/bin/true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.WaitExit(ctx, id); err != nil || s.ExitCode != 0 {
+		t.Errorf("a good container after the bad ones: %v, %v", s, err)
+	}
+}
+
+func TestHostPortInUse(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	first := n.PodConfig("first", false)
+	port := int32(l.Addr().(*net.TCPAddr).Port)
+	first.PortMappings = []*cri.PortMapping{{ContainerPort: 80, HostPort: port}}
+	_ = l.Close()
+	if _, err := n.RunPod(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	second := n.PodConfig("second", false)
+	second.PortMappings = first.PortMappings
+	_, err = n.RunPod(ctx, second)
+	wantError(t, err, codes.OK, "port", "in use")
+}
+
+func TestCNIPluginFails(t *testing.T) {
+	dir := t.TempDir()
+	plugin := "#!/bin/sh\necho '{\"cniVersion\":\"1.0.0\",\"code\":100,\"msg\":\"no more addresses on Mars\"}'\nexit 1\n"
+	writeFile(t, filepath.Join(dir, "bin", "mars"), plugin, 0o755)
+	writeFile(t, filepath.Join(dir, "conf", "10-mars.conflist"),
+		`{"cniVersion":"1.0.0","name":"mars","plugins":[{"type":"mars"}]}`, 0o644)
+	n := node.Start(t, node.Options{CNIConfDir: filepath.Join(dir, "conf"), CNIBinDir: filepath.Join(dir, "bin")})
+	_, err := n.RunPod(t.Context(), n.PodConfig("cni", false))
+	wantError(t, err, codes.OK, "mars", "no more addresses on Mars")
+}
+
+func TestConfigErrors(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	ctx := t.Context()
+	for name, c := range map[string]struct {
+		call func() error
+		code codes.Code
+	}{
+		"no metadata": {func() error {
+			_, err := n.Runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: &cri.PodSandboxConfig{}})
+			return err
+		}, codes.InvalidArgument},
+		"nothing at all": {func() error {
+			_, err := n.Runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{})
+			return err
+		}, codes.InvalidArgument},
+		"unknown handler": {func() error {
+			_, err := n.Runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: n.PodConfig("h", true), RuntimeHandler: "nosuch"})
+			return err
+		}, codes.InvalidArgument},
+		"container in no pod": {func() error {
+			_, err := n.Runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: "nosuch", Config: n.ContainerConfig("c")})
+			return err
+		}, codes.NotFound},
+		"start nothing": {func() error {
+			_, err := n.Runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: "../../etc"})
+			return err
+		}, codes.NotFound},
+		"status of nothing": {func() error {
+			_, err := n.Status(ctx, "nosuch")
+			return err
+		}, codes.NotFound},
+		"checkpoint": {func() error {
+			_, err := n.Runtime.CheckpointContainer(ctx, &cri.CheckpointContainerRequest{ContainerId: "x"})
+			return err
+		}, codes.Unimplemented},
+	} {
+		t.Run(name, func(t *testing.T) { wantError(t, c.call(), c.code) })
+	}
+}
+
+// wantError wants an error with the code (codes.OK: any) and the words.
+func wantError(t *testing.T, err error, code codes.Code, says ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatal("no error")
+	}
+	t.Log(err)
+	if code != codes.OK && status.Code(err) != code {
+		t.Errorf("code %v, want %v", status.Code(err), code)
+	}
+	for _, s := range says {
+		if !strings.Contains(err.Error(), s) {
+			t.Errorf("does not say %q", s)
+		}
+	}
+}
+
+func writeFile(t *testing.T, path, content string, mode os.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+}

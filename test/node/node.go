@@ -1,0 +1,372 @@
+// Package node runs a private straked for the tests and the benchmarks that
+// drive the built programs: its own directories, socket, bridge, subnet and
+// cgroup parent, a loopback registry with one small image, and a check that
+// nothing of it is left.
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/strake-containers/strake/internal/testutil"
+	"github.com/strake-containers/strake/network/bridge"
+	"github.com/strake-containers/strake/test/registry"
+)
+
+// Node is a private straked and what belongs to it. It is for one test; only
+// the CRI clients may be used concurrently.
+type Node struct {
+	tb testing.TB
+
+	Bin     string // directory of the built programs
+	Root    string
+	State   string
+	Address string // path of the socket
+	Parent  string // cgroup parent of the pods that PodConfig makes
+	Logs    string // pod log directories
+	Image   string // reference of an image with busybox, at Registry
+	Bridge  string
+	Subnet  netip.Prefix
+
+	Runtime cri.RuntimeServiceClient
+	Images  cri.ImageServiceClient
+
+	config string
+	conn   *grpc.ClientConn
+	daemon *exec.Cmd
+	exited chan struct{}
+	log    lockedBuffer
+}
+
+// Options changes what Start does by default.
+type Options struct {
+	// Config is TOML appended to the private configuration.
+	Config string
+	// CNIConfDir uses CNI in place of the bridge, with plugins from CNIBinDir.
+	CNIConfDir, CNIBinDir string
+}
+
+// Bin returns the directory of the built programs, $STRAKE_BIN or bin/ at the
+// top of the tree, and skips the test where they are not built.
+func Bin(tb testing.TB) string {
+	tb.Helper()
+	dir := os.Getenv("STRAKE_BIN")
+	if dir == "" {
+		top, err := moduleRoot()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		dir = filepath.Join(top, "bin")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "straked")); err != nil {
+		tb.Skipf("needs the built programs in %s: run make build", dir)
+	}
+	return dir
+}
+
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no go.mod above the working directory")
+}
+
+// Start starts a registry and a straked; both end with the test, which fails if
+// anything of them is left then.
+func Start(tb testing.TB, o Options) *Node {
+	tb.Helper()
+	testutil.RequireRoot(tb, "straked makes namespaces, mounts and cgroups")
+	bin := Bin(tb)
+	// Short, for the socket path; on a file system that overlay can be on.
+	dir, err := os.MkdirTemp("", "strake-node-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	id := make([]byte, 2)
+	_, _ = rand.Read(id) // never fails: crypto/rand's doc
+	n := &Node{
+		tb: tb, Bin: bin,
+		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "run"),
+		Address: filepath.Join(dir, "strake.sock"), Logs: filepath.Join(dir, "logs"),
+		Parent: "/" + filepath.Base(dir),
+		Bridge: fmt.Sprintf("stk%x", id),
+		Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, id[0]%60 + 190, id[1], 0}), 24),
+		config: filepath.Join(dir, "config.toml"),
+	}
+	cni := o.CNIConfDir
+	if cni == "" {
+		cni = filepath.Join(dir, "no-cni")
+	}
+	bins := o.CNIBinDir
+	if bins == "" {
+		bins = "/usr/lib/cni" // Debian's
+	}
+	config := fmt.Sprintf("[cni]\nconf_dir = %q\nbin_dirs = [%q]\n[network]\nbridge = %q\nsubnet = %q\n%s\n",
+		cni, bins, n.Bridge, n.Subnet, o.Config)
+	if err := os.WriteFile(n.config, []byte(config), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	image, closeRegistry, err := registry.ServeBusybox()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(closeRegistry)
+	n.Image = image
+	n.conn, err = grpc.NewClient("unix://"+n.Address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	n.Runtime, n.Images = cri.NewRuntimeServiceClient(n.conn), cri.NewImageServiceClient(n.conn)
+	tb.Cleanup(func() { n.end(dir) })
+	n.StartDaemon()
+	return n
+}
+
+// StartDaemon starts straked and waits until it answers.
+func (n *Node) StartDaemon() {
+	n.tb.Helper()
+	n.daemon = exec.Command(filepath.Join(n.Bin, "straked"), "--config", n.config, "--root", n.Root, "--state", n.State,
+		"--address", n.Address, "--log-level", "debug")
+	n.daemon.Stdout, n.daemon.Stderr = &n.log, &n.log
+	n.daemon.WaitDelay = time.Second // monitors inherit no output, but a bug there must not hang the test
+	if err := n.daemon.Start(); err != nil {
+		n.tb.Fatal(err)
+	}
+	exited, daemon := make(chan struct{}), n.daemon
+	go func() {
+		_ = daemon.Wait() // its exit is what counts
+		close(exited)
+	}()
+	n.exited = exited
+	ctx, cancel := context.WithTimeout(n.tb.Context(), 20*time.Second)
+	defer cancel()
+	go func() {
+		select {
+		case <-exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if _, err := n.Runtime.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true)); err != nil {
+		n.tb.Fatalf("straked does not answer: %v\n%s", err, n.log.String())
+	}
+}
+
+// Pid is the daemon's.
+func (n *Node) Pid() int { return n.daemon.Process.Pid }
+
+// Log is what straked has logged, over all its starts.
+func (n *Node) Log() string { return n.log.String() }
+
+// Kill kills straked with SIGKILL; what it monitors lives on.
+func (n *Node) Kill() {
+	_ = n.daemon.Process.Kill() // it may have exited
+	<-n.exited
+}
+
+// Terminate ends straked with SIGTERM.
+func (n *Node) Terminate() {
+	_ = n.daemon.Process.Signal(syscall.SIGTERM) // it may have exited
+	<-n.exited
+}
+
+// KillRest does, after Kill, what a reboot does: it ends the monitors and the
+// containers, and empties the state directory and the cgroups.
+func (n *Node) KillRest() {
+	n.tb.Helper()
+	for range 100 {
+		processes := n.processes()
+		if len(processes) == 0 {
+			break
+		}
+		for _, p := range processes {
+			if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				n.tb.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, at := range n.mounts() {
+		if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
+			n.tb.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(n.State); err != nil {
+		n.tb.Fatal(err)
+	}
+	for _, c := range cgroups(n.Parent) {
+		_ = os.Remove(c) // it may be another's parent's link
+	}
+}
+
+// end removes all pods, ends the daemon and looks for what is left.
+func (n *Node) end(dir string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	select {
+	case <-n.exited:
+		n.tb.Errorf("straked has exited\n%s", n.log.String())
+	default:
+		n.RemoveAll(ctx)
+		n.Terminate()
+	}
+	_ = n.conn.Close()
+	b := bridge.New(bridge.Config{StateDir: filepath.Join(n.Root, "network", "bridge"), Bridge: n.Bridge})
+	if err := errors.Join(b.Destroy(ctx), b.Close()); err != nil {
+		n.tb.Errorf("destroy bridge: %v", err)
+	}
+	for _, left := range n.Leftovers() {
+		n.tb.Errorf("left behind: %s", left)
+	}
+	if n.tb.Failed() {
+		n.tb.Logf("straked's log:\n%s", n.log.String())
+	}
+	for _, c := range cgroups(n.Parent) {
+		_ = os.Remove(c) // the parent, which is the test's own
+	}
+	if len(n.mounts()) == 0 { // never delete through a mount
+		_ = os.RemoveAll(dir)
+	}
+}
+
+// RemoveAll stops and removes every pod.
+func (n *Node) RemoveAll(ctx context.Context) {
+	n.tb.Helper()
+	pods, err := n.Runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	if err != nil {
+		n.tb.Errorf("list pods: %v", err)
+		return
+	}
+	for _, p := range pods.Items {
+		if _, err := n.Runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: p.Id}); err != nil {
+			n.tb.Errorf("stop pod: %v", err)
+		}
+		if _, err := n.Runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.Id}); err != nil {
+			n.tb.Errorf("remove pod: %v", err)
+		}
+	}
+}
+
+// Leftovers lists what a node without pods must not have: mounts, processes
+// (but straked), cgroups below Parent, network namespaces, links on the bridge,
+// records and bundles.
+func (n *Node) Leftovers() []string {
+	var left []string
+	for _, dir := range []string{n.Root + "/pods", n.State + "/pods", n.State + "/netns", n.State + "/runtime"} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // never made
+		}
+		for _, e := range entries {
+			left = append(left, filepath.Join(dir, e.Name()))
+		}
+	}
+	for _, at := range n.mounts() {
+		left = append(left, "mount "+at)
+	}
+	for _, c := range cgroups(n.Parent) {
+		if !strings.HasSuffix(c, n.Parent) {
+			left = append(left, "cgroup "+c)
+		}
+	}
+	links, _ := filepath.Glob("/sys/class/net/" + n.Bridge + "/brif/*") // a constant pattern
+	left = append(left, links...)
+	for _, p := range n.processes() {
+		left = append(left, fmt.Sprintf("process %d: %s", p.pid, p.cmdline))
+	}
+	return left
+}
+
+// mounts lists the host's mount points below the node's directory.
+func (n *Node) mounts() []string {
+	mounts, _ := os.ReadFile("/proc/self/mountinfo") // procfs is there
+	var points []string
+	for line := range strings.Lines(string(mounts)) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, filepath.Dir(n.Root)) {
+			points = append(points, at)
+		}
+	}
+	return points
+}
+
+type process struct {
+	pid     int
+	cmdline string
+}
+
+// processes lists those, except straked, whose command line or cgroup is the
+// node's.
+func (n *Node) processes() []process {
+	var found []process
+	dirs, _ := filepath.Glob("/proc/[0-9]*") // a constant pattern
+	for _, dir := range dirs {
+		pid, _ := strconv.Atoi(filepath.Base(dir)) // the pattern lets nothing else through
+		if pid == n.daemon.Process.Pid {
+			continue
+		}
+		cmdline, _ := os.ReadFile(dir + "/cmdline") // it may have ended
+		cgroup, _ := os.ReadFile(dir + "/cgroup")
+		if bytes.Contains(cmdline, []byte(filepath.Dir(n.Root))) || bytes.Contains(cgroup, []byte(n.Parent+"/")) {
+			found = append(found, process{pid, string(bytes.ReplaceAll(cmdline, []byte{0}, []byte(" ")))})
+		}
+	}
+	return found
+}
+
+// cgroups lists the directories at and below parent, in every hierarchy, the
+// deepest first.
+func cgroups(parent string) []string {
+	roots, _ := filepath.Glob("/sys/fs/cgroup/*" + parent) // v1; on v2 the line below
+	var dirs []string
+	for _, root := range append(roots, "/sys/fs/cgroup"+parent) {
+		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append([]string{path}, dirs...)
+			}
+			return nil // what has gone is what we want
+		})
+	}
+	return dirs
+}
+
+// lockedBuffer is a bytes.Buffer for a writer and a reader at once.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
