@@ -1,7 +1,128 @@
 package pod
 
-type (
-	Images   interface{}
-	Network  interface{}
-	Monitors interface{}
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/network"
+	"github.com/strake-containers/strake/network/netns"
+	"github.com/strake-containers/strake/shim/client"
 )
+
+// Images is what pods need of an image.Store.
+type Images interface {
+	Get(ref string) (image.Image, error)
+	Rootfs(imageID, holder string) (image.Rootfs, error)
+	Release(holder string) error
+	Holders() []image.Lease
+}
+
+// Network furnishes network namespaces.
+type Network = network.Network
+
+// NetNS makes network namespaces on paths; see package netns.
+type NetNS interface {
+	New(path string) error
+	Remove(path string) error
+	Do(path string, fn func() error) error
+}
+
+// HostNetNS is the real NetNS.
+type HostNetNS struct{}
+
+// New makes a network namespace with its loopback up and mounts it on path.
+func (HostNetNS) New(path string) error { return netns.New(path) }
+
+// Remove unmounts and removes path; it is idempotent.
+func (HostNetNS) Remove(path string) error { return netns.Remove(path) }
+
+// Do runs fn on a thread in the namespace at path.
+func (HostNetNS) Do(path string, fn func() error) error { return netns.Do(path, fn) }
+
+// Monitors starts monitors and connects to those that are there.
+type Monitors interface {
+	Start(ctx context.Context, o client.StartOptions) (Monitor, error)
+	Connect(ctx context.Context, address string) (Monitor, error)
+	// Cleanup ends what a monitor that is gone has left of its containers.
+	Cleanup(ctx context.Context, o client.StartOptions) error
+}
+
+// Monitor is one connection to a pod's monitor; see package client for its
+// errors. *client.Monitor is the real one.
+type Monitor interface {
+	Address() string
+	Close() error
+
+	CreateSandbox(ctx context.Context, id, bundle string) error
+	StartSandbox(ctx context.Context, id string) (client.Sandbox, error)
+	SandboxStatus(ctx context.Context, id string) (client.Sandbox, error)
+	StopSandbox(ctx context.Context, id string) error
+	ShutdownSandbox(ctx context.Context, id string) error
+
+	Create(ctx context.Context, o client.CreateOptions) (pid int, err error)
+	Start(ctx context.Context, id string) (pid int, err error)
+	Wait(ctx context.Context, id, execID string) (client.Exit, error)
+	Kill(ctx context.Context, id, execID string, sig syscall.Signal, all bool) error
+	Delete(ctx context.Context, id, execID string) (client.Exit, error)
+	ContainerStatus(ctx context.Context, id string) (client.Status, error)
+
+	Exec(ctx context.Context, id string, o client.ExecOptions) error
+	StartExec(ctx context.Context, id, execID string) (pid int, err error)
+	ExecSync(ctx context.Context, id string, p *specs.Process, timeout time.Duration, maxOutput int) (client.ExecResult, error)
+	ResizePty(ctx context.Context, id, execID string, width, height uint32) error
+	CloseStdin(ctx context.Context, id, execID string) error
+
+	Pause(ctx context.Context, id string) error
+	Resume(ctx context.Context, id string) error
+	Update(ctx context.Context, id string, r *specs.LinuxResources) error
+	ReopenLog(ctx context.Context, id string) error
+	Stats(ctx context.Context, ids []string, podCgroup string) (client.Stats, error)
+}
+
+// ShimMonitors are the real Monitors.
+type ShimMonitors struct{}
+
+// Start starts a monitor that outlives this process.
+func (ShimMonitors) Start(ctx context.Context, o client.StartOptions) (Monitor, error) {
+	m, err := client.Start(ctx, o)
+	if err != nil {
+		return nil, err // a nil *client.Monitor would be no nil Monitor
+	}
+	return m, nil
+}
+
+// Connect connects to the monitor at address.
+func (ShimMonitors) Connect(ctx context.Context, address string) (Monitor, error) {
+	m, err := client.Connect(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Cleanup runs the monitor program's delete command (runtime v2). A bundle that
+// is gone, as after a reboot, has nothing to clean up.
+func (ShimMonitors) Cleanup(ctx context.Context, o client.StartOptions) error {
+	if _, err := os.Stat(o.Bundle); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, o.Binary, "-namespace", o.Namespace, "-id", o.ID, "-bundle", o.Bundle, "delete")
+	cmd.Dir = o.Bundle
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, o.Env...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s delete: %w: %s", o.Binary, err, strings.TrimSpace(stderr.String()))
+	}
+	return nil
+}

@@ -2,44 +2,46 @@ package pod
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
-	"io"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/pod/store"
 )
 
-// Classes of errors. The front translates them; errors.Is finds them.
-var (
-	ErrNotFound    = errors.New("not found")
-	ErrInvalid     = errors.New("invalid request")          // the caller's mistake; names the field
-	ErrUnsupported = errors.New("not supported")            // names the field, says what lacks
-	ErrState       = errors.New("not in the right state")   // e.g. exec in an exited container
-	ErrExists      = errors.New("already exists otherwise") // same identity, different content
-	ErrTimeout     = errors.New("timed out")
-	ErrClosed      = errors.New("daemon is shutting down")
-)
+// abandonedAfter is how long a pod or container that was finished after its
+// client had given up waits for somebody to ask for it.
+const abandonedAfter = 5 * time.Minute
+
+// minPrefix is how much of an id finds an object.
+const minPrefix = 4
 
 // Options is what a Manager needs.
 type Options struct {
-	Root  string // durable state: Root/pods
-	State string // dies with the boot: State/pods, State/netns, State/runtime
+	Root  string // durable state
+	State string // dies with the boot
 
-	Images   Images
-	Network  Network
-	Runtimes map[string]Runtime
-	// DefaultRuntime is the handler that "" means. Required.
-	DefaultRuntime string
-	// StartMonitor and ConnectMonitor are shim/client's; tests put faults there.
-	Monitors Monitors
+	Images         Images
+	Network        Network
+	Runtimes       map[string]Runtime
+	DefaultRuntime string   // the handler that "" means
+	Monitors       Monitors // nil: ShimMonitors
+	NetNS          NetNS    // nil: HostNetNS
 
-	// MaxPids limits each container that asks for no limit of its own; 0: no limit.
-	MaxPids int64
-	// MaxLogBytes stops a container's log at that size; 0: no limit.
-	MaxLogBytes int64
+	MaxPids     int64 // limits a container that asks for no limit; 0: no limit
+	MaxLogBytes int64 // stops a container's log at that size; 0: no limit
+	Debug       bool  // monitors log more
 
-	Log *slog.Logger
+	Log *slog.Logger // nil: slog.Default()
 }
 
 // Runtime is a runtime handler.
@@ -50,92 +52,259 @@ type Runtime struct {
 	PrivilegedWithoutHostDevices bool
 }
 
-// Host tells the facts of the host that requests are checked against.
-type Host = bundle.Host
+// Manager owns the pods and containers of one root. All methods may be used
+// concurrently.
+type Manager struct {
+	o       Options
+	host    bundle.Host
+	store   *store.Store[podRecord, containerRecord]
+	tracker *tracker
+	hub     hub
+	// life ends when verbs and watchers are to stop: at the end of Close.
+	life context.Context
+	end  context.CancelFunc
 
-// Open recovers what is on disk and returns a Manager that owns it. It returns
-// as soon as every pod is known; monitors are asked in parallel.
-func Open(ctx context.Context, o Options) (*Manager, error) { panic("being written") }
+	mu         sync.Mutex
+	pods       map[string]*sandbox
+	containers map[string]*container
+	names      map[podKey]*sandbox // ready, or being made
+	unreadable []string
+}
 
-// Manager owns the pods and containers of one root.
-type Manager struct{}
+// Open recovers what is on disk and in the monitors, and returns a Manager that
+// owns it. What was half made is undone, what is unreadable set aside.
+func Open(ctx context.Context, o Options) (*Manager, error) {
+	if _, ok := o.Runtimes[o.DefaultRuntime]; !ok {
+		return nil, fmt.Errorf("pods: default runtime %q is not among the runtimes: %w", o.DefaultRuntime, ErrInvalid)
+	}
+	if o.Monitors == nil {
+		o.Monitors = ShimMonitors{}
+	}
+	if o.NetNS == nil {
+		o.NetNS = HostNetNS{}
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	for _, dir := range []string{filepath.Join(o.State, "pods"), filepath.Join(o.State, "netns"), filepath.Join(o.State, "runtime")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("pods: %w", err)
+		}
+	}
+	s, err := store.Open[podRecord, containerRecord](o.Root)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		o: o, host: hostFacts(), store: s, tracker: newTracker(),
+		pods: map[string]*sandbox{}, containers: map[string]*container{}, names: map[podKey]*sandbox{},
+	}
+	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
+	if err := m.recover(ctx); err != nil {
+		m.end()
+		return nil, err
+	}
+	return m, nil
+}
 
-// Close stops watching; pods go on. Verbs under way end first, or at ctx's end.
-func (m *Manager) Close(ctx context.Context) error { panic("being written") }
-
-// Info tells how many there are and what is going on.
-func (m *Manager) Info() Info { panic("being written") }
+// Close lets verbs under way finish, until ctx ends, and stops watching. Pods
+// and their monitors go on.
+func (m *Manager) Close(ctx context.Context) error {
+	err := m.tracker.close(ctx)
+	m.end()
+	m.mu.Lock()
+	pods := make([]*sandbox, 0, len(m.pods))
+	for _, p := range m.pods {
+		pods = append(pods, p)
+	}
+	m.mu.Unlock()
+	for _, p := range pods {
+		p.mu.Lock()
+		if p.monitor != nil {
+			err = errors.Join(err, p.monitor.Close())
+		}
+		timers := []*time.Timer{p.abandoned}
+		for _, c := range p.containers {
+			timers = append(timers, c.abandoned)
+		}
+		p.mu.Unlock()
+		for _, t := range timers {
+			if t != nil {
+				t.Stop()
+			}
+		}
+	}
+	m.hub.close()
+	return err
+}
 
 // NetworkStatus is nil when new pods can get a network.
-func (m *Manager) NetworkStatus() error { panic("being written") }
+func (m *Manager) NetworkStatus(ctx context.Context) error { return m.o.Network.Status(ctx) }
 
-func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string) (string, error) {
-	panic("being written")
-}
-func (m *Manager) StopPod(ctx context.Context, id string) error   { panic("being written") }
-func (m *Manager) RemovePod(ctx context.Context, id string) error { panic("being written") }
-func (m *Manager) Pod(id string) (PodStatus, error)               { panic("being written") }
-func (m *Manager) Pods(f PodFilter) []PodStatus                   { panic("being written") }
-func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources *Resources) error {
-	panic("being written")
+// Info tells how many there are and what is going on.
+func (m *Manager) Info() Info {
+	i := Info{Stages: m.tracker.stages()}
+	i.Pods = len(m.Pods(PodFilter{}))
+	for _, c := range m.Containers(ContainerFilter{}) {
+		i.Containers++
+		if c.State == ContainerRunning {
+			i.Running++
+		}
+	}
+	m.mu.Lock()
+	i.Unreadable = slices.Clone(m.unreadable)
+	m.mu.Unlock()
+	return i
 }
 
-func (m *Manager) CreateContainer(ctx context.Context, podID string, c ContainerConfig) (string, error) {
-	panic("being written")
+// Pod finds a pod by its id or a unique prefix of it.
+func (m *Manager) Pod(id string) (PodStatus, error) {
+	p, err := m.findPod(id)
+	if err != nil {
+		return PodStatus{}, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status(), nil
 }
-func (m *Manager) StartContainer(ctx context.Context, id string) error { panic("being written") }
 
-// StopContainer sends the stop signal, and SIGKILL after grace; 0 kills at once.
-func (m *Manager) StopContainer(ctx context.Context, id string, grace time.Duration) error {
-	panic("being written")
+// Pods lists pods, newest first.
+func (m *Manager) Pods(f PodFilter) []PodStatus {
+	var out []PodStatus
+	for _, p := range m.allPods() {
+		if !strings.HasPrefix(p.id, f.ID) {
+			continue
+		}
+		p.mu.Lock()
+		s := p.status()
+		p.mu.Unlock()
+		if (f.State == "" || f.State == s.State) && matches(s.Config.Labels, f.Labels) {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(a, b PodStatus) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	return out
 }
-func (m *Manager) RemoveContainer(ctx context.Context, id string) error { panic("being written") }
-func (m *Manager) Container(id string) (ContainerStatus, error)         { panic("being written") }
-func (m *Manager) Containers(f ContainerFilter) []ContainerStatus       { panic("being written") }
+
+// Container finds a container by its id or a unique prefix of it.
+func (m *Manager) Container(id string) (ContainerStatus, error) {
+	c, err := m.findContainer(id)
+	if err != nil {
+		return ContainerStatus{}, err
+	}
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	return c.status(), nil
+}
+
+// Containers lists containers, newest first.
+func (m *Manager) Containers(f ContainerFilter) []ContainerStatus {
+	var out []ContainerStatus
+	for _, p := range m.allPods() {
+		if !strings.HasPrefix(p.id, f.PodID) {
+			continue
+		}
+		p.mu.Lock()
+		all := p.containerStatuses()
+		p.mu.Unlock()
+		for _, s := range all {
+			if strings.HasPrefix(s.ID, f.ID) && (f.State == "" || f.State == s.State) && matches(s.Config.Labels, f.Labels) {
+				out = append(out, s)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b ContainerStatus) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	return out
+}
+
+// WaitContainer returns when the container has exited, with its status.
 func (m *Manager) WaitContainer(ctx context.Context, id string) (ContainerStatus, error) {
-	panic("being written")
-}
-func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, annotations map[string]string) error {
-	panic("being written")
-}
-func (m *Manager) ReopenLog(ctx context.Context, id string) error       { panic("being written") }
-func (m *Manager) PauseContainer(ctx context.Context, id string) error  { panic("being written") }
-func (m *Manager) ResumeContainer(ctx context.Context, id string) error { panic("being written") }
-
-// SignalContainer sends a signal ("SIGHUP", "HUP", "1") to a container's init process.
-func (m *Manager) SignalContainer(ctx context.Context, id, signal string) error {
-	panic("being written")
-}
-
-// ExecSync runs cmd to its end; timeout 0 is none. ErrTimeout after it.
-func (m *Manager) ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (ExecResult, error) {
-	panic("being written")
+	c, err := m.findContainer(id)
+	if err != nil {
+		return ContainerStatus{}, err
+	}
+	select {
+	case <-c.exited:
+	case <-ctx.Done():
+		return ContainerStatus{}, fmt.Errorf("wait for container %s: %w", c.id, context.Cause(ctx))
+	}
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	return c.status(), nil
 }
 
-// Exec runs a process with the caller's streams and returns its exit code.
-func (m *Manager) Exec(ctx context.Context, id string, c ExecConfig, s Streams) (int, error) {
-	panic("being written")
+func (m *Manager) allPods() []*sandbox {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	pods := make([]*sandbox, 0, len(m.pods))
+	for _, p := range m.pods {
+		pods = append(pods, p)
+	}
+	return pods
 }
 
-// Attach connects the caller's streams to the container's.
-func (m *Manager) Attach(ctx context.Context, id string, s Streams) error { panic("being written") }
-
-// PortForward connects conn to port of localhost in the pod's network namespace.
-func (m *Manager) PortForward(ctx context.Context, podID string, port int32, conn io.ReadWriteCloser) error {
-	panic("being written")
+// findPod finds a pod, and counts as its client having come back for it.
+func (m *Manager) findPod(id string) (*sandbox, error) {
+	m.mu.Lock()
+	p, err := find(m.pods, "pod", id)
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	claim(&p.abandoned)
+	p.mu.Unlock()
+	return p, nil
 }
 
-func (m *Manager) ContainerStats(ctx context.Context, id string) (ContainerStats, error) {
-	panic("being written")
-}
-func (m *Manager) ContainersStats(ctx context.Context, f ContainerFilter) ([]ContainerStats, error) {
-	panic("being written")
-}
-func (m *Manager) PodStats(ctx context.Context, id string) (PodStats, error) { panic("being written") }
-func (m *Manager) PodsStats(ctx context.Context, f PodFilter) ([]PodStats, error) {
-	panic("being written")
+// findContainer is findPod for a container.
+func (m *Manager) findContainer(id string) (*container, error) {
+	m.mu.Lock()
+	c, err := find(m.containers, "container", id)
+	m.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	c.pod.mu.Lock()
+	claim(&c.abandoned)
+	c.pod.mu.Unlock()
+	return c, nil
 }
 
-// Subscribe returns the events from now on, and the function that ends them. A
-// subscriber that falls far behind is ended: its channel is closed.
-func (m *Manager) Subscribe() (events <-chan Event, cancel func()) { panic("being written") }
+func claim(t **time.Timer) {
+	if *t != nil {
+		(*t).Stop()
+		*t = nil
+	}
+}
+
+func find[T any](all map[string]*T, kind, id string) (*T, error) {
+	if o := all[id]; o != nil {
+		return o, nil
+	}
+	var found *T
+	if len(id) >= minPrefix {
+		for full, o := range all {
+			if !strings.HasPrefix(full, id) {
+				continue
+			}
+			if found != nil {
+				return nil, fmt.Errorf("%s id %q is ambiguous: give more of it: %w", kind, id, ErrInvalid)
+			}
+			found = o
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("%s %q: %w", kind, id, ErrNotFound)
+	}
+	return found, nil
+}
+
+// newID is 256 random bits.
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+func now() time.Time { return time.Now().UTC().Round(0) }

@@ -1,0 +1,168 @@
+package pod
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/shim/client"
+)
+
+// Exit codes that are ours, as everywhere else.
+const (
+	exitStartError = 128 // the command could not be executed
+	exitLost       = 137 // ended unseen: 128 + SIGKILL
+)
+
+// containerRecord is container.json. It is first written when the container is
+// finished being made; a directory without it is undone.
+type containerRecord struct {
+	ID         string          `json:"id"`
+	PodID      string          `json:"podID"`
+	Config     ContainerConfig `json:"config"`
+	ImageID    string          `json:"imageID"`
+	ImageName  string          `json:"imageName"`
+	ImageRef   string          `json:"imageRef"`
+	LogPath    string          `json:"logPath"`
+	User       User            `json:"user"`
+	StopSignal string          `json:"stopSignal"`
+	Resources  Resources       `json:"resources"` // in force
+
+	State      ContainerState `json:"state"`
+	Pid        int            `json:"pid,omitempty"`
+	CreatedAt  time.Time      `json:"createdAt"`
+	StartedAt  time.Time      `json:"startedAt,omitzero"`
+	FinishedAt time.Time      `json:"finishedAt,omitzero"`
+	ExitCode   int32          `json:"exitCode,omitempty"`
+	Reason     string         `json:"reason,omitempty"`
+	Message    string         `json:"message,omitempty"`
+}
+
+// container is a container. Its fields are guarded by its pod's mu, but for
+// those set at its birth.
+type container struct {
+	id   string
+	key  containerKey
+	pod  *sandbox
+	what string // for people: "default/web/nginx"
+
+	saving sync.Mutex // see doc.go
+
+	record    containerRecord
+	lane      lane
+	making    *work
+	removing  bool // no verb may begin
+	abandoned *time.Timer
+	process   *specs.Process // of config.json, what exec starts from; nil: read it
+	stop      *stopOrder     // while it is being stopped
+	paused    bool
+	// startError says why its command was not executed; "" if it was, or may yet be.
+	startError string
+	usage      FilesystemUsage
+
+	exited chan struct{} // closed when State is ContainerExited
+	reaped chan struct{} // closed when the monitor has forgotten it
+}
+
+// containerKey identifies a container for its caller, within its pod.
+type containerKey struct {
+	name    string
+	attempt uint32
+}
+
+func newContainer(p *sandbox, r containerRecord) *container {
+	return &container{
+		id: r.ID, key: containerKey{r.Config.Name, r.Config.Attempt}, pod: p, what: p.what + "/" + r.Config.Name,
+		record: r, lane: lane{}, exited: make(chan struct{}), reaped: make(chan struct{}),
+	}
+}
+
+// holders are the names of the container's image leases.
+func (r *containerRecord) holders() []string {
+	h := []string{r.ID}
+	for i := range r.Config.Mounts {
+		if r.Config.Mounts[i].Image != "" {
+			h = append(h, imageMountHolder(r.ID, i))
+		}
+	}
+	return h
+}
+
+func imageMountHolder(id string, mount int) string { return id + "-mount-" + strconv.Itoa(mount) }
+
+// status is a copy of the container's state; the pod's mu is held.
+func (c *container) status() ContainerStatus {
+	r := &c.record
+	s := ContainerStatus{
+		ID: c.id, PodID: c.pod.id, Config: r.Config, State: r.State, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
+		FinishedAt: r.FinishedAt, ExitCode: r.ExitCode, Reason: r.Reason, Message: r.Message,
+		ImageID: r.ImageID, ImageName: r.ImageName, ImageRef: r.ImageRef,
+		LogPath: r.LogPath, StopSignal: r.StopSignal, User: r.User, Resources: r.Resources,
+	}
+	s.User.Groups = slices.Clone(r.User.Groups)
+	if r.State != ContainerExited {
+		s.Pid = r.Pid
+	}
+	for _, w := range c.lane {
+		s.Stage = w.what + ": " + w.current()
+	}
+	return s
+}
+
+// updateContainer changes the record and writes it.
+func (m *Manager) updateContainer(c *container, durable bool, change func(*containerRecord)) error {
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	c.pod.mu.Lock()
+	change(&c.record)
+	r := c.record
+	c.pod.mu.Unlock()
+	return m.store.SaveContainer(c.pod.id, c.id, &r, durable)
+}
+
+// ended writes into the record how the container's process ended.
+func (r *containerRecord) ended(e client.Exit) {
+	r.State, r.FinishedAt, r.ExitCode = ContainerExited, e.At.UTC(), int32(e.Status)
+	if e.At.IsZero() {
+		r.FinishedAt = time.Now().UTC().Round(0)
+	}
+	switch {
+	case e.OOMKilled:
+		r.Reason = ReasonOOMKilled
+	case e.Status == 0:
+		r.Reason = ReasonCompleted
+	default:
+		r.Reason = ReasonError
+	}
+}
+
+// lost is how a container ended whose end nobody saw.
+func (r *containerRecord) lost(why string) {
+	r.State, r.FinishedAt, r.ExitCode = ContainerExited, time.Now().UTC().Round(0), exitLost
+	r.Reason, r.Message = ReasonUnknown, why
+}
+
+// running returns the monitor of a container that runs.
+func (c *container) running() (Monitor, error) {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	if c.record.State != ContainerRunning || c.removing || c.pod.monitor == nil {
+		return nil, fmt.Errorf("container %s is %s, not running: %w", c.id, c.record.State, ErrState)
+	}
+	return c.pod.monitor, nil
+}
+
+// signal is the number of the container's stop signal.
+func (r *containerRecord) signal() syscall.Signal {
+	n, err := bundle.ParseSignal(r.StopSignal)
+	if err != nil {
+		n = bundle.SIGTERM
+	}
+	return syscall.Signal(n)
+}

@@ -1,0 +1,379 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/shim/client"
+)
+
+// ownLog is the log of a container whose caller has no place for it.
+const ownLog = "0.log"
+
+// CreateContainer makes a container, whose process waits for StartContainer, and
+// returns its id. The same request again gets the same container.
+func (m *Manager) CreateContainer(ctx context.Context, podID string, config ContainerConfig) (string, error) {
+	p, err := m.findPod(podID)
+	if err != nil {
+		return "", err
+	}
+	if err := bundle.ValidateContainer(&p.record.Config, &config); err != nil {
+		return "", fmt.Errorf("create container %s/%s: %w", p.what, config.Name, err)
+	}
+	c, w, err := m.beginContainer(p, config)
+	if err != nil {
+		return "", err
+	}
+	if !sameConfig(&c.record.Config, &config) { // never changes after its birth
+		return "", fmt.Errorf("create container %s: attempt %d is container %s: raise metadata.attempt, or remove that container first: %w",
+			c.what, config.Attempt, c.id, ErrExists)
+	}
+	if err := w.wait(ctx); err != nil {
+		return "", err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	claim(&c.abandoned)
+	return c.id, nil
+}
+
+// beginContainer returns the container of that identity that lives or is being
+// made, or begins to make it.
+func (m *Manager) beginContainer(p *sandbox, config ContainerConfig) (*container, *work, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.names[containerKey{config.Name, config.Attempt}]; c != nil {
+		return c, c.making, nil
+	}
+	if p.record.Phase != phaseReady || p.stopping || p.monitor == nil {
+		return nil, nil, fmt.Errorf("create container %s/%s: pod %s is not ready: %w", p.what, config.Name, p.id, ErrState)
+	}
+	c := newContainer(p, containerRecord{ID: newID(), PodID: p.id, Config: config, State: ContainerCreated, CreatedAt: now()})
+	if config.Resources != nil {
+		c.record.Resources = *config.Resources
+	}
+	verb := "create container " + c.id
+	c.making = m.tracker.start(m.life, "create container "+c.what, verbTimeout, func(ctx context.Context, w *work) error {
+		return m.createContainer(ctx, w, c)
+	}, func(w *work, err error) {
+		p.mu.Lock()
+		delete(p.lane, verb)
+		if err != nil {
+			delete(p.names, c.key)
+		}
+		p.mu.Unlock()
+		if err == nil && w.abandoned() {
+			m.abandonContainer(c)
+		}
+	})
+	select {
+	case <-c.making.done: // refused: shutting down
+	default:
+		p.names[c.key], p.lane[verb] = c, c.making
+	}
+	return c, c.making, nil
+}
+
+// createContainer is the path of CreateContainer.
+func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (err error) {
+	p, r := c.pod, &c.record // nobody else has the record before step 6
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+	ctx, cancel := m.untilStopping(ctx, p)
+	defer cancel()
+
+	// 1. The image, kept from removal while the container is there.
+	w.enter("image")
+	img, err := m.o.Images.Get(r.Config.Image)
+	if err != nil {
+		return err
+	}
+	r.ImageID, r.ImageName, r.ImageRef = img.ID, imageName(&r.Config, img), imageRef(img)
+	undo.Push("release image", func() error { return m.releaseImages(r) })
+	rootfs, err := m.o.Images.Rootfs(img.ID, c.id)
+	if err != nil {
+		return err
+	}
+	imageMounts, err := m.imageMounts(r)
+	if err != nil {
+		return err
+	}
+
+	// 2. Its directories: durable for what it writes, volatile for its bundle.
+	w.enter("directories")
+	dir, bundleDir := m.store.ContainerDir(p.id, c.id), m.containerState(p.id, c.id)
+	undo.Push("remove container directory", func() error { return m.store.RemoveContainer(p.id, c.id) })
+	undo.Push("remove bundle", func() error { return os.RemoveAll(bundleDir) })
+	if err := m.store.AddContainer(p.id, c.id); err != nil {
+		return err
+	}
+	for _, d := range []string{filepath.Join(dir, "upper"), filepath.Join(dir, "work"), bundleDir, filepath.Join(bundleDir, "rootfs")} {
+		// upper is the container's "/": traversable for whoever it runs as.
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+
+	// 3. Its spec.
+	w.enter("spec")
+	compiled, err := m.compile(ctx, c, &img, rootfs.Layers, imageMounts)
+	if err != nil {
+		return err
+	}
+	r.User, r.StopSignal, c.process = compiled.User, compiled.StopSignal, compiled.Spec.Process
+	for _, warning := range compiled.Warnings {
+		m.o.Log.Warn("left out", "container", c.what, "what", warning)
+	}
+	if err := writeSpec(bundleDir, compiled.Spec); err != nil {
+		return err
+	}
+
+	// 4. A place for its log.
+	w.enter("log")
+	if r.LogPath, err = m.prepareLog(p, c); err != nil {
+		return err
+	}
+
+	// 5. Its process. Also a call whose answer never came is undone.
+	w.enter("process")
+	monitor, err := p.live()
+	if err != nil {
+		return err
+	}
+	undo.Push("delete container", func() error { return m.destroy(ctx, monitor, c.id) })
+	if r.Pid, err = monitor.Create(ctx, m.createOptions(r, bundleDir, overlay(rootfs.Layers, dir))); err != nil {
+		return err
+	}
+
+	// 6. It is created, and known.
+	w.enter("publish")
+	if err := m.store.SaveContainer(p.id, c.id, r, false); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	stopping := p.stopping
+	if !stopping {
+		p.containers[c.id] = c
+	}
+	p.mu.Unlock()
+	if stopping {
+		return fmt.Errorf("the pod is being stopped: %w", ErrState)
+	}
+	undo.Release()
+	m.mu.Lock()
+	m.containers[c.id] = c
+	m.mu.Unlock()
+	m.publish(p, Event{Type: EventCreated, ContainerID: c.id})
+	go m.watch(c, monitor)
+	return nil
+}
+
+// untilStopping cancels ctx when the pod is being stopped.
+func (m *Manager) untilStopping(ctx context.Context, p *sandbox) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(p.ending, func() { cancel(fmt.Errorf("the pod is being stopped: %w", ErrState)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+func (m *Manager) createOptions(r *containerRecord, bundleDir string, rootfs client.Mount) client.CreateOptions {
+	o := client.CreateOptions{
+		ID: r.ID, Bundle: bundleDir, Rootfs: []client.Mount{rootfs}, Terminal: r.Config.TTY,
+		StdinOnce: r.Config.StdinOnce, RuntimeRoot: m.runtimeState(), LogMaxBytes: m.o.MaxLogBytes,
+	}
+	o.Stdout = (&url.URL{Scheme: "cri", Path: r.LogPath}).String()
+	if !r.Config.TTY {
+		o.Stderr = o.Stdout
+	}
+	if r.Config.Stdin {
+		o.Stdin = "attach:"
+	}
+	return o
+}
+
+// overlay is the container's root: the image's layers under its own. It is
+// volatile: what a container wrote dies with it, and unmounting it then need not
+// wait for the disk. Index and metacopy stay off whatever the host's default is:
+// layers are shared by many overlays.
+func overlay(layers []string, dir string) client.Mount {
+	return client.Mount{Type: "overlay", Source: "overlay", Options: []string{
+		"lowerdir=" + strings.Join(layers, ":"),
+		"upperdir=" + filepath.Join(dir, "upper"),
+		"workdir=" + filepath.Join(dir, "work"),
+		"volatile", "index=off", "metacopy=off",
+	}}
+}
+
+// compile gathers what the container's spec depends on and compiles it.
+func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, layers []string, imageMounts map[int]string) (*bundle.Compiled, error) {
+	p, config := c.pod, &c.record.Config
+	accounts, err := readAccounts(layers)
+	if err != nil {
+		return nil, err
+	}
+	runtime := m.o.Runtimes[p.record.Runtime]
+	devices, err := hostDevices(config, !runtime.PrivilegedWithoutHostDevices)
+	if err != nil {
+		return nil, err
+	}
+	if err := prepareHostPaths(config.Mounts); err != nil {
+		return nil, err
+	}
+	in := bundle.ContainerInput{
+		ID: c.id, PodID: p.id, Pod: &p.record.Config, Config: config, Image: &img.Config, Accounts: accounts,
+		Host: &m.host, Devices: devices, ImageMounts: imageMounts, MaxPids: m.o.MaxPids,
+	}
+	p.mu.Lock()
+	in.Sandbox = p.shared
+	p.mu.Unlock()
+	if config.Namespaces.PID == bundle.NamespaceTarget {
+		if in.TargetPID, err = m.targetPID(p, config.Namespaces.TargetID); err != nil {
+			return nil, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	return bundle.Container(in)
+}
+
+// targetPID is the PID namespace of another container of the pod.
+func (m *Manager) targetPID(p *sandbox, id string) (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.containers[id]
+	if t == nil {
+		return "", fmt.Errorf("linux.security_context.namespace_options.target_id: no container %q in the pod: %w", id, ErrInvalid)
+	}
+	if t.record.State != ContainerRunning {
+		return "", fmt.Errorf("linux.security_context.namespace_options.target_id: container %s is %s, not running: %w", id, t.record.State, ErrState)
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", t.record.Pid), nil
+}
+
+// imageMounts leases the images that are mounted as volumes.
+func (m *Manager) imageMounts(r *containerRecord) (map[int]string, error) {
+	mounts := map[int]string{}
+	for i := range r.Config.Mounts {
+		v := &r.Config.Mounts[i]
+		if v.Image == "" {
+			continue
+		}
+		img, err := m.o.Images.Get(v.Image)
+		if err != nil {
+			return nil, fmt.Errorf("mounts[%d].image: %w", i, err)
+		}
+		lease, err := m.o.Images.Rootfs(img.ID, imageMountHolder(r.ID, i))
+		if err != nil {
+			return nil, fmt.Errorf("mounts[%d].image: %w", i, err)
+		}
+		if len(lease.Layers) > 1 {
+			return nil, fmt.Errorf("mounts[%d].image: %q has %d layers; only an image of one can be a volume yet: %w", i, v.Image, len(lease.Layers), ErrUnsupported)
+		}
+		if mounts[i], err = subPath(lease.Layers[0], v.ImageSubPath); err != nil {
+			return nil, fmt.Errorf("mounts[%d].image_sub_path: %w", i, err)
+		}
+	}
+	return mounts, nil
+}
+
+func (m *Manager) releaseImages(r *containerRecord) error {
+	var err error
+	for _, h := range r.holders() {
+		err = errors.Join(err, m.o.Images.Release(h))
+	}
+	return err
+}
+
+// prepareLog makes the directory of the container's log and returns its path.
+func (m *Manager) prepareLog(p *sandbox, c *container) (string, error) {
+	pod, config := &p.record.Config, &c.record.Config
+	if pod.LogDirectory == "" || config.LogPath == "" {
+		return filepath.Join(m.store.ContainerDir(p.id, c.id), ownLog), nil
+	}
+	path := filepath.Join(pod.LogDirectory, config.LogPath)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// destroy kills a container and has its monitor forget it. One that is not
+// there is no error.
+func (m *Manager) destroy(ctx context.Context, monitor Monitor, id string) error {
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	err := monitor.Kill(ctx, id, "", syscall.SIGKILL, true)
+	if err == nil {
+		_, err = monitor.Wait(ctx, id, "")
+	}
+	if err == nil || errors.Is(err, client.ErrNotRunning) {
+		_, err = monitor.Delete(ctx, id, "")
+	}
+	if err != nil && !gone(err) {
+		return err
+	}
+	return nil
+}
+
+// imageName is what status shows: what the user wrote, or a name of the image.
+func imageName(c *ContainerConfig, img image.Image) string {
+	switch {
+	case c.UserImage != "":
+		return c.UserImage
+	case slices.Contains(img.RepoTags, c.Image) || len(img.RepoTags) == 0:
+		return c.Image
+	default:
+		return img.RepoTags[0]
+	}
+}
+
+func imageRef(img image.Image) string {
+	if len(img.RepoDigests) > 0 {
+		return img.RepoDigests[0]
+	}
+	return img.ID
+}
+
+// abandonContainer is abandonPod for a container that was never started.
+func (m *Manager) abandonContainer(c *container) {
+	m.o.Log.Warn("container finished after its client gave up; waiting for it to come back", "container", c.id, "name", c.what, "for", abandonedAfter)
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	c.abandoned = time.AfterFunc(abandonedAfter, func() {
+		if err := m.RemoveContainer(m.life, c.id); err != nil {
+			m.o.Log.Error("remove abandoned container", "container", c.id, "error", err)
+		}
+	})
+}
+
+// containerProcess is the process of a container's config.json, from which exec
+// starts.
+func (m *Manager) containerProcess(c *container) (*specs.Process, error) {
+	c.pod.mu.Lock()
+	process := c.process
+	c.pod.mu.Unlock()
+	if process != nil {
+		return process, nil
+	}
+	spec, err := readSpec(m.containerState(c.pod.id, c.id))
+	if err != nil {
+		return nil, err
+	}
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	c.process = spec.Process
+	return c.process, nil
+}

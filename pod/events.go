@@ -1,0 +1,77 @@
+package pod
+
+import "sync"
+
+// eventBacklog is how far a subscriber may fall behind before it is ended.
+const eventBacklog = 4096
+
+// hub hands events to subscribers and never waits for one.
+type hub struct {
+	mu     sync.Mutex
+	subs   map[chan Event]struct{}
+	closed bool
+}
+
+// Subscribe returns the events from now on, and the function that ends them. A
+// subscriber that falls far behind is ended: its channel is closed, and it has to
+// list and subscribe again.
+func (m *Manager) Subscribe() (events <-chan Event, cancel func()) {
+	h := &m.hub
+	ch := make(chan Event, eventBacklog)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		close(ch)
+		return ch, func() {}
+	}
+	if h.subs == nil {
+		h.subs = map[chan Event]struct{}{}
+	}
+	h.subs[ch] = struct{}{}
+	return ch, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.drop(ch)
+	}
+}
+
+func (h *hub) drop(ch chan Event) {
+	if _, ok := h.subs[ch]; ok {
+		delete(h.subs, ch)
+		close(ch)
+	}
+}
+
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	for ch := range h.subs {
+		h.drop(ch)
+	}
+}
+
+// publish completes an event with the state of its pod after the change. It
+// copies that state only if somebody listens.
+func (m *Manager) publish(p *sandbox, e Event) {
+	h := &m.hub
+	h.mu.Lock()
+	listening := len(h.subs) > 0
+	h.mu.Unlock()
+	if !listening {
+		return
+	}
+	e.PodID, e.Time = p.id, now()
+	p.mu.Lock()
+	e.Pod, e.Containers = p.status(), p.containerStatuses()
+	p.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for ch := range h.subs {
+		select {
+		case ch <- e:
+		default:
+			h.drop(ch)
+		}
+	}
+}

@@ -1,0 +1,302 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/strake-containers/strake/network"
+	"github.com/strake-containers/strake/pod/store"
+	"github.com/strake-containers/strake/shim/client"
+)
+
+const (
+	// recoverTimeout bounds what a stuck monitor can hold up the start.
+	recoverTimeout = 10 * time.Second
+	// recoverAtOnce bounds the monitors that are asked at once.
+	recoverAtOnce = 32
+)
+
+type (
+	storedPod       = store.Pod[podRecord, containerRecord]
+	storedContainer = store.Container[containerRecord]
+)
+
+// recover makes the state in memory what is on disk and in the monitors. It
+// assumes that
+//
+//  1. nobody else works on these directories,
+//  2. a monitor that answers knows better than the disk, and exit.json better
+//     than nothing,
+//  3. what has no finished record was promised to nobody.
+//
+// A pod that cannot be recovered is logged, and never keeps the others from it.
+func (m *Manager) recover(ctx context.Context) error {
+	pods, err := m.store.Load()
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	slots := make(chan struct{}, recoverAtOnce)
+	for _, sp := range pods {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+			defer cancel()
+			if err := m.recoverPod(ctx, sp); err != nil {
+				m.o.Log.Error("recover pod", "pod", sp.ID, "error", err)
+			}
+		})
+	}
+	all.Wait()
+	m.reclaimOrphans(ctx)
+	return nil
+}
+
+func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
+	if sp.Err != nil || sp.Record.Phase == phaseCreating || sp.Record.ID != sp.ID {
+		return m.discardPod(ctx, sp)
+	}
+	p := newSandbox(*sp.Record)
+	p.stopping = p.record.Phase == phaseStopped
+
+	// 1. Its monitor, if it is to have one. The reboot, or somebody, may have
+	// taken it.
+	monitor := m.reconnect(ctx, p)
+	if p.stopping {
+		p.end()
+		if err := m.endMonitor(ctx, p.id, nil); err != nil {
+			return err
+		}
+	}
+
+	// 2. Its containers.
+	for _, sc := range sp.Containers {
+		if sc.Err != nil || sc.Record.ID != sc.ID {
+			if err := m.discardContainer(ctx, p.id, sc, monitor); err != nil {
+				m.o.Log.Error("recover container", "container", sc.ID, "error", err)
+			}
+			continue
+		}
+		c := newContainer(p, *sc.Record)
+		p.containers[c.id] = c
+		if c.record.State != ContainerExited {
+			p.names[c.key] = c
+		}
+	}
+
+	// 3. It is known.
+	m.mu.Lock()
+	m.pods[p.id] = p
+	if monitor != nil {
+		m.names[p.key] = p
+		p.making = finishedWork
+	}
+	for id, c := range p.containers {
+		m.containers[id] = c
+		c.making = finishedWork
+	}
+	m.mu.Unlock()
+
+	// 4. What became of the containers meanwhile.
+	if monitor == nil && p.record.Phase == phaseReady {
+		m.o.Log.Warn("pod has no monitor any more", "pod", p.id, "name", p.what)
+		if err := m.o.Monitors.Cleanup(ctx, m.startOptions(p)); err != nil {
+			m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
+		}
+	}
+	for _, c := range p.all() {
+		m.recoverContainer(ctx, c, monitor)
+	}
+	return nil
+}
+
+// finishedWork is the making of what was made in an earlier life.
+var finishedWork = func() *work {
+	w := &work{tracker: newTracker(), done: make(chan struct{})}
+	close(w.done)
+	return w
+}()
+
+// reconnect connects a ready pod with its monitor, or returns nil.
+func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
+	if p.stopping {
+		return nil
+	}
+	monitor, err := m.o.Monitors.Connect(ctx, m.monitorAddress(p.id))
+	if err != nil {
+		return nil
+	}
+	s, err := monitor.SandboxStatus(ctx, p.id)
+	if err != nil {
+		m.o.Log.Error("ask monitor for its sandbox", "pod", p.id, "error", err)
+		_ = monitor.Close()
+		return nil
+	}
+	p.monitor = monitor
+	m.joinSandbox(p, s)
+	return monitor
+}
+
+// recoverContainer finds out whether a container still lives and goes on
+// watching it.
+func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Monitor) {
+	if c.record.State == ContainerExited {
+		close(c.exited)
+		if monitor == nil {
+			close(c.reaped)
+		} else {
+			go m.reap(c, monitor) // the end may have been written and the rest not
+		}
+		return
+	}
+	if monitor == nil {
+		m.recordUnseen(c, "it ended while its monitor was gone, perhaps with the machine")
+		close(c.reaped)
+		return
+	}
+	s, err := monitor.ContainerStatus(ctx, c.id)
+	if err == nil && !s.StartedAt.IsZero() && c.record.State == ContainerCreated {
+		// It was started, and the daemon died before it could write so.
+		err = m.updateContainer(c, false, func(r *containerRecord) { r.State, r.StartedAt = ContainerRunning, s.StartedAt })
+	}
+	if err != nil && !errors.Is(err, client.ErrNotFound) {
+		m.o.Log.Error("recover container", "container", c.id, "error", err)
+	}
+	c.pod.mu.Lock()
+	c.paused = s.State == "paused"
+	c.pod.mu.Unlock()
+	go m.watch(c, monitor)
+}
+
+// discardPod undoes a pod that was never finished, and sets aside one that
+// cannot be read. Either way its name is free and nothing of it is left running.
+func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
+	known := network.Pod{ID: sp.ID}
+	if sp.Record != nil {
+		known = sp.Record.network()
+		known.ID = sp.ID
+	}
+	var containers []string
+	for _, c := range sp.Containers {
+		containers = append(containers, c.ID)
+	}
+	err := m.reclaim(ctx, known, containers)
+	half := sp.Record != nil && sp.Record.Phase == phaseCreating || errors.Is(sp.Err, fs.ErrNotExist)
+	if half {
+		if err != nil {
+			return err // the next start tries again
+		}
+		return m.store.RemovePod(sp.ID)
+	}
+	reason := sp.Err
+	if reason == nil {
+		reason = err
+	}
+	to, asideErr := m.store.SetPodAside(sp.ID)
+	m.noteUnreadable("pod "+sp.ID, to, reason)
+	return errors.Join(err, asideErr)
+}
+
+// discardContainer is discardPod for a container of a pod that is well.
+func (m *Manager) discardContainer(ctx context.Context, pod string, sc storedContainer, monitor Monitor) error {
+	var err error
+	if monitor != nil {
+		err = m.destroy(ctx, monitor, sc.ID)
+	}
+	err = errors.Join(err, os.RemoveAll(m.containerState(pod, sc.ID)), m.o.Images.Release(sc.ID))
+	if errors.Is(sc.Err, fs.ErrNotExist) {
+		return errors.Join(err, m.store.RemoveContainer(pod, sc.ID))
+	}
+	to, asideErr := m.store.SetContainerAside(pod, sc.ID)
+	m.noteUnreadable("container "+sc.ID, to, sc.Err)
+	return errors.Join(err, asideErr)
+}
+
+func (m *Manager) noteUnreadable(what, to string, reason error) {
+	m.o.Log.Error("set aside what cannot be read", "what", what, "to", to, "reason", reason)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unreadable = append(m.unreadable, what+" ("+to+"): "+reason.Error())
+}
+
+// reclaimOrphans ends what belongs to no pod or container: its record was
+// removed, lost or set aside.
+func (m *Manager) reclaimOrphans(ctx context.Context) {
+	m.mu.Lock()
+	pods, containers := maps.Clone(m.pods), map[string]bool{}
+	for id := range m.containers {
+		containers[id] = true
+	}
+	m.mu.Unlock()
+	for _, dir := range []string{filepath.Join(m.o.State, "pods"), filepath.Join(m.o.State, "netns")} {
+		for _, id := range names(dir) {
+			if pods[id] != nil {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+			err := m.reclaim(ctx, network.Pod{ID: id}, nil)
+			cancel()
+			m.o.Log.Warn("ended what belongs to no pod", "pod", id, "error", err)
+		}
+	}
+	for id, p := range pods {
+		for _, name := range names(m.podState(id)) {
+			if len(name) != len(id) || containers[name] {
+				continue // a socket, a log, a container
+			}
+			monitor, _ := p.live() // nil without one
+			err := m.discardContainer(ctx, id, storedContainer{ID: name, Err: fs.ErrNotExist}, monitor)
+			m.o.Log.Warn("ended what belongs to no container", "container", name, "error", err)
+		}
+	}
+	for _, l := range m.o.Images.Holders() {
+		id, _, _ := strings.Cut(l.Holder, "-")
+		if len(id) == 64 && !containers[id] {
+			if err := m.o.Images.Release(l.Holder); err != nil {
+				m.o.Log.Error("release image", "holder", l.Holder, "error", err)
+			}
+		}
+	}
+	m.collectNetworks(ctx)
+}
+
+// collectNetworks lets the network release what it holds for pods that are
+// gone. It comes before the first new pod, which it would not know.
+func (m *Manager) collectNetworks(ctx context.Context) {
+	var live []string
+	for _, p := range m.allPods() {
+		p.mu.Lock()
+		if p.record.Attached {
+			live = append(live, p.id)
+		}
+		p.mu.Unlock()
+	}
+	slices.Sort(live)
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	if err := m.o.Network.GC(ctx, live); err != nil {
+		m.o.Log.Error("release networks of pods that are gone", "error", err)
+	}
+}
+
+// names lists a directory; one that is not there is empty.
+func names(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	out := make([]string, len(entries))
+	for i, e := range entries {
+		out[i] = e.Name()
+	}
+	return out
+}

@@ -1,0 +1,98 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+)
+
+const verbRemove = "remove container"
+
+// RemoveContainer removes a container, killing it first if it has not exited.
+// One that is gone is no error.
+func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
+	c, err := m.findContainer(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return m.joinRemove(c).wait(ctx)
+}
+
+func (m *Manager) joinRemove(c *container) *work {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	return m.join(&c.pod.mu, c.lane, verbRemove, c.what, verbTimeout, func(ctx context.Context, w *work) error {
+		return m.removeContainer(ctx, w, c)
+	})
+}
+
+func (m *Manager) removeContainer(ctx context.Context, w *work, c *container) (err error) {
+	p := c.pod
+
+	// 1. No verb begins on it any more, and those under way end.
+	w.enter("stop")
+	p.mu.Lock()
+	c.removing = true
+	p.mu.Unlock()
+	defer func() {
+		if err != nil {
+			p.mu.Lock()
+			c.removing = false // so that a start or a stop says what is the matter
+			p.mu.Unlock()
+		}
+	}()
+	if err := m.stopContainer(ctx, c, 0); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	others := c.lane.others(w)
+	p.mu.Unlock()
+	if err := settle(ctx, others); err != nil {
+		return err
+	}
+
+	// 2. Its monitor has forgotten it: no mount of its layers is left.
+	w.enter("monitor")
+	select {
+	case <-c.reaped:
+	case <-ctx.Done():
+		return fmt.Errorf("its cgroup or mounts are not gone: %w", context.Cause(ctx))
+	}
+
+	// 3. What it had.
+	w.enter("files")
+	if err := os.RemoveAll(m.containerState(p.id, c.id)); err != nil {
+		return err
+	}
+	if err := m.removeRecord(c); err != nil {
+		return err
+	}
+	if err := m.releaseImages(&c.record); err != nil {
+		return err
+	}
+
+	// 4. It is not known any more.
+	w.enter("forget")
+	p.mu.Lock()
+	delete(p.containers, c.id)
+	if p.names[c.key] == c {
+		delete(p.names, c.key)
+	}
+	p.mu.Unlock()
+	m.mu.Lock()
+	delete(m.containers, c.id)
+	m.mu.Unlock()
+	m.publish(p, Event{Type: EventDeleted, ContainerID: c.id})
+	return nil
+}
+
+// removeRecord removes the container's directory while nobody writes to it.
+func (m *Manager) removeRecord(c *container) error {
+	c.saving.Lock()
+	defer c.saving.Unlock()
+	return m.store.RemoveContainer(c.pod.id, c.id)
+}

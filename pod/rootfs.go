@@ -1,0 +1,203 @@
+package pod
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/pod/bundle"
+)
+
+const (
+	// maxAccounts bounds /etc/passwd and /etc/group of an image.
+	maxAccounts = 4 << 20
+	maxLinks    = 40 // as the kernel's
+)
+
+// readAccounts reads the passwd and group files of an image, or of a container
+// with its upper directory as the topmost layer.
+func readAccounts(layers []string) (bundle.Accounts, error) {
+	roots := make([]*os.Root, 0, len(layers))
+	defer func() {
+		for _, r := range roots {
+			_ = r.Close()
+		}
+	}()
+	for _, l := range layers {
+		r, err := os.OpenRoot(l)
+		if err != nil {
+			return bundle.Accounts{}, err
+		}
+		roots = append(roots, r)
+	}
+	var a bundle.Accounts
+	var err error
+	if a.Passwd, err = readLayered(roots, "/etc/passwd"); err == nil {
+		a.Group, err = readLayered(roots, "/etc/group")
+	}
+	if err != nil {
+		return bundle.Accounts{}, fmt.Errorf("image: %w", err)
+	}
+	return a, nil
+}
+
+// containerAccounts are those of a running container, which may have added some.
+func (m *Manager) containerAccounts(c *container) (bundle.Accounts, error) {
+	rootfs, err := m.o.Images.Rootfs(c.record.ImageID, c.id) // the lease it has
+	if err != nil {
+		return bundle.Accounts{}, err
+	}
+	upper := filepath.Join(m.store.ContainerDir(c.pod.id, c.id), "upper")
+	return readAccounts(append([]string{upper}, rootfs.Layers...))
+}
+
+// readLayered reads a file as overlayfs would show it, without mounting: nil if
+// it is not there or no regular file. Layers are topmost first. Nothing outside
+// them is ever reached: each step is a lookup of one name below an os.Root.
+func readLayered(layers []*os.Root, name string) ([]byte, error) {
+	rest := strings.Split(strings.Trim(name, "/"), "/")
+	var dir []string // where we are
+	within := layers // that have a directory there
+	for links := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			dir = dir[:max(len(dir)-1, 0)]
+			within = merged(layers, dir)
+			continue
+		}
+		full := path.Join(append(dir[:len(dir):len(dir)], part)...)
+		layer, info := topmost(within, full)
+		switch {
+		case layer == nil:
+			return nil, nil
+		case info.Mode()&fs.ModeSymlink != 0:
+			if links++; links > maxLinks {
+				return nil, fmt.Errorf("%s: too many symbolic links", name)
+			}
+			target, err := layer.Readlink(full)
+			if err != nil {
+				return nil, err
+			}
+			if path.IsAbs(target) {
+				dir, within = nil, layers
+			}
+			rest = append(strings.Split(target, "/"), rest...)
+		case info.IsDir():
+			dir = append(dir[:len(dir):len(dir)], part)
+			within = merged(layers, dir)
+		case info.Mode().IsRegular() && len(rest) == 0:
+			return readSmall(layer, full)
+		default:
+			return nil, nil
+		}
+	}
+	return nil, nil // a directory
+}
+
+// topmost is the layer whose entry is seen; a whiteout hides all below it.
+func topmost(layers []*os.Root, name string) (*os.Root, fs.FileInfo) {
+	for _, l := range layers {
+		info, err := l.Lstat(name)
+		if err != nil {
+			continue // not in this one
+		}
+		if whiteout(info) {
+			return nil, nil
+		}
+		return l, info
+	}
+	return nil, nil
+}
+
+// merged are the layers whose directory dir is seen, down to an opaque one.
+func merged(layers []*os.Root, dir []string) []*os.Root {
+	within := layers
+	for i := range dir {
+		name := path.Join(dir[:i+1]...)
+		var next []*os.Root
+		for _, l := range within {
+			info, err := l.Lstat(name)
+			if err != nil {
+				continue
+			}
+			if !info.IsDir() {
+				break // hides what is below it
+			}
+			next = append(next, l)
+			if opaque(l, name) {
+				break
+			}
+		}
+		within = next
+	}
+	return within
+}
+
+// whiteout: a character device 0/0 (kernel, filesystems/overlayfs).
+func whiteout(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
+}
+
+func opaque(root *os.Root, name string) bool {
+	d, err := root.Open(name)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = d.Close() }()
+	value, err := sys.Fgetxattr(d, "trusted.overlay.opaque")
+	return err == nil && string(value) == "y"
+}
+
+func readSmall(root *os.Root, name string) ([]byte, error) {
+	// Not blocking: it was a regular file when we looked, in a directory that a
+	// container may be writing to.
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxAccounts+1))
+	if err == nil && len(data) > maxAccounts {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxAccounts)
+	}
+	return data, err
+}
+
+// subPath is a path inside a layer, with no link on the way out of it.
+func subPath(layer, sub string) (string, error) {
+	if sub == "" || sub == "." {
+		return layer, nil
+	}
+	root, err := os.OpenRoot(layer)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = root.Close() }()
+	at := ""
+	for part := range strings.SplitSeq(path.Clean(sub), "/") {
+		at = path.Join(at, part)
+		info, err := root.Lstat(at)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("%q is not in the image: %w", sub, ErrInvalid)
+		}
+		if err != nil {
+			return "", err
+		}
+		if info.Mode()&fs.ModeSymlink != 0 {
+			return "", fmt.Errorf("%q is a symbolic link in the image: %w", at, ErrInvalid)
+		}
+	}
+	return filepath.Join(layer, at), nil
+}

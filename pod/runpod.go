@@ -1,0 +1,310 @@
+package pod
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/shim/client"
+)
+
+// monitorNamespace is the shim protocol's namespace, in containerd's sense.
+const monitorNamespace = "strake"
+
+// RunPod makes a pod ready for containers and returns its id. The same request
+// again gets the same pod.
+func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string) (string, error) {
+	if err := bundle.ValidatePod(&c); err != nil {
+		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
+	}
+	if runtimeHandler == "" {
+		runtimeHandler = m.o.DefaultRuntime
+	}
+	if _, ok := m.o.Runtimes[runtimeHandler]; !ok {
+		return "", fmt.Errorf("run pod %s/%s: runtime_handler: no handler %q is configured: %w", c.Namespace, c.Name, runtimeHandler, ErrNotFound)
+	}
+	p, w := m.beginPod(c, runtimeHandler)
+	if !sameConfig(&p.record.Config, &c) { // never changes after its birth
+		return "", fmt.Errorf("run pod %s/%s: attempt %d is pod %s: raise metadata.attempt, or stop that pod first: %w",
+			c.Namespace, c.Name, c.Attempt, p.id, ErrExists)
+	}
+	if err := w.wait(ctx); err != nil {
+		return "", err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	claim(&p.abandoned)
+	return p.id, nil
+}
+
+// beginPod returns the pod of that identity that is ready or being made, or
+// begins to make it.
+func (m *Manager) beginPod(c PodConfig, runtimeHandler string) (*sandbox, *work) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.names[keyOf(&c)]; p != nil {
+		return p, p.making
+	}
+	p := newSandbox(podRecord{ID: newID(), Config: c, Runtime: runtimeHandler, CreatedAt: now(), Phase: phaseCreating})
+	if c.Namespaces.Network == bundle.NamespacePod {
+		p.record.NetNS = m.netnsPath(p.id)
+	}
+	m.names[p.key] = p
+	p.making = m.tracker.start(m.life, "run pod "+p.what, verbTimeout, func(ctx context.Context, w *work) error {
+		return m.runPod(ctx, w, p)
+	}, func(w *work, err error) {
+		if err != nil {
+			m.forgetPodName(p)
+		} else if w.abandoned() {
+			m.abandonPod(p)
+		}
+	})
+	select {
+	case <-p.making.done: // refused: shutting down
+		delete(m.names, p.key)
+	default:
+	}
+	return p, p.making
+}
+
+// runPod is the path of RunPodSandbox.
+func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+
+	// 1. The record, so that a crash from here on is undone by id.
+	w.enter("record")
+	undo.Push("remove record", func() error { return m.store.RemovePod(p.id) })
+	if err := m.store.AddPod(p.id); err != nil {
+		return err
+	}
+	if err := m.updatePod(p, false, func(r *podRecord) { r.Attached = r.wantsNetwork() }); err != nil {
+		return err
+	}
+
+	// 2. The network namespace, with nothing in it yet.
+	w.enter("network namespace")
+	if p.record.NetNS != "" {
+		undo.Push("remove network namespace", func() error { return m.o.NetNS.Remove(p.record.NetNS) })
+		if err := m.o.NetNS.New(p.record.NetNS); err != nil {
+			return err
+		}
+	}
+
+	// 3. The network and the sandbox, at once: neither needs the other.
+	w.enter("network and sandbox")
+	undo.Push("stop sandbox", func() error { return m.endSandbox(ctx, p) })
+	undo.Push("tear down network", func() error { return m.detach(ctx, p) })
+	network := make(chan error, 1)
+	go func() { network <- m.attach(ctx, p) }()
+	sandboxErr := m.startSandbox(ctx, p)
+	if err := errors.Join(<-network, sandboxErr); err != nil {
+		return err
+	}
+
+	// 4. The files that all its containers see.
+	w.enter("files")
+	if err := m.writePodFiles(p); err != nil {
+		return err
+	}
+
+	// 5. It is ready, and known.
+	w.enter("publish")
+	if err := m.updatePod(p, false, func(r *podRecord) { r.Phase = phaseReady }); err != nil {
+		return err
+	}
+	undo.Release()
+	m.mu.Lock()
+	m.pods[p.id] = p
+	m.mu.Unlock()
+	m.publish(p, Event{Type: EventCreated, ContainerID: p.id})
+	m.publish(p, Event{Type: EventStarted, ContainerID: p.id})
+	return nil
+}
+
+// attach connects the pod's namespace to the network.
+func (m *Manager) attach(ctx context.Context, p *sandbox) error {
+	if !p.record.wantsNetwork() {
+		return nil
+	}
+	result, err := m.o.Network.Setup(ctx, p.record.network())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.record.Attached = false // Setup has undone itself
+		return fmt.Errorf("network %s: %w", m.o.Network.Name(), err)
+	}
+	p.record.IPs = result.IPs
+	return nil
+}
+
+// detach undoes attach, once: when it has succeeded it is never asked again,
+// not even after a restart.
+func (m *Manager) detach(ctx context.Context, p *sandbox) error {
+	p.mu.Lock()
+	attached, pod := p.record.Attached, p.record.network()
+	p.mu.Unlock()
+	if !attached {
+		return nil
+	}
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	if err := m.o.Network.Teardown(ctx, pod); err != nil {
+		return fmt.Errorf("network %s: %w", m.o.Network.Name(), err)
+	}
+	return m.updatePod(p, false, func(r *podRecord) { r.Attached = false })
+}
+
+// startSandbox starts the pod's monitor, which makes and holds its namespaces.
+func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
+	spec, err := bundle.Pod(bundle.PodInput{ID: p.id, Config: &p.record.Config, NetNS: p.record.NetNS})
+	if err != nil {
+		return err
+	}
+	dir := m.podState(p.id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := writeSpec(dir, spec); err != nil {
+		return err
+	}
+	monitor, err := m.o.Monitors.Start(ctx, m.startOptions(p))
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.monitor = monitor
+	p.mu.Unlock()
+	if err := monitor.CreateSandbox(ctx, p.id, dir); err != nil {
+		return err
+	}
+	started, err := monitor.StartSandbox(ctx, p.id)
+	if err != nil {
+		return err
+	}
+	m.joinSandbox(p, started)
+	return nil
+}
+
+func (m *Manager) startOptions(p *sandbox) client.StartOptions {
+	runtime := m.o.Runtimes[p.record.Runtime]
+	return client.StartOptions{
+		Binary: runtime.Monitor, Namespace: monitorNamespace, ID: p.id, Bundle: m.podState(p.id), StateDir: m.o.State,
+		Debug: m.o.Debug, Env: runtime.Env,
+	}
+}
+
+// joinSandbox notes what containers need to know of a sandbox that runs.
+func (m *Manager) joinSandbox(p *sandbox, s client.Sandbox) {
+	files := m.store.PodDir(p.id)
+	shared := bundle.Sandbox{
+		Namespaces: s.Namespaces, Hosts: filepath.Join(files, "hosts"), ResolvConf: filepath.Join(files, "resolv.conf"),
+	}
+	if shared.Namespaces == nil {
+		shared.Namespaces = map[string]string{}
+	}
+	if p.record.NetNS != "" {
+		shared.Namespaces["network"] = p.record.NetNS
+		shared.Hostname = filepath.Join(files, "hostname")
+	}
+	shared.Shm = shared.Namespaces["shm"]
+	if p.record.Config.Namespaces.IPC == bundle.NamespaceNode {
+		shared.Shm = "/dev/shm"
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.shared = shared
+}
+
+// endSandbox kills what is in the sandbox and ends its monitor; what is not
+// there is no error.
+func (m *Manager) endSandbox(ctx context.Context, p *sandbox) error {
+	p.mu.Lock()
+	monitor := p.monitor
+	p.monitor = nil
+	p.mu.Unlock()
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	return m.endMonitor(ctx, p.id, monitor)
+}
+
+// writePodFiles writes hosts, hostname and resolv.conf. They live with the
+// record, not in the state directory: containers may write to them, and must not
+// fill /run.
+func (m *Manager) writePodFiles(p *sandbox) error {
+	c := &p.record.Config
+	hostname := bundle.Hostname(c)
+	resolv := []byte(bundle.ResolvConf(c.DNS))
+	var hosts []byte
+	var err error
+	if len(resolv) == 0 {
+		if resolv, err = readHostFile("/etc/resolv.conf"); err != nil {
+			return err
+		}
+	}
+	if p.record.NetNS == "" {
+		if hosts, err = readHostFile("/etc/hosts"); err != nil {
+			return err
+		}
+	} else {
+		p.mu.Lock()
+		hosts = []byte(bundle.Hosts(hostname, addresses(p.record.IPs)))
+		p.mu.Unlock()
+	}
+	for name, data := range map[string][]byte{"hosts": hosts, "hostname": []byte(hostname + "\n"), "resolv.conf": resolv} {
+		// Mounted into containers: whoever they run as reads them.
+		if err := os.WriteFile(filepath.Join(m.store.PodDir(p.id), name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addresses(ips []netip.Addr) []string {
+	out := make([]string, len(ips))
+	for i, ip := range ips {
+		out[i] = ip.String()
+	}
+	return out
+}
+
+// writeSpec writes a bundle's config.json, which dies with the boot.
+func writeSpec(dir string, spec *specs.Spec) error {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteVolatile(filepath.Join(dir, "config.json"), data, 0o600)
+}
+
+// forgetPodName lets the name be used again.
+func (m *Manager) forgetPodName(p *sandbox) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.names[p.key] == p {
+		delete(m.names, p.key)
+	}
+}
+
+// abandonPod removes a pod that was finished for nobody, unless somebody asks
+// for it in time.
+func (m *Manager) abandonPod(p *sandbox) {
+	m.o.Log.Warn("pod finished after its client gave up; waiting for it to come back", "pod", p.id, "name", p.what, "for", abandonedAfter)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.abandoned = time.AfterFunc(abandonedAfter, func() {
+		if err := m.RemovePod(m.life, p.id); err != nil {
+			m.o.Log.Error("remove abandoned pod", "pod", p.id, "error", err)
+		}
+	})
+}

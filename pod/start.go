@@ -1,0 +1,72 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// StartContainer lets a created container's process run. One that runs already
+// is no error: the request may be a retry.
+func (m *Manager) StartContainer(ctx context.Context, id string) error {
+	c, err := m.findContainer(id)
+	if err != nil {
+		return err
+	}
+	p := c.pod
+	p.mu.Lock()
+	if c.record.State == ContainerRunning {
+		p.mu.Unlock()
+		return nil
+	}
+	if c.record.State != ContainerCreated || c.removing || p.stopping {
+		defer p.mu.Unlock()
+		return fmt.Errorf("start container %s: it is %s, not created: %w", c.what, c.record.State, ErrState)
+	}
+	w := m.join(&p.mu, c.lane, verbStart, c.what, verbTimeout, func(ctx context.Context, w *work) error {
+		return m.startContainer(ctx, w, c)
+	})
+	p.mu.Unlock()
+	return w.wait(ctx)
+}
+
+const verbStart = "start container"
+
+func (m *Manager) startContainer(ctx context.Context, w *work, c *container) error {
+	// 1. Its process runs.
+	w.enter("process")
+	monitor, err := c.pod.live()
+	if err != nil {
+		return err
+	}
+	pid, err := monitor.Start(ctx, c.id)
+	if err != nil {
+		m.startFailed(ctx, c, monitor, err)
+		return err
+	}
+
+	// 2. So it is written. It may have ended already: its watcher waits for this.
+	w.enter("record")
+	err = m.updateContainer(c, false, func(r *containerRecord) {
+		r.State, r.StartedAt = ContainerRunning, now()
+		if pid > 0 {
+			r.Pid = pid
+		}
+	})
+	m.publish(c.pod, Event{Type: EventStarted, ContainerID: c.id})
+	return err
+}
+
+// startFailed makes a container whose command cannot be executed an exited one
+// that says so.
+func (m *Manager) startFailed(ctx context.Context, c *container, monitor Monitor, cause error) {
+	c.pod.mu.Lock()
+	c.startError = cause.Error()
+	c.pod.mu.Unlock()
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	// What is left of it dies; its watcher sees the end.
+	if err := m.kill(ctx, c, monitor); err != nil && !gone(err) {
+		m.o.Log.Error("kill container that did not start", "container", c.id, "error", errors.Join(err, cause))
+	}
+}

@@ -1,0 +1,274 @@
+package pod
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/strake-containers/strake/shim/client"
+)
+
+const (
+	// usageMaxAge is how old a container's disk usage may be: it takes a walk.
+	usageMaxAge = 10 * time.Second
+	// statsTimeout is what a stuck monitor may hold up a list; it is left out.
+	statsTimeout = 2 * time.Second
+	statsAtOnce  = 16
+)
+
+// ContainerStats reads the counters of one container.
+func (m *Manager) ContainerStats(ctx context.Context, id string) (ContainerStats, error) {
+	c, err := m.findContainer(id)
+	if err != nil {
+		return ContainerStats{}, err
+	}
+	s, err := m.podStats(ctx, c.pod, func(o *container) bool { return o == c }, false)
+	if err != nil {
+		return ContainerStats{}, fmt.Errorf("stats of container %s: %w", c.what, err)
+	}
+	if len(s.Containers) == 0 {
+		return ContainerStats{}, fmt.Errorf("container %s: %w", c.id, ErrNotFound) // removed just now
+	}
+	return s.Containers[0], nil
+}
+
+// ContainersStats reads the counters of all containers that f selects. Those of
+// a pod whose monitor does not answer are missing.
+func (m *Manager) ContainersStats(ctx context.Context, f ContainerFilter) ([]ContainerStats, error) {
+	wanted := map[string]bool{}
+	for _, s := range m.Containers(f) {
+		wanted[s.ID] = true
+	}
+	var out []ContainerStats
+	for _, s := range m.eachPodStats(ctx, m.allPods(), func(c *container) bool { return wanted[c.id] }, false) {
+		out = append(out, s.Containers...)
+	}
+	return out, ctx.Err()
+}
+
+// PodStats reads the counters of one pod and its containers.
+func (m *Manager) PodStats(ctx context.Context, id string) (PodStats, error) {
+	p, err := m.findPod(id)
+	if err != nil {
+		return PodStats{}, err
+	}
+	s, err := m.podStats(ctx, p, everyContainer, true)
+	if err != nil {
+		return PodStats{}, fmt.Errorf("stats of pod %s: %w", p.what, err)
+	}
+	return s, nil
+}
+
+// PodsStats is PodStats for all pods that f selects. A pod whose monitor does
+// not answer is missing.
+func (m *Manager) PodsStats(ctx context.Context, f PodFilter) ([]PodStats, error) {
+	var pods []*sandbox
+	wanted := map[string]bool{}
+	for _, s := range m.Pods(f) {
+		wanted[s.ID] = true
+	}
+	for _, p := range m.allPods() {
+		if wanted[p.id] {
+			pods = append(pods, p)
+		}
+	}
+	return m.eachPodStats(ctx, pods, everyContainer, true), ctx.Err()
+}
+
+func everyContainer(*container) bool { return true }
+
+func (m *Manager) eachPodStats(ctx context.Context, pods []*sandbox, want func(*container) bool, whole bool) []PodStats {
+	var mu sync.Mutex
+	var out []PodStats
+	var all sync.WaitGroup
+	slots := make(chan struct{}, statsAtOnce)
+	for _, p := range pods {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+			defer cancel()
+			s, err := m.podStats(ctx, p, want, whole)
+			if err != nil {
+				m.o.Log.Warn("no stats", "pod", p.id, "error", err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			out = append(out, s)
+		})
+	}
+	all.Wait()
+	return out
+}
+
+// podStats asks the pod's monitor once. Whole adds what is the pod's own.
+func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container) bool, whole bool) (PodStats, error) {
+	p.mu.Lock()
+	out := PodStats{Pod: p.status()}
+	monitor, parent, netns := p.monitor, p.record.Config.CgroupParent, p.record.NetNS
+	var containers []*container
+	var ids []string
+	for _, c := range p.containers {
+		if want(c) {
+			containers = append(containers, c)
+			out.Containers = append(out.Containers, ContainerStats{Container: c.status()})
+			if c.record.State != ContainerExited {
+				ids = append(ids, c.id)
+			}
+		}
+	}
+	p.mu.Unlock()
+	if !whole {
+		parent = ""
+	}
+	if monitor != nil && (len(ids) > 0 || parent != "") {
+		s, err := monitor.Stats(ctx, ids, parent)
+		if err != nil {
+			return PodStats{}, err
+		}
+		out.Cgroup = cgroupStats(s.Pod)
+		for i := range out.Containers {
+			out.Containers[i].Cgroup = cgroupStats(s.Containers[out.Containers[i].Container.ID])
+		}
+	}
+	for i, c := range containers {
+		out.Containers[i].WritableLayer = m.diskUsage(c)
+	}
+	if whole && netns != "" && out.Pod.State == PodReady {
+		var err error
+		if out.Network, err = m.networkStats(netns); err != nil {
+			return PodStats{}, err
+		}
+	}
+	return out, nil
+}
+
+// cgroupStats takes a monitor's counters over; nil stays nil.
+func cgroupStats(s *client.CgroupStats) *CgroupStats {
+	if s == nil {
+		return nil
+	}
+	m := &s.Memory
+	out := &CgroupStats{
+		Time: s.Time,
+		CPU: CPUStats{
+			Usage: uint64(s.CPU.Usage), User: uint64(s.CPU.User), System: uint64(s.CPU.System),
+			Periods: s.CPU.Periods, ThrottledPeriods: s.CPU.ThrottledPeriods, ThrottledTime: uint64(s.CPU.ThrottledTime),
+		},
+		Memory: MemoryStats{
+			Usage: m.Usage, MaxUsage: m.MaxUsage, Limit: m.Limit, WorkingSet: m.WorkingSet, RSS: m.RSS, Cache: m.Cache,
+			InactiveFile: m.InactiveFile, Kernel: m.Kernel, SwapUsage: m.SwapUsage, SwapLimit: m.SwapLimit,
+			PageFaults: m.PageFaults, MajorPageFaults: m.MajorPageFault,
+		},
+		Pids:        PidsStats{Current: s.PidsCurrent, Limit: s.PidsLimit},
+		CPUPressure: pressure(s.CPUPressure), MemoryPressure: pressure(s.MemoryPressure), IOPressure: pressure(s.IOPressure),
+	}
+	for _, io := range s.IO {
+		out.IO = append(out.IO, IOStats(io))
+	}
+	for _, h := range s.Hugetlb {
+		out.Huge = append(out.Huge, HugetlbStats(h))
+	}
+	return out
+}
+
+func pressure(p *client.Pressure) *Pressure {
+	if p == nil {
+		return nil
+	}
+	line := func(l client.PressureLine) PressureLine {
+		return PressureLine{Avg10: l.Avg10, Avg60: l.Avg60, Avg300: l.Avg300, Total: uint64(l.Total.Microseconds())}
+	}
+	return &Pressure{Some: line(p.Some), Full: line(p.Full)}
+}
+
+// networkStats reads the interfaces' counters in the namespace, but loopback's.
+func (m *Manager) networkStats(path string) ([]InterfaceStats, error) {
+	var data []byte
+	err := m.o.NetNS.Do(path, func() (err error) {
+		data, err = os.ReadFile("/proc/thread-self/net/dev")
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("network counters: %w", err)
+	}
+	return parseNetDev(data), nil
+}
+
+// parseNetDev reads proc_pid_net(5)'s net/dev; lines that are no interface are
+// skipped. The interfaces are in the order in which they were made.
+func parseNetDev(data []byte) []InterfaceStats {
+	var out []InterfaceStats
+	for s := bufio.NewScanner(bytes.NewReader(data)); s.Scan(); {
+		name, counters, ok := strings.Cut(s.Text(), ":")
+		fields := strings.Fields(counters)
+		if name = strings.TrimSpace(name); !ok || name == "lo" || len(fields) < 12 {
+			continue
+		}
+		var n [12]uint64
+		for i := range n {
+			n[i], _ = strconv.ParseUint(fields[i], 10, 64) // the kernel's own numbers
+		}
+		out = append(out, InterfaceStats{
+			Name: name, RxBytes: n[0], RxPackets: n[1], RxErrors: n[2], RxDrops: n[3],
+			TxBytes: n[8], TxPackets: n[9], TxErrors: n[10], TxDrops: n[11],
+		})
+	}
+	return out
+}
+
+// diskUsage is what a container has written, as of a moment ago.
+func (m *Manager) diskUsage(c *container) FilesystemUsage {
+	c.pod.mu.Lock()
+	u := c.usage
+	c.pod.mu.Unlock()
+	if time.Since(u.Time) < usageMaxAge {
+		return u
+	}
+	u = walkUsage(filepath.Join(m.store.ContainerDir(c.pod.id, c.id), "upper"))
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	c.usage = u
+	return u
+}
+
+// walkUsage counts blocks and inodes below a directory, hard links once. What
+// vanishes meanwhile is not counted.
+func walkUsage(root string) FilesystemUsage {
+	u := FilesystemUsage{Path: root, Time: now()}
+	linked := map[uint64]bool{}
+	_ = filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return fs.SkipDir
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || st.Nlink > 1 && !d.IsDir() && linked[st.Ino] {
+			return nil
+		}
+		if st.Nlink > 1 && !d.IsDir() {
+			linked[st.Ino] = true
+		}
+		u.Bytes += uint64(st.Blocks) * 512
+		u.Inodes++
+		return nil
+	})
+	return u
+}

@@ -1,0 +1,149 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"syscall"
+
+	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/shim/client"
+)
+
+// UpdateContainer changes the limits of a container that has not exited; zero
+// fields stay. Annotations are added to its own.
+func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, annotations map[string]string) error {
+	c, monitor, err := m.alive(id)
+	if err != nil {
+		return err
+	}
+	limits, err := bundle.LinuxResources(&r, &m.host)
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", c.what, err)
+	}
+	if err := monitor.Update(ctx, c.id, limits); err != nil {
+		return fmt.Errorf("update container %s: %w", c.what, m.class(c, err))
+	}
+	return m.updateContainer(c, false, func(rec *containerRecord) {
+		rec.Resources = bundle.Merge(rec.Resources, r)
+		if len(annotations) > 0 {
+			all := maps.Clone(rec.Config.Annotations) // statuses share the old one
+			if all == nil {
+				all = map[string]string{}
+			}
+			maps.Copy(all, annotations)
+			rec.Config.Annotations = all
+		}
+	})
+}
+
+// PauseContainer freezes a running container.
+func (m *Manager) PauseContainer(ctx context.Context, id string) error {
+	return m.freeze(ctx, id, true)
+}
+
+// ResumeContainer thaws a paused container.
+func (m *Manager) ResumeContainer(ctx context.Context, id string) error {
+	return m.freeze(ctx, id, false)
+}
+
+func (m *Manager) freeze(ctx context.Context, id string, paused bool) error {
+	c, err := m.findContainer(id)
+	if err != nil {
+		return err
+	}
+	monitor, err := c.running()
+	if err != nil {
+		return err
+	}
+	verb := monitor.Resume
+	if paused {
+		verb = monitor.Pause
+		m.setPaused(c, true) // before: a kill in between has to thaw it
+	}
+	if err := verb(ctx, c.id); err != nil {
+		return fmt.Errorf("container %s: %w", c.what, m.class(c, err))
+	}
+	m.setPaused(c, paused)
+	return nil
+}
+
+func (m *Manager) setPaused(c *container, paused bool) {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	c.paused = paused
+}
+
+// ReopenLog makes the log of a running container be opened again, after it was
+// rotated. It never waits for another verb.
+func (m *Manager) ReopenLog(ctx context.Context, id string) error {
+	c, err := m.findContainer(id)
+	if err != nil {
+		return err
+	}
+	monitor, err := c.running()
+	if err != nil {
+		return err
+	}
+	if err := monitor.ReopenLog(ctx, c.id); err != nil {
+		return fmt.Errorf("reopen log of container %s: %w", c.what, m.class(c, err))
+	}
+	return nil
+}
+
+// SignalContainer sends a signal ("SIGHUP", "HUP", "1") to the container's init
+// process.
+func (m *Manager) SignalContainer(ctx context.Context, id, signal string) error {
+	n, err := bundle.ParseSignal(signal)
+	if err != nil {
+		return err
+	}
+	c, err := m.findContainer(id)
+	if err != nil {
+		return err
+	}
+	monitor, err := c.running()
+	if err != nil {
+		return err
+	}
+	if err := monitor.Kill(ctx, c.id, "", syscall.Signal(n), false); err != nil {
+		return fmt.Errorf("signal container %s: %w", c.what, m.class(c, err))
+	}
+	return nil
+}
+
+// alive finds a container that has not exited.
+func (m *Manager) alive(id string) (*container, Monitor, error) {
+	c, err := m.findContainer(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	if c.record.State == ContainerExited || c.removing || c.pod.monitor == nil {
+		return nil, nil, fmt.Errorf("container %s is %s: %w", c.id, c.record.State, ErrState)
+	}
+	return c, c.pod.monitor, nil
+}
+
+// class gives a monitor's error the class that the Manager's callers know, and
+// looks after a monitor that does not answer any more.
+func (m *Manager) class(c *container, err error) error {
+	switch {
+	case errors.Is(err, client.ErrUnavailable):
+		c.pod.mu.Lock()
+		monitor := c.pod.monitor
+		c.pod.mu.Unlock()
+		if monitor != nil {
+			go m.monitorLost(c.pod, monitor)
+		}
+		return err
+	case errors.Is(err, client.ErrNotRunning), errors.Is(err, client.ErrNotFound):
+		return fmt.Errorf("%w: %w", ErrState, err)
+	case errors.Is(err, client.ErrTimeout):
+		return fmt.Errorf("%w: %w", ErrTimeout, err)
+	default:
+		return err
+	}
+}

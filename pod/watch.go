@@ -1,0 +1,173 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/strake-containers/strake/shim/client"
+)
+
+// flushAfter is how long after its end a container's record is made to outlive a
+// power cut, unless it is removed by then: most containers end with their pod.
+const flushAfter = 2 * time.Second
+
+// watch waits for the end of a container's process and sees to all that follows.
+func (m *Manager) watch(c *container, monitor Monitor) {
+	exit, err := monitor.Wait(m.life, c.id, "")
+	switch {
+	case m.life.Err() != nil:
+		return // Close; the next Open asks the monitor again
+	case errors.Is(err, client.ErrUnavailable):
+		m.monitorLost(c.pod, monitor)
+		return
+	case err != nil:
+		m.o.Log.Error("wait for container", "container", c.id, "error", err)
+		m.recordUnseen(c, "its monitor does not know it")
+	default:
+		m.recordExit(c, exit)
+	}
+	m.reap(c, monitor)
+}
+
+// recordExit writes down how a container ended and tells everybody.
+func (m *Manager) recordExit(c *container, exit client.Exit) {
+	// What started it has to have said so first.
+	c.pod.mu.Lock()
+	starting := c.lane[verbStart]
+	c.pod.mu.Unlock()
+	if starting != nil {
+		<-starting.done
+	}
+	// The file knows more than the rpc: whether memory ran out.
+	if e, err := client.ReadExit(m.containerState(c.pod.id, c.id)); err == nil {
+		exit.OOMKilled, exit.Signal = e.OOMKilled, e.Signal
+	}
+	c.pod.mu.Lock()
+	failed := c.startError
+	c.pod.mu.Unlock()
+	m.finish(c, exit.OOMKilled, func(r *containerRecord) {
+		r.ended(exit)
+		if failed != "" {
+			r.ExitCode, r.Reason, r.Message = exitStartError, ReasonStartError, failed
+		}
+	})
+}
+
+// recordUnseen writes down that a container ended while nobody looked: as the
+// monitor has left it in writing, or else as lost.
+func (m *Manager) recordUnseen(c *container, why string) {
+	if exit, err := client.ReadExit(m.containerState(c.pod.id, c.id)); err == nil {
+		m.recordExit(c, exit)
+		return
+	}
+	m.finish(c, false, func(r *containerRecord) { r.lost(why) })
+}
+
+// finish makes a container an exited one. The record outlives the daemon at once
+// and a power cut a little later.
+func (m *Manager) finish(c *container, oom bool, change func(*containerRecord)) {
+	err := m.updateContainer(c, false, change)
+	if err != nil { // a full disk: memory and exit.json have it
+		m.o.Log.Error("write how container ended", "container", c.id, "error", err)
+	}
+	c.pod.mu.Lock()
+	if c.pod.names[c.key] == c {
+		delete(c.pod.names, c.key) // the same request again means another one
+	}
+	c.pod.mu.Unlock()
+	close(c.exited)
+	m.publish(c.pod, Event{Type: EventStopped, ContainerID: c.id, OOM: oom})
+	time.AfterFunc(flushAfter, func() { m.flush(c) })
+}
+
+// flush makes a container's record, and that of its pod, outlive a power cut.
+func (m *Manager) flush(c *container) {
+	c.pod.mu.Lock()
+	removing := c.removing
+	c.pod.mu.Unlock()
+	if removing || m.life.Err() != nil {
+		return
+	}
+	err := m.updateContainer(c, true, func(*containerRecord) {})
+	if err == nil {
+		err = m.updatePod(c.pod, true, func(*podRecord) {})
+	}
+	c.pod.mu.Lock()
+	removing = c.removing
+	c.pod.mu.Unlock()
+	if err != nil && !removing {
+		m.o.Log.Error("make record durable", "container", c.id, "error", err)
+	}
+}
+
+// reap lets the monitor give back what an ended container has in the kernel. A
+// container that cannot be reaped cannot be removed; the next Stop of its pod
+// ends the monitor.
+func (m *Manager) reap(c *container, monitor Monitor) {
+	ctx, cancel := context.WithTimeout(m.life, verbTimeout)
+	defer cancel()
+	if err := m.destroy(ctx, monitor, c.id); err != nil {
+		m.o.Log.Error("delete ended container", "container", c.id, "error", err)
+		if m.life.Err() != nil {
+			return
+		}
+	}
+	close(c.reaped)
+}
+
+// monitorLost finds out whether a monitor whose connection broke is still
+// there, and if not, ends what it held: nobody could stop it or see its end.
+func (m *Manager) monitorLost(p *sandbox, was Monitor) {
+	p.mu.Lock()
+	if p.monitor != was || p.broken == was {
+		p.mu.Unlock()
+		return
+	}
+	p.broken = was
+	p.mu.Unlock()
+	_ = was.Close() // broken anyway
+	ctx, cancel := undoContext(m.life)
+	defer cancel()
+	monitor, err := m.o.Monitors.Connect(ctx, m.monitorAddress(p.id))
+	if err == nil {
+		p.mu.Lock()
+		p.monitor = monitor
+		p.mu.Unlock()
+		for _, c := range p.all() {
+			if !closed(c.exited) {
+				go m.watch(c, monitor)
+			}
+		}
+		return
+	}
+	m.o.Log.Error("monitor is gone; ending its pod", "pod", p.id, "name", p.what, "error", err)
+	p.mu.Lock()
+	p.monitor = nil
+	p.mu.Unlock()
+	m.lose(ctx, p, "its monitor is gone")
+}
+
+// lose ends all containers of a pod that has no monitor any more.
+func (m *Manager) lose(ctx context.Context, p *sandbox, why string) {
+	m.forgetPodName(p)
+	if err := m.o.Monitors.Cleanup(ctx, m.startOptions(p)); err != nil {
+		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
+	}
+	for _, c := range p.all() {
+		if closed(c.exited) {
+			continue
+		}
+		m.recordUnseen(c, why)
+		close(c.reaped)
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
