@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"syscall"
 	"time"
 
@@ -17,11 +18,13 @@ import (
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
-// session is a person in front of a container.
+// session is a person in front of a container: Attach, begun before the start, so
+// that nothing is missed.
 //
-// With a terminal, input and output go through Attach. Without one, only the
-// input does: the output is read from the log, where nothing is lost however
-// slow the reader is, and which a restart of straked does not interrupt.
+// A monitor drops a client that cannot keep up rather than stop the container,
+// and a restart of straked cuts the connection. Without a terminal the output
+// then goes on from the log, at the byte where it broke off; on a terminal the
+// session ends, and the container goes on.
 type session struct {
 	app              *app
 	client           *client
@@ -30,10 +33,12 @@ type session struct {
 	tty, interactive bool
 	running          bool // it has been started
 	fromNow          bool // show only what comes from now on
+
+	stdout, stderr counter
 }
 
 // errGone is how a session on a terminal ends when straked does.
-var errGone = errors.New("straked went away: the container goes on; strake attach connects again")
+var errGone = errors.New("the connection to the container broke: it goes on; strake attach connects again")
 
 // run starts the container, unless it is running, and returns its exit code
 // when it has ended and its output is written. It returns stream.ErrDetached
@@ -51,24 +56,21 @@ func (s *session) run(ctx context.Context) (code int, err error) {
 		exit, waitErr = s.client.wait(ctx, s.id)
 	}()
 
-	// 2. Connect, so that nothing is missed.
-	var attached chan error // nil: no attach
-	if s.tty || s.interactive {
-		if s.tty {
-			restore, err := s.app.rawTerminal()
-			if err != nil {
-				return 0, err
-			}
-			defer restore()
+	// 2. Connect.
+	if s.tty {
+		restore, err := s.app.rawTerminal()
+		if err != nil {
+			return 0, err
 		}
-		attached = make(chan error, 1)
-		ready := make(chan struct{})
-		go func() { attached <- s.attach(ctx, func() { close(ready) }) }()
-		select {
-		case <-ready:
-		case err := <-attached:
-			return 0, attachError(ctx, err)
-		}
+		defer restore()
+	}
+	attached := make(chan error, 1)
+	ready := make(chan struct{})
+	go func() { attached <- s.attach(ctx, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-attached:
+		return 0, attachError(ctx, err)
 	}
 
 	// 3. Start it. This is not interrupted half-way: it takes milliseconds.
@@ -87,21 +89,17 @@ func (s *session) run(ctx context.Context) (code int, err error) {
 	})
 
 	// 4. Its output, to the end.
-	if s.tty {
-		select {
-		case err = <-attached:
-			if err != nil {
-				return 0, attachError(ctx, err)
-			}
-			<-ended // the output ends a moment before
-		case <-ended:
-			if err := <-attached; err != nil && waitErr == nil {
-				return 0, attachError(ctx, err)
-			}
+	if err := <-attached; err != nil {
+		err = attachError(ctx, err)
+		if !s.goesOn(err) {
+			return 0, err
 		}
-	} else if err := s.copyLog(ctx, ended, attached); err != nil {
-		return 0, err
+		if err := s.copyLog(ctx, ended); err != nil {
+			return 0, err
+		}
 	}
+
+	// 5. Its exit code, which comes a moment later.
 	<-ended
 	if waitErr != nil {
 		return 0, cause(ctx, waitErr)
@@ -110,50 +108,67 @@ func (s *session) run(ctx context.Context) (code int, err error) {
 }
 
 func (s *session) attach(ctx context.Context, ready func()) error {
-	streams := stream.Streams{Ready: ready}
+	s.stdout.to, s.stderr.to = s.app.stdout, s.app.stderr
+	streams := stream.Streams{Stdout: &s.stdout, Stderr: &s.stderr, Ready: ready}
 	if s.interactive {
 		streams.Stdin = s.app.stdin
 	}
 	if s.tty {
-		streams.Stdout = s.app.stdout
 		streams.DetachKeys = s.interactive
 		streams.Resize = s.app.terminalSizes(ctx)
 	}
 	return stream.Attach(ctx, s.client.strake, s.id, streams)
 }
 
-// copyLog shows the container's output until it has ended. An attached standard
-// input that breaks is only worth telling while the container runs.
-func (s *session) copyLog(ctx context.Context, ended <-chan struct{}, attached <-chan error) error {
-	is, err := s.client.pods.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: s.id})
+// goesOn reports whether the log can continue what Attach began: the whole
+// output is in it, and err is neither the person's doing nor our own output's.
+func (s *session) goesOn(err error) bool {
+	var stopped interrupted
+	return !s.tty && !s.fromNow && s.stdout.err == nil && s.stderr.err == nil &&
+		!errors.Is(err, context.Canceled) && !errors.As(err, &stopped)
+}
+
+// copyLog shows the rest of the output until the container has ended.
+func (s *session) copyLog(ctx context.Context, ended <-chan struct{}) error {
+	if s.interactive {
+		fmt.Fprintln(s.app.stderr, "strake: the connection broke: standard input is not passed on any more")
+	}
+	is, err := s.client.pods.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: s.id}, grpc.WaitForReady(true))
 	if err != nil {
 		return cause(ctx, err)
 	}
-	tail := logfile.All
-	if s.fromNow {
-		tail = 0
+	return logfile.Copy(is.Status.LogPath, logfile.Options{Done: ended, Tail: logfile.All},
+		&skipper{to: s.app.stdout, skip: s.stdout.n}, &skipper{to: s.app.stderr, skip: s.stderr.n})
+}
+
+// counter counts what it passes on.
+type counter struct {
+	to  io.Writer
+	n   int64
+	err error // that to has given
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.to.Write(p)
+	c.n += int64(n)
+	c.err = err
+	return n, err
+}
+
+// skipper drops the first skip bytes.
+type skipper struct {
+	to   io.Writer
+	skip int64
+}
+
+func (s *skipper) Write(p []byte) (int, error) {
+	drop := min(s.skip, int64(len(p)))
+	s.skip -= drop
+	if drop == int64(len(p)) {
+		return len(p), nil
 	}
-	done := make(chan struct{})
-	copied := make(chan error, 1)
-	go func() {
-		copied <- logfile.Copy(is.Status.LogPath, logfile.Options{Done: done, Tail: tail}, s.app.stdout, s.app.stderr)
-	}()
-	for {
-		select {
-		case err := <-copied: // an error: it cannot have been done
-			return err
-		case <-ended:
-		case <-ctx.Done():
-		case err := <-attached:
-			attached = nil
-			if err != nil && status.Code(err) == codes.Unavailable {
-				fmt.Fprintf(s.app.stderr, "strake: %s\r\n", "straked went away: standard input is not passed on any more")
-			}
-			continue
-		}
-		close(done)
-		return <-copied
-	}
+	n, err := s.to.Write(p[drop:])
+	return int(drop) + n, err
 }
 
 // cause prefers why ctx ended over the error that this made.

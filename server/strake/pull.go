@@ -29,16 +29,18 @@ func (s *service) Pull(r *strakev1.PullRequest, stream grpc.ServerStreamingServe
 	news.changed = make(chan struct{}, 1)
 	o.Progress = news.put
 
-	ctx, stop := context.WithCancel(stream.Context())
+	pulling, end := s.untilEnd(stream.Context())
+	defer end()
+	sending, stop := context.WithCancel(stream.Context())
 	sent := make(chan error, 1)
-	go func() { sent <- news.send(ctx, stream) }()
-	img, err := s.Images.Pull(stream.Context(), r.Reference, o)
+	go func() { sent <- news.send(sending, stream) }()
+	img, err := s.Images.Pull(pulling, r.Reference, o)
 	stop()
 	if sendErr := <-sent; sendErr != nil {
 		return sendErr // the client has gone
 	}
 	if err != nil {
-		return asStatus(err)
+		return callError(pulling, err)
 	}
 	return stream.Send(&strakev1.PullResponse{Event: &strakev1.PullResponse_Image{Image: imageMessage(img)}})
 }

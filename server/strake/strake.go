@@ -67,10 +67,11 @@ type Deps struct {
 	Log *slog.Logger
 }
 
-// Register adds the service to a gRPC server and starts what it does by itself,
-// which ends with ctx; wait for done before the Manager is closed.
+// Register adds the service to a gRPC server and starts what it does by itself.
+// Both end with ctx, calls that wait or stream too; wait for done before the
+// Manager is closed.
 func Register(ctx context.Context, r grpc.ServiceRegistrar, d Deps) (done <-chan struct{}) {
-	strakev1.RegisterStrakeServer(r, &service{Deps: d, started: time.Now()})
+	strakev1.RegisterStrakeServer(r, &service{Deps: d, started: time.Now(), ending: ctx})
 	return startReaper(ctx, d.Pods, d.Log)
 }
 
@@ -78,6 +79,18 @@ type service struct {
 	strakev1.UnimplementedStrakeServer
 	Deps
 	started time.Time
+	ending  context.Context // over when the daemon stops
+}
+
+// errEnding tells a client to ask the next daemon.
+var errEnding = status.Error(codes.Unavailable, "straked is stopping")
+
+// untilEnd is the context of a call that may take long: it ends with the daemon
+// as well, with the cause errEnding.
+func (s *service) untilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.ending, func() { cancel(errEnding) })
+	return ctx, func() { stop(); cancel(nil) }
 }
 
 func (s *service) System(context.Context, *strakev1.SystemRequest) (*strakev1.SystemResponse, error) {
@@ -143,9 +156,11 @@ func (s *service) InspectImage(_ context.Context, r *strakev1.InspectImageReques
 }
 
 func (s *service) WaitContainer(ctx context.Context, r *strakev1.WaitContainerRequest) (*strakev1.WaitContainerResponse, error) {
+	ctx, end := s.untilEnd(ctx)
+	defer end()
 	c, err := s.Pods.WaitContainer(ctx, r.ContainerId)
 	if err != nil {
-		return nil, asStatus(err)
+		return nil, callError(ctx, err)
 	}
 	return &strakev1.WaitContainerResponse{
 		ExitCode:   c.ExitCode,
@@ -188,6 +203,14 @@ var classes = []struct {
 	{fs.ErrNotExist, codes.NotFound},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
+}
+
+// callError is asStatus for a call whose context ended with the daemon.
+func callError(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errEnding) {
+		return errEnding
+	}
+	return asStatus(err)
 }
 
 // asStatus gives an error the code of its class, and keeps its text.

@@ -41,6 +41,7 @@ func (s *service) Exec(stream bidi) error {
 	conn.resize(start.Size)
 	streams := conn.streams()
 	streams.Stdout = conn.stdout()
+	conn.ready() // what comes before the process is there waits for it
 	if !start.Tty {
 		streams.Stderr = conn.stderr()
 	}
@@ -48,10 +49,12 @@ func (s *service) Exec(stream bidi) error {
 		streams.Stdin = nil
 	}
 	go conn.receive()
-	code, err := s.Pods.Exec(stream.Context(), start.ContainerId, c, streams)
+	ctx, end := s.untilEnd(stream.Context())
+	defer end()
+	code, err := s.Pods.Exec(ctx, start.ContainerId, c, streams)
 	conn.close()
 	if err != nil {
-		return asStatus(err)
+		return callError(ctx, err)
 	}
 	return conn.send(&strakev1.Output{Event: &strakev1.Output_Exit{Exit: &strakev1.Exit{Code: int32(code)}}})
 }
@@ -67,6 +70,7 @@ func (s *service) Attach(stream bidi) error {
 	}
 	conn := newConnection(stream, start.Stdin)
 	streams := conn.streams()
+	streams.Connected = conn.ready
 	if start.Output {
 		streams.Stdout, streams.Stderr = conn.stdout(), conn.stderr()
 	}
@@ -74,10 +78,12 @@ func (s *service) Attach(stream bidi) error {
 		streams.Stdin = nil
 	}
 	go conn.receive()
-	err = s.Pods.Attach(stream.Context(), start.ContainerId, streams)
+	ctx, end := s.untilEnd(stream.Context())
+	defer end()
+	err = s.Pods.Attach(ctx, start.ContainerId, streams)
 	conn.close()
 	if err != nil {
-		return asStatus(err)
+		return callError(ctx, err)
 	}
 	return nil
 }
@@ -105,7 +111,7 @@ func newConnection(stream bidi, stdin bool) *connection {
 }
 
 func (c *connection) streams() pod.Streams {
-	return pod.Streams{Stdin: c.stdinR, Resize: c.sizes, Connected: c.ready}
+	return pod.Streams{Stdin: c.stdinR, Resize: c.sizes}
 }
 
 // ready tells the client that nothing is missed from now on. If it cannot be

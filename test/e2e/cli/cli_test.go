@@ -1,0 +1,50 @@
+// Package cli drives the built strake against a private straked: the scripts in
+// testdata, and sessions on a terminal.
+package cli
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/strake-containers/strake/test/node"
+)
+
+// The scripts share one straked and run at the same time, so that each names its
+// containers after itself.
+func TestScripts(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	strake(t, n, "pull", "-q", n.Image)
+	registry, _, _ := strings.Cut(n.Image, "/")
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("STRAKE_ADDRESS", n.Address)
+			e.Setenv("IMAGE", n.Image)
+			e.Setenv("REGISTRY", registry)
+			e.Setenv("PATH", n.Bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+			return nil
+		},
+	})
+}
+
+// strake runs the built program and returns what it printed.
+func strake(t *testing.T, n *node.Node, args ...string) string {
+	t.Helper()
+	out, err := command(n, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("strake %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func command(n *node.Node, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(n.Bin, "strake"), args...)
+	cmd.Env = append(os.Environ(), "STRAKE_ADDRESS="+n.Address)
+	return cmd
+}
