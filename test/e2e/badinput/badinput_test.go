@@ -74,7 +74,7 @@ func TestContainers(t *testing.T) {
 		"bad cpuset": {func(c *cri.ContainerConfig) {
 			c.Linux.Resources = &cri.LinuxContainerResources{CpusetCpus: "99999"}
 		}, []string{"99999"}},
-		"NUL in env": {func(c *cri.ContainerConfig) { c.Envs = []*cri.KeyValue{{Key: "A", Value: "b\x00c"}} }, []string{"A"}},
+		"NUL in env": {func(c *cri.ContainerConfig) { c.Envs = []*cri.KeyValue{{Key: "A", Value: []byte("b\x00c")}} }, []string{"A"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			container := n.ContainerConfig(strings.ReplaceAll(name, " ", "-"), "/bin/true")
