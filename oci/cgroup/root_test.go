@@ -87,8 +87,11 @@ func TestAbsentController(t *testing.T) {
 	for _, mode := range modes(t) {
 		c := newTest(t, mode)
 		err := c.Create(&specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_0": {HcaHandles: ptr(uint32(3))}}})
-		if !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "rdma") {
-			t.Errorf("%v: error %v; want ErrUnsupported that names rdma", mode, err)
+		if err == nil || !strings.Contains(err.Error(), "linux.resources.rdma.mlx5_0") {
+			t.Errorf("%v: error %v does not name the field", mode, err)
+		}
+		if _, ok := c.find("rdma"); !ok && !errors.Is(err, ErrUnsupported) { // else the device is what is missing
+			t.Errorf("%v: error %v; want ErrUnsupported", mode, err)
 		}
 		if mode == Unified {
 			continue
