@@ -125,7 +125,7 @@ func Start(tb testing.TB, o Options) *Node {
 	if bins == "" {
 		bins = "/usr/lib/cni" // Debian's
 	}
-	config := fmt.Sprintf("[cni]\nconf_dir = %q\nbin_dirs = [%q]\n[network]\nbridge = %q\nsubnet = %q\n%s\n",
+	config := fmt.Sprintf("[cni]\nconf_dir = %q\nbin_dirs = [%q]\n[network]\nbridge = %q\nsubnets = [%q]\n%s\n",
 		cni, bins, n.Bridge, n.Subnet, o.Config)
 	if err := os.WriteFile(n.config, []byte(config), 0o600); err != nil {
 		tb.Fatal(err)

@@ -120,7 +120,7 @@ func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err 
 func straked(bin string) func(dir, socket, image string) ([]string, error) {
 	return func(dir, socket, _ string) ([]string, error) {
 		config := filepath.Join(dir, "config.toml")
-		text := fmt.Sprintf("[cni]\nconf_dir = %q\n[network]\nbridge = \"stkbench\"\nsubnet = \"10.187.0.0/24\"\n", filepath.Join(dir, "cni"))
+		text := fmt.Sprintf("[cni]\nconf_dir = %q\n[network]\nbridge = \"stkbench\"\nsubnets = [\"10.187.0.0/24\"]\n", filepath.Join(dir, "cni"))
 		return []string{
 			filepath.Join(bin, "straked"), "--config", config, "--root", filepath.Join(dir, "root"),
 			"--state", filepath.Join(dir, "run"), "--address", socket, "--log-level", "warn",
