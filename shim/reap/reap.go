@@ -115,6 +115,25 @@ func exitOf(e sys.ChildExit, at time.Time) Exit {
 	return x
 }
 
+// WatchFD calls look when fd becomes readable, and once at the start, until look
+// returns false or stop is called. Look takes away what made it readable. The
+// descriptor stays the caller's and may be closed after stop.
+func WatchFD(fd int, look func() bool) (stop func(), err error) {
+	f, err := sys.DupPollableFD(fd, "watch")
+	if err != nil {
+		return nil, err
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		_ = f.Close() // unused
+		return nil, err
+	}
+	go func() {
+		_ = raw.Read(func(uintptr) bool { return !look() }) // ends with stop at the latest
+	}()
+	return func() { _ = f.Close() }, nil // a duplicate
+}
+
 // Start starts a command that its caller waits for, with cmd.Wait, and then
 // reports as collected.
 func (r *Reaper) Start(cmd *exec.Cmd) (collected func(), err error) {

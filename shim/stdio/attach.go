@@ -58,8 +58,10 @@ func (h *hub) add(conn net.Conn) {
 	c := &client{conn: conn}
 	c.changed.L = &c.mu
 	h.mu.Lock()
+	// An empty frame first says that from here on nothing is missed.
+	c.queue = wire.AppendAttach(nil, wire.AttachStdout, nil)
 	if h.ended {
-		c.queue, c.ended = wire.AppendAttach(nil, wire.AttachEnd, nil), true
+		c.queue, c.ended = wire.AppendAttach(c.queue, wire.AttachEnd, nil), true
 	} else {
 		h.clients[c] = struct{}{}
 	}

@@ -77,11 +77,15 @@ func (w *lineWriter) write(p []byte) {
 	}
 }
 
-// end writes a last line that has no end of its own.
+// end writes a last line that has no end of its own, as a piece: a reader then
+// gives back exactly what was written.
 func (w *lineWriter) end() {
-	if len(w.rest) > 0 {
-		w.write([]byte{'\n'})
+	if len(w.rest) == 0 {
+		return
 	}
+	out := append(appendPrefix(nil, w.stream), "P "...)
+	w.log.write(append(append(out, w.rest...), '\n'))
+	w.rest = nil
 }
 
 func appendPrefix(b []byte, stream string) []byte {

@@ -162,9 +162,10 @@ type shutdownRequest struct {
 
 // runcOptions is containerd.runc.v1.Options, as far as it means something here.
 type runcOptions struct {
-	NoPivotRoot  bool   `pb:"1"`
-	NoNewKeyring bool   `pb:"2"`
-	Root         string `pb:"7"`
+	NoPivotRoot   bool   `pb:"1"`
+	NoNewKeyring  bool   `pb:"2"`
+	Root          string `pb:"7"`
+	SystemdCgroup bool   `pb:"9"`
 }
 
 // createOptions is strake.monitor.v1.CreateOptions.

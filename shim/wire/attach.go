@@ -13,7 +13,7 @@ const AttachSocket = "attach.sock"
 // endian), the payload.
 const (
 	AttachStdin  = 0 // client → monitor; an empty one closes the container's stdin
-	AttachStdout = 1 // monitor → client, as are 2 and 4
+	AttachStdout = 1 // monitor → client, as are 2 and 4; an empty one first: attached
 	AttachStderr = 2
 	AttachResize = 3 // client → monitor: width, height, two bytes each
 	AttachEnd    = 4 // there will be no more output

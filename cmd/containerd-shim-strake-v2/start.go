@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+const (
+	// containerdSockets is where containerd's shims have their sockets. The names
+	// are hashes, since the ids could make a path too long.
+	containerdSockets = "/run/containerd/s"
+	// strakeSocket is the socket's name in a bundle of straked.
+	strakeSocket = "monitor.sock"
+
+	serveAction = "serve"
+	// listenerFD is where serve finds the listening socket.
+	listenerFD = 3
+)
+
+// bootstrap is what start prints.
+type bootstrap struct {
+	Version  int    `json:"version"`
+	Address  string `json:"address"`
+	Protocol string `json:"protocol"`
+}
+
+// start starts a monitor, or finds the one of the same pod, and prints where it
+// listens.
+func start(p parameters) error {
+	path, err := socketPath(p)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(path)
+	if err != nil {
+		return err
+	}
+	if listener != nil { // nil: the pod has a monitor
+		if err := spawn(p, listener); err != nil {
+			return errors.Join(err, os.Remove(path))
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(bootstrap{Version: 3, Address: "unix://" + path, Protocol: "ttrpc"})
+}
+
+// socketPath is the bundle's for straked. Under containerd, containers of one pod
+// come to the same path and so to the same monitor.
+func socketPath(p parameters) (string, error) {
+	if p.address == "" {
+		return filepath.Join(p.bundle, strakeSocket), nil
+	}
+	group, err := groupOf(p)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(containerdSockets, 0o711); err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(filepath.Join(p.address, p.namespace, group)))
+	return filepath.Join(containerdSockets, hex.EncodeToString(sum[:])), nil
+}
+
+// groupOf is the pod of a container, by the annotations that containerd and
+// CRI-O put on it, or the container itself.
+func groupOf(p parameters) (string, error) {
+	f, err := os.Open(filepath.Join(p.bundle, "config.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return p.id, nil // a sandbox that comes by the sandbox API has none yet
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }() // read from only
+	var spec struct {
+		Annotations map[string]string `json:"annotations"`
+	}
+	if err := json.NewDecoder(io.LimitReader(f, 16<<20)).Decode(&spec); err != nil {
+		return "", fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	for _, key := range []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"} {
+		if group := spec.Annotations[key]; group != "" {
+			return group, nil
+		}
+	}
+	return p.id, nil
+}
+
+// listen makes the socket, or returns nil if somebody serves it already. What a
+// dead monitor left is replaced.
+func listen(path string) (*net.UnixListener, error) {
+	l, err := wire.Listen(path)
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return l, err
+	}
+	if c, err := wire.Dial(context.Background(), path); err == nil {
+		return nil, c.Close()
+	}
+	if err := os.Remove(path); err != nil {
+		return nil, err
+	}
+	return wire.Listen(path)
+}
+
+// spawn starts the serving copy of this program, in a session of its own, and
+// leaves it to itself: when start exits it is nobody's child.
+func spawn(p parameters, listener *net.UnixListener) error {
+	defer func() { _ = listener.Close() }() // the copy has its own
+	socket, err := listener.File()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = socket.Close() }() // likewise
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = null.Close() }() // likewise
+	log, err := openLog(p, null)
+	if err != nil {
+		return err
+	}
+	argv := []string{os.Args[0], "-namespace", p.namespace, "-id", p.id, "-address", p.address, "-bundle", p.bundle}
+	if p.debug {
+		argv = append(argv, "-debug")
+	}
+	process, err := os.StartProcess("/proc/self/exe", append(argv, serveAction), &os.ProcAttr{
+		Dir:   "/", // it keeps nobody's mount busy
+		Env:   append(os.Environ(), tuning...),
+		Files: []*os.File{null, log, log, listenerFD: socket},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return fmt.Errorf("start the monitor: %w", err)
+	}
+	adjustOOMScore(process.Pid)
+	return process.Release()
+}
+
+// tuning makes a monitor small: it hardly ever has more than two things to do.
+var tuning = []string{"GOMAXPROCS=2"}
+
+// openLog opens where the monitor's own messages go: with straked a file in the
+// bundle, with containerd the FIFO that containerd reads, if debugging is on.
+func openLog(p parameters, null *os.File) (*os.File, error) {
+	if p.address == "" {
+		return os.OpenFile(filepath.Join(p.bundle, "monitor.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	}
+	// For reading too: it must not end, nor wait, with its reader. A message that
+	// does not fit is lost.
+	fd, err := syscall.Open(filepath.Join(p.bundle, "log"), syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil || !p.debug {
+		return null, nil //nolint:nilerr // no log is no reason not to start
+	}
+	return os.NewFile(uintptr(fd), "log"), nil
+}
+
+// adjustOOMScore makes the kernel prefer the monitor to the daemon, by one point.
+// It is a wish: raising the own score is always allowed, and inherited.
+func adjustOOMScore(pid int) {
+	data, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || score >= 1000 {
+		return
+	}
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(score+1)), 0)
+}

@@ -1,0 +1,47 @@
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+// RemoveCrashed removes a container whose monitor has died, alive or not, and
+// writes what the shim's delete command prints: a DeleteResponse. How the
+// container ended is what its exit.json says, or SIGKILL. It is not an error if
+// there is nothing to remove.
+func RemoveCrashed(ctx context.Context, id, bundle, defaultRoot string, out io.Writer) error {
+	root := defaultRoot
+	data, err := os.ReadFile(filepath.Join(bundle, runtimeRootFile))
+	if err == nil {
+		root = string(data)
+	} else if !os.IsNotExist(err) {
+		return fmt.Errorf("container %s: find its state: %w", id, err)
+	}
+	c, err := container.Load(root, id)
+	if err == nil {
+		err = c.Delete(ctx, true)
+	}
+	if err != nil && !errors.Is(err, container.ErrNotExist) {
+		return fmt.Errorf("container %s: %w", id, err)
+	}
+	answer := &deleteResponse{ExitStatus: 128 + uint32(syscall.SIGKILL), ExitedAt: stamp(time.Now())}
+	var e exitRecord
+	if data, err := os.ReadFile(filepath.Join(bundle, exitFile)); err == nil && json.Unmarshal(data, &e) == nil {
+		answer = &deleteResponse{Pid: uint32(e.Pid), ExitStatus: uint32(e.ExitStatus), ExitedAt: stamp(e.ExitedAt)}
+	}
+	data, err = wire.Marshal(answer)
+	if err == nil {
+		_, err = out.Write(data)
+	}
+	return err
+}

@@ -1,0 +1,273 @@
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/reap"
+	"github.com/strake-containers/strake/shim/stdio"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+// maxConfig bounds a config.json.
+const maxConfig = 16 << 20
+
+// create makes a container; its init waits for Start.
+func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidResponse, err error) {
+	if r.Checkpoint != "" || r.ParentCheckpoint != "" {
+		return nil, wire.Errorf(wire.Unimplemented, "container %s: restoring a checkpoint is not implemented by strake", r.ID)
+	}
+	// 1. Nobody else makes one with this id.
+	if err := s.reserve(r.ID); err != nil {
+		return nil, err
+	}
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+	undo.Push("release id", func() error { s.release(r.ID); return nil })
+
+	// 2. What is wanted.
+	spec, err := readSpec(r.Bundle)
+	if err != nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: %w", r.ID, err)
+	}
+	options, err := s.decodeOptions(r.Options)
+	if err != nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: options: %w", r.ID, err)
+	}
+	t := &task{service: s, id: r.ID, bundle: r.Bundle, privatePID: hasPrivatePID(spec), idMaps: idMapsOf(spec), execs: map[string]*process{}}
+	p := &process{
+		terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr,
+		done: make(chan struct{}), phase: created, busy: true,
+	}
+	t.init = p
+	if !t.privatePID {
+		s.reaper.AdoptOrphans()
+	}
+
+	// 3. Its streams.
+	uid, gid := t.idMaps.host(spec.Process)
+	p.io, err = stdio.Open(ctx, stdio.Config{
+		ContainerID: r.ID, Namespace: s.options.Namespace, Dir: r.Bundle, Terminal: r.Terminal,
+		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
+		StdinOnce: options.stdinOnce, LogMaxBytes: options.logMaxBytes,
+		UID: uid, GID: gid, StartChild: s.reaper.Start,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+	}
+	undo.Push("close streams", p.io.Close)
+
+	// 4. Where its state is, before there is any.
+	root := options.stateRoot
+	if err := atomicfile.WriteVolatile(filepath.Join(r.Bundle, runtimeRootFile), []byte(root), 0o600); err != nil {
+		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+	}
+
+	// 5. The container and its init.
+	create := container.CreateOptions{
+		ID: r.ID, Bundle: r.Bundle, StateRoot: root, Spec: spec, RootfsMounts: rootfsMounts(r.Rootfs),
+		NoPivot: options.noPivot, NoNewKeyring: options.noNewKeyring,
+	}
+	create.Stdin, create.Stdout, create.Stderr = p.io.Files()
+	console, err := s.launch(p, t, func() (_ *container.Process, err error) {
+		var init *container.Process
+		t.container, init, err = container.Create(ctx, create)
+		return init, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", r.ID, classify(err))
+	}
+	undo.Push("delete container", func() error { return t.abandon(ctx) })
+	t.createdAt = time.Now()
+
+	// 6. Its streams flow, its OOM kills are seen.
+	if err := p.io.Started(console); err != nil {
+		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+	}
+	if err := t.watchOOM(); err != nil {
+		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+	}
+	undo.Release()
+
+	// 7. It is there.
+	s.mu.Lock()
+	s.tasks[r.ID] = t
+	s.mu.Unlock()
+	t.settle(p, func() {
+		s.events.publish("/tasks/create", "containerd.events.TaskCreate", &taskCreate{
+			ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: uint32(p.pid),
+			IO: &taskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
+		})
+	})
+	return &pidResponse{Pid: uint32(p.pid)}, nil
+}
+
+// launch runs start, which makes p's process, and watches that. It returns the
+// master of the process's terminal.
+func (s *Service) launch(p *process, t *task, start func() (*container.Process, error)) (console *os.File, err error) {
+	release := s.reaper.Hold()
+	defer release()
+	made, err := start()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range made.Warnings {
+		logf("%s: %s", t.name(p), w)
+	}
+	t.mu.Lock()
+	p.pid, p.pidfd = made.Pid, made.PidFD
+	t.mu.Unlock()
+	if err := s.reaper.Watch(made.Pid, made.PidFD, func(e reap.Exit) { t.exited(p, e) }); err != nil {
+		// No descriptors left. Without a watch it can only be ended; whoever
+		// has the most reason to wait for it is the orphan collector.
+		_ = signalFD(made.PidFD, syscall.SIGKILL) // or it has ended
+		s.reaper.AdoptOrphans()
+		if made.Console != nil {
+			_ = made.Console.Close() // unused
+		}
+		return nil, err
+	}
+	return made.Console, nil
+}
+
+// abandon removes a container that could not be finished. It runs even if the
+// caller has gone.
+func (t *task) abandon(ctx context.Context) error {
+	release := t.service.reaper.Hold()
+	err := t.container.Delete(context.WithoutCancel(ctx), true)
+	release()
+	t.oom.close()
+	_ = t.init.pidfd.Close() // only waited on
+	return err
+}
+
+// readSpec reads a bundle's config.json.
+func readSpec(bundle string) (*specs.Spec, error) {
+	if !filepath.IsAbs(bundle) {
+		return nil, fmt.Errorf("bundle %q: its path must be absolute", bundle)
+	}
+	path := filepath.Join(bundle, "config.json")
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // read from only
+	var spec specs.Spec
+	if err := json.NewDecoder(io.LimitReader(f, maxConfig)).Decode(&spec); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &spec, nil
+}
+
+// hasPrivatePID: all processes of the container end with its init.
+func hasPrivatePID(spec *specs.Spec) bool {
+	if spec.Linux == nil {
+		return false
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type == specs.PIDNamespace {
+			return ns.Path == ""
+		}
+	}
+	return false
+}
+
+// idMaps are the tables of a container's user namespace; both empty without one.
+type idMaps struct{ uid, gid []specs.LinuxIDMapping }
+
+func idMapsOf(spec *specs.Spec) idMaps {
+	if spec.Linux == nil {
+		return idMaps{}
+	}
+	return idMaps{spec.Linux.UIDMappings, spec.Linux.GIDMappings}
+}
+
+// host is a process's user as the host numbers it.
+func (m idMaps) host(p *specs.Process) (uid, gid int) {
+	if p == nil {
+		return 0, 0
+	}
+	return hostID(m.uid, int(p.User.UID)), hostID(m.gid, int(p.User.GID))
+}
+
+// hostID maps an id by a user namespace's table. One that is not mapped owns
+// nothing on the host: -1 leaves the owner as it is.
+func hostID(table []specs.LinuxIDMapping, id int) int {
+	if len(table) == 0 {
+		return id
+	}
+	for _, m := range table {
+		if first := int(m.ContainerID); id >= first && id < first+int(m.Size) {
+			return int(m.HostID) + id - first
+		}
+	}
+	return -1
+}
+
+func rootfsMounts(list []*mount) []container.Mount {
+	mounts := make([]container.Mount, len(list))
+	for i, m := range list {
+		mounts[i] = container.Mount{Type: m.Type, Source: m.Source, Options: m.Options, Target: m.Target}
+	}
+	return mounts
+}
+
+// taskOptions is what the options of a Create request can say.
+type taskOptions struct {
+	stateRoot             string
+	noPivot, noNewKeyring bool
+	stdinOnce             bool
+	logMaxBytes           int64
+}
+
+// decodeOptions understands straked's own options and those of containerd's
+// shim for runc, which containerd sends unless told otherwise.
+func (s *Service) decodeOptions(a *wire.Any) (taskOptions, error) {
+	o := taskOptions{stateRoot: s.options.StateRoot}
+	if a == nil {
+		return o, nil
+	}
+	switch name := a.TypeURL[strings.LastIndexByte(a.TypeURL, '/')+1:]; name {
+	case "strake.monitor.v1.CreateOptions":
+		var m createOptions
+		if err := wire.Unmarshal(a.Value, &m); err != nil {
+			return o, err
+		}
+		o.stdinOnce, o.logMaxBytes = m.StdinOnce, m.LogMaxBytes
+		if m.RuntimeStateRoot != "" {
+			o.stateRoot = m.RuntimeStateRoot
+		}
+	case "containerd.runc.v1.Options":
+		var m runcOptions
+		if err := wire.Unmarshal(a.Value, &m); err != nil {
+			return o, err
+		}
+		if m.SystemdCgroup {
+			return o, errors.New("SystemdCgroup: the systemd cgroup driver is not supported yet: use cgroupfs")
+		}
+		o.noPivot, o.noNewKeyring = m.NoPivotRoot, m.NoNewKeyring
+		if m.Root != "" {
+			o.stateRoot = filepath.Join(m.Root, s.options.Namespace)
+		}
+	case "":
+	default:
+		return o, fmt.Errorf("%s is not understood", name)
+	}
+	if !filepath.IsAbs(o.stateRoot) {
+		return o, fmt.Errorf("state root %q: its path must be absolute", o.stateRoot)
+	}
+	return o, nil
+}

@@ -1,0 +1,129 @@
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/strake-containers/strake/shim/stdio"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+const (
+	// inlineOutput is the most output that an answer carries itself; ttrpc ends
+	// at 4 MiB.
+	inlineOutput = 1 << 20
+	// maxOutput bounds what a caller can make the monitor keep of each stream.
+	maxOutput = 64 << 20
+)
+
+// execSync runs a process to its end and answers with what it wrote.
+func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncResponse, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{silent: true, done: make(chan struct{}), phase: created, busy: true}
+	if err := json.Unmarshal(r.Process, &p.spec); err != nil || p.spec == nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: process: %w", r.ID, err)
+	}
+	p.spec.Terminal = false
+	streams, captured, err := stdio.Capture(int(min(max(r.MaxOutput, 0), maxOutput)))
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+	}
+	forget := t.remember(p)
+	err = t.launchExec(ctx, p, streams)
+	t.settle(p, func() {
+		if p.pidfd != nil {
+			t.running(p)
+		} else {
+			close(p.done)
+			p.phase = stopped
+		}
+	})
+	if err != nil && p.pidfd == nil {
+		forget()
+		return nil, err
+	}
+
+	var timeout <-chan time.Time
+	if r.Timeout > 0 {
+		timer := time.NewTimer(time.Duration(r.Timeout))
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	timedOut := false
+	select {
+	case <-p.done:
+	case <-timeout:
+		timedOut = true
+		t.killTree(p)
+		select {
+		case <-p.done:
+		case <-ctx.Done():
+		}
+	case <-ctx.Done():
+		t.killTree(p)
+	}
+	select {
+	case <-p.done:
+	default: // the caller has gone, and the process takes its time to die
+		go func() { <-p.done; forget() }()
+		return nil, ctx.Err()
+	}
+	defer forget()
+	if err != nil {
+		return nil, err
+	}
+	answer := &execSyncResponse{ExitCode: int32(p.exit.Status), TimedOut: timedOut}
+	answer.Stdout, answer.Stderr = captured()
+	return answer, t.spill(answer)
+}
+
+// remember makes p one of the container's processes, under a name that no caller
+// can use; forget ends that and releases what it holds.
+func (t *task) remember(p *process) (forget func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.silent++
+	p.execID = fmt.Sprintf("\x00%d", t.silent)
+	t.execs[p.execID] = p
+	return func() {
+		t.mu.Lock()
+		delete(t.execs, p.execID)
+		t.mu.Unlock()
+		p.close()
+	}
+}
+
+// spill moves output that is too large for a message into a file, which the
+// caller reads and removes.
+func (t *task) spill(a *execSyncResponse) (err error) {
+	if len(a.Stdout)+len(a.Stderr) <= inlineOutput {
+		return nil
+	}
+	f, err := os.CreateTemp(t.bundle, "exec-output-*") // 0600
+	if err != nil {
+		return fmt.Errorf("container %s: keep output: %w", t.id, err)
+	}
+	defer func() {
+		if closeErr := f.Close(); err == nil {
+			err = closeErr
+		}
+		if err != nil {
+			_ = os.Remove(f.Name()) // or with the bundle
+			err = fmt.Errorf("container %s: keep output: %w", t.id, err)
+		}
+	}()
+	for _, part := range [][]byte{a.Stdout, a.Stderr} {
+		if _, err := f.Write(part); err != nil {
+			return err
+		}
+	}
+	a.OutputFile, a.StdoutSize = f.Name(), int64(len(a.Stdout))
+	a.Stdout, a.Stderr = nil, nil
+	return nil
+}

@@ -1,0 +1,254 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+// sandbox is the pod that the monitor's containers belong to: its namespaces,
+// which the monitor holds open, and a pause process only if the containers share
+// a PID namespace, which cannot be without a process.
+type sandbox struct {
+	id, bundle string
+	spec       *specs.Spec
+
+	verbs sync.Mutex // one start or stop at a time; see the package comment
+
+	mu        sync.Mutex // a leaf
+	started   bool
+	createdAt time.Time
+	stoppedAt time.Time // zero until it is stopped
+	ns        container.Namespaces
+	pause     *pause        // nil without one
+	done      chan struct{} // closed when stopped
+}
+
+// findSandbox returns the monitor's sandbox if it has that id.
+func (s *Service) findSandbox(id string) (*sandbox, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sandbox == nil || s.sandbox.id != id {
+		return nil, wire.Errorf(wire.NotFound, "sandbox %s: not found", id)
+	}
+	return s.sandbox, nil
+}
+
+// createSandbox reads what the pod is to be.
+func (s *Service) createSandbox(_ context.Context, r *createSandboxRequest) (*wire.Empty, error) {
+	spec, err := readSpec(r.BundlePath)
+	if err != nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "sandbox %s: %w", r.SandboxID, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sandbox != nil {
+		return nil, wire.Errorf(wire.AlreadyExists, "sandbox %s: the monitor has sandbox %s", r.SandboxID, s.sandbox.id)
+	}
+	s.sandbox = &sandbox{id: r.SandboxID, bundle: r.BundlePath, spec: spec, createdAt: time.Now(), done: make(chan struct{})}
+	return &wire.Empty{}, nil
+}
+
+// startSandbox makes the pod's namespaces.
+func (s *Service) startSandbox(ctx context.Context, r *sandboxRequest) (*startSandboxResponse, error) {
+	b, err := s.findSandbox(r.SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	b.verbs.Lock()
+	defer b.verbs.Unlock()
+	b.mu.Lock()
+	again := b.started
+	b.mu.Unlock()
+	if again {
+		return nil, wire.Errorf(wire.FailedPrecondition, "sandbox %s: it has been started already", b.id)
+	}
+	release := s.reaper.Hold()
+	defer release()
+	ns, err := container.PinNamespaces(pinned(b.spec))
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", b.id, err)
+	}
+	var p *pause
+	if hasPrivatePID(b.spec) {
+		if p, err = s.startPause(ctx, b, ns); err != nil {
+			return nil, errors.Join(fmt.Errorf("sandbox %s: pause process: %w", b.id, err), ns.Close())
+		}
+		ns[specs.PIDNamespace] = p.ns
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ns, b.pause, b.started = ns, p, true
+	return &startSandboxResponse{Pid: uint32(b.pid()), CreatedAt: stamp(b.createdAt)}, nil
+}
+
+// pinned is the part of a pod's spec whose namespaces last without a process:
+// not the mount namespace, which each container has for itself, nor the PID
+// namespace, which ends with its first process.
+func pinned(spec *specs.Spec) *specs.Spec {
+	if spec.Linux == nil {
+		return spec
+	}
+	linux := *spec.Linux
+	linux.Namespaces = slices.DeleteFunc(slices.Clone(linux.Namespaces), func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.MountNamespace || ns.Type == specs.PIDNamespace
+	})
+	only := *spec
+	only.Linux = &linux
+	return &only
+}
+
+// pid is called under mu. Without a pause process the pod's is the monitor's.
+func (b *sandbox) pid() int {
+	if b.pause != nil {
+		return b.pause.pid
+	}
+	return os.Getpid()
+}
+
+func (s *Service) sandboxStatus(_ context.Context, r *sandboxRequest) (*sandboxStatusResponse, error) {
+	b, err := s.findSandbox(r.SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := &sandboxStatusResponse{
+		SandboxID: b.id, Pid: uint32(b.pid()), State: "SANDBOX_NOTREADY",
+		CreatedAt: stamp(b.createdAt), ExitedAt: stamp(b.stoppedAt), Info: map[string]string{},
+	}
+	if b.started && b.stoppedAt.IsZero() {
+		a.State = "SANDBOX_READY"
+	}
+	for kind, f := range b.ns {
+		path, err := fdPath(f)
+		if err != nil {
+			return nil, fmt.Errorf("sandbox %s: %s namespace: %w", b.id, kind, err)
+		}
+		a.Info["ns."+string(kind)] = path
+	}
+	return a, nil
+}
+
+// fdPath is where other processes find a file that this one has open.
+func fdPath(f *os.File) (path string, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	err = raw.Control(func(fd uintptr) { path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd) })
+	return path, err
+}
+
+// stopSandbox kills all containers and lets the namespaces go.
+func (s *Service) stopSandbox(ctx context.Context, r *sandboxRequest) (*wire.Empty, error) {
+	b, err := s.findSandbox(r.SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Empty{}, s.stopPod(ctx, b)
+}
+
+func (s *Service) stopPod(ctx context.Context, b *sandbox) error {
+	b.verbs.Lock()
+	defer b.verbs.Unlock()
+	// Kill all before waiting for any: one that hangs holds up no other.
+	tasks := s.all()
+	for _, t := range tasks {
+		if err := t.signal(t.init, syscall.SIGKILL); err == nil {
+			t.thaw()
+		}
+	}
+	for _, t := range tasks {
+		select {
+		case <-t.init.done:
+		case <-ctx.Done():
+			return fmt.Errorf("sandbox %s: container %s does not end: %w", b.id, t.id, ctx.Err())
+		}
+	}
+	b.mu.Lock()
+	p := b.pause
+	b.mu.Unlock()
+	if p != nil {
+		if err := s.stopPause(ctx, p); err != nil {
+			return fmt.Errorf("sandbox %s: pause process: %w", b.id, err)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err := b.ns.Close() // of p too
+	b.ns, b.pause = nil, nil
+	if b.stoppedAt.IsZero() {
+		b.stoppedAt = time.Now()
+		close(b.done)
+	}
+	return err
+}
+
+// waitSandbox waits until the sandbox is stopped.
+func (s *Service) waitSandbox(ctx context.Context, r *sandboxRequest) (*exitResponse, error) {
+	b, err := s.findSandbox(r.SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-b.done:
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return &exitResponse{ExitedAt: stamp(b.stoppedAt)}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// shutdownSandbox stops what is left and ends the monitor.
+func (s *Service) shutdownSandbox(ctx context.Context, r *sandboxRequest) (*wire.Empty, error) {
+	b, err := s.findSandbox(r.SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.stopPod(ctx, b); err != nil {
+		return nil, err
+	}
+	s.end()
+	return &wire.Empty{}, nil
+}
+
+func (s *Service) pingSandbox(context.Context, *sandboxRequest) (*wire.Empty, error) {
+	return &wire.Empty{}, nil
+}
+
+func (s *Service) platform(context.Context, *sandboxRequest) (*platformResponse, error) {
+	return &platformResponse{Platform: &platform{OS: runtime.GOOS, Architecture: runtime.GOARCH}}, nil
+}
+
+// sandboxMetrics reads the pod's cgroup.
+func (s *Service) sandboxMetrics(_ context.Context, r *sandboxRequest) (*sandboxMetricsResponse, error) {
+	b, err := s.findSandbox(r.SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	if b.spec.Linux == nil || b.spec.Linux.CgroupsPath == "" {
+		return nil, wire.Errorf(wire.FailedPrecondition, "sandbox %s: it has no cgroup", b.id)
+	}
+	stats, err := statsOf(b.spec.Linux.CgroupsPath)
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", b.id, err)
+	}
+	data, err := metricsAny(stats)
+	if err != nil {
+		return nil, err
+	}
+	return &sandboxMetricsResponse{Metrics: &metric{Timestamp: stamp(time.Now()), ID: b.id, Data: data}}, nil
+}

@@ -1,0 +1,106 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+// reopenLog opens a running container's log path again.
+func (s *Service) reopenLog(_ context.Context, r *idRequest) (*wire.Empty, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	streams, err := t.streams(t.init)
+	if err != nil {
+		return nil, err
+	}
+	if err := streams.ReopenLog(); err != nil {
+		return nil, wire.Errorf(wire.Unknown, "container %s: reopen log: %w", r.ID, err)
+	}
+	return &wire.Empty{}, nil
+}
+
+// containerStatus tells everything about a container's init.
+func (s *Service) containerStatus(_ context.Context, r *idRequest) (*containerStatusResponse, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	t.checkOOM()
+	lost, lossErr := t.init.io.LogLoss()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.init
+	a := &containerStatusResponse{
+		ID: t.id, Bundle: t.bundle, Pid: int32(p.pid), State: p.phase.String(),
+		CreatedAt: nanos(t.createdAt), StartedAt: nanos(p.startedAt), ExitedAt: nanos(p.exit.At),
+		ExitStatus: uint32(p.exit.Status), Signal: int32(p.exit.Signal), OOMKilled: t.oomKilled,
+		LogLostBytes: lost,
+	}
+	if p.phase == running && t.paused {
+		a.State = "paused"
+	}
+	if lossErr != nil {
+		a.LogError = lossErr.Error()
+	}
+	return a, nil
+}
+
+// nanos is 0 for the zero time.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// podStats reads several cgroups at once. A container that has none, any more or
+// yet, is left out.
+func (s *Service) podStats(_ context.Context, r *statsRequest) (*podStatsResponse, error) {
+	a := &podStatsResponse{}
+	for _, id := range r.IDs {
+		t, err := s.find(id)
+		if err != nil {
+			continue
+		}
+		stats, err := t.container.Stats()
+		if err != nil {
+			if gone := isGone(err); !gone {
+				logf("container %s: stats: %v", id, err)
+			}
+			continue
+		}
+		a.Containers = append(a.Containers, &containerStats{ID: id, Stats: statsMessage(stats)})
+	}
+	if r.PodCgroup == "" {
+		return a, nil
+	}
+	stats, err := statsOf(r.PodCgroup)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.Pod = statsMessage(stats)
+	return a, nil
+}
+
+// statsOf reads the cgroup at a path below the root of each hierarchy.
+func statsOf(path string) (*cgroup.Stats, error) {
+	mode, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	cg, err := cgroup.New(path, mode)
+	if err != nil {
+		return nil, err
+	}
+	return cg.Stats()
+}

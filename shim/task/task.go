@@ -1,0 +1,153 @@
+package task
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/reap"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+// task is a container with its processes.
+type task struct {
+	service    *Service
+	id, bundle string
+	container  *container.Container
+	privatePID bool // it has a PID namespace of its own, which ends with init
+	idMaps     idMaps
+	createdAt  time.Time
+	init       *process
+	oom        oomWatch
+
+	verbs sync.Mutex // see the package comment
+
+	mu        sync.Mutex
+	execs     map[string]*process
+	paused    bool
+	oomKilled bool
+	silent    int // numbers the execs of ExecSync
+}
+
+// name is how errors call a process.
+func (t *task) name(p *process) string {
+	if p.execID == "" || p.silent {
+		return "container " + t.id
+	}
+	return "container " + t.id + ": exec " + p.execID
+}
+
+func (t *task) process(execID string) (*process, error) {
+	if execID == "" {
+		return t.init, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.execs[execID]; p != nil && !p.silent {
+		return p, nil
+	}
+	return nil, wire.Errorf(wire.NotFound, "container %s: exec %s: not found", t.id, execID)
+}
+
+// exited takes the news of a process's end, from its own goroutine.
+func (t *task) exited(p *process, e reap.Exit) {
+	t.mu.Lock()
+	if p.busy {
+		p.held = &e
+		t.mu.Unlock()
+		return
+	}
+	t.mu.Unlock()
+	t.finish(p, e)
+}
+
+// settle ends the time in which a verb starts p: what it did becomes visible (fn
+// runs under mu), then an exit that was kept back.
+func (t *task) settle(p *process, fn func()) {
+	t.mu.Lock()
+	fn()
+	p.busy = false
+	held := p.held
+	p.held = nil
+	t.mu.Unlock()
+	if held != nil {
+		go t.finish(p, *held) // it may take time, and the verb's caller waits
+	}
+}
+
+// finish makes an exit final: output passed on, record written, everybody told.
+func (t *task) finish(p *process, e reap.Exit) {
+	if p == t.init {
+		t.finishInit(e)
+	}
+	p.io.Finish()
+	if p == t.init {
+		t.checkOOM()
+		t.writeExit(e)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.exit, p.phase = e, stopped
+	close(p.done)
+	if !p.silent {
+		id := p.execID
+		if id == "" {
+			id = t.id
+		}
+		t.service.events.publish("/tasks/exit", "containerd.events.TaskExit", &taskExit{
+			ContainerID: t.id, ID: id, Pid: uint32(e.Pid), ExitStatus: uint32(e.Status), ExitedAt: stamp(e.At),
+		})
+	}
+}
+
+// finishInit sees to it that nothing of the container outlives its init, and that
+// the execs' exits come first.
+func (t *task) finishInit(e reap.Exit) {
+	if !t.privatePID {
+		// What is left has no namespace that would end it. An empty cgroup is no error.
+		_ = t.container.Kill(syscall.SIGKILL, true)
+	}
+	t.mu.Lock()
+	var left []*process
+	for _, p := range t.execs {
+		if p.phase == running || p.busy {
+			left = append(left, p)
+		}
+	}
+	t.mu.Unlock()
+	for _, p := range left {
+		<-p.done
+	}
+}
+
+// exitFile is the name of an exitRecord's file in the bundle (client.ReadExit).
+const exitFile = "exit.json"
+
+// exitRecord is how a container ended.
+type exitRecord struct {
+	ExitStatus int       `json:"exitStatus"`
+	Signal     int       `json:"signal"`
+	ExitedAt   time.Time `json:"exitedAt"`
+	OOMKilled  bool      `json:"oomKilled"`
+	Pid        int       `json:"pid"`
+}
+
+// writeExit leaves the exit where it is found without a monitor. Not fsynced: it
+// is below /run and dies with the boot, as the container does.
+func (t *task) writeExit(e reap.Exit) {
+	t.mu.Lock()
+	record := exitRecord{e.Status, e.Signal, e.At.UTC(), t.oomKilled, e.Pid}
+	t.mu.Unlock()
+	data, err := json.Marshal(record)
+	if err == nil {
+		err = atomicfile.WriteVolatile(filepath.Join(t.bundle, exitFile), data, 0o600)
+	}
+	if err != nil {
+		// A full disk or a bundle that is gone; Wait still tells.
+		logf("container %s: record exit: %v", t.id, err)
+	}
+}

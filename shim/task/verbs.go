@@ -1,0 +1,458 @@
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/reap"
+	"github.com/strake-containers/strake/shim/stdio"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+// start lets a container's command run, or starts an exec.
+func (s *Service) start(ctx context.Context, r *processRequest) (*pidResponse, error) {
+	t, p, err := s.findProcess(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if p == t.init {
+		err = t.startInit(ctx)
+	} else {
+		err = t.startExec(ctx, p)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &pidResponse{Pid: uint32(p.pid)}, nil
+}
+
+// begin marks p as being started, which only one caller can.
+func (t *task) begin(p *process) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p.phase != created || p.busy {
+		return wire.Errorf(wire.FailedPrecondition, "%s: it has been started already", t.name(p))
+	}
+	p.busy = true
+	return nil
+}
+
+func (t *task) startInit(ctx context.Context) error {
+	t.verbs.Lock()
+	defer t.verbs.Unlock()
+	if err := t.begin(t.init); err != nil {
+		return err
+	}
+	err := t.container.Start(ctx)
+	// On an error init is dead, or still waits and can be started again.
+	t.settle(t.init, func() {
+		if err == nil {
+			t.running(t.init)
+			t.service.events.publish("/tasks/start", "containerd.events.TaskStart", &taskStart{
+				ContainerID: t.id, Pid: uint32(t.init.pid),
+			})
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("container %s: %w", t.id, classify(err))
+	}
+	return nil
+}
+
+// running is called under mu.
+func (t *task) running(p *process) {
+	p.phase = running
+	p.startedAt = time.Now()
+}
+
+// exec registers a process to be started later.
+func (s *Service) exec(_ context.Context, r *execRequest) (*wire.Empty, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if r.ExecID == "" || r.Spec == nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: an exec needs an id and a process", r.ID)
+	}
+	p := &process{
+		execID: r.ExecID, terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr,
+		done: make(chan struct{}), phase: created,
+	}
+	if err := json.Unmarshal(r.Spec.Value, &p.spec); err != nil || p.spec == nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: exec %s: process: %w", r.ID, r.ExecID, err)
+	}
+	p.spec.Terminal = r.Terminal
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.init.phase == stopped {
+		return nil, wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", r.ID)
+	}
+	if t.execs[r.ExecID] != nil {
+		return nil, wire.Errorf(wire.AlreadyExists, "container %s: exec %s: already exists", r.ID, r.ExecID)
+	}
+	t.execs[r.ExecID] = p
+	s.events.publish("/tasks/exec-added", "containerd.events.TaskExecAdded", &taskExecAdded{ContainerID: t.id, ExecID: r.ExecID})
+	return &wire.Empty{}, nil
+}
+
+// startExec starts a registered exec. One that cannot be started counts as ended.
+func (t *task) startExec(ctx context.Context, p *process) (err error) {
+	if err := t.begin(p); err != nil {
+		return err
+	}
+	defer func() {
+		t.settle(p, func() {
+			if err == nil {
+				t.running(p)
+				t.service.events.publish("/tasks/exec-started", "containerd.events.TaskExecStarted", &taskExecStarted{
+					ContainerID: t.id, ExecID: p.execID, Pid: uint32(p.pid),
+				})
+				return
+			}
+			if p.pidfd == nil { // there is no process whose exit will come
+				p.exit, p.phase = reap.Exit{Status: 255, At: time.Now()}, stopped
+				close(p.done)
+			}
+		})
+	}()
+	uid, gid := t.idMaps.host(p.spec)
+	streams, err := stdio.Open(ctx, stdio.Config{
+		ContainerID: t.id, Namespace: t.service.options.Namespace, Dir: t.bundle, Terminal: p.terminal,
+		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
+		UID: uid, GID: gid, StartChild: t.service.reaper.Start,
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.name(p), err)
+	}
+	return t.launchExec(ctx, p, streams)
+}
+
+// launchExec makes the process of an exec that is marked busy, with its streams,
+// which it takes over.
+func (t *task) launchExec(ctx context.Context, p *process, streams *stdio.IO) error {
+	t.mu.Lock()
+	alive := t.init.phase == running && !t.paused
+	p.io = streams
+	t.mu.Unlock()
+	if !alive {
+		return wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", t.id)
+	}
+	options := container.ExecOptions{Process: p.spec}
+	options.Stdin, options.Stdout, options.Stderr = streams.Files()
+	console, err := t.service.launch(p, t, func() (*container.Process, error) {
+		return t.container.Exec(ctx, options)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.name(p), classify(err))
+	}
+	p.spec = nil
+	if err := streams.Started(console); err != nil {
+		_ = t.signal(p, syscall.SIGKILL) // its exit comes
+		return fmt.Errorf("%s: %w", t.name(p), err)
+	}
+	return nil
+}
+
+func (s *Service) kill(_ context.Context, r *killRequest) (*wire.Empty, error) {
+	t, p, err := s.findProcess(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	sig := syscall.Signal(r.Signal)
+	if r.Signal > 64 {
+		return nil, wire.Errorf(wire.InvalidArgument, "%s: there is no signal %d", t.name(p), r.Signal)
+	}
+	if p == t.init && r.All {
+		err = t.killAll(sig)
+	} else {
+		err = t.signal(p, sig)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if sig == syscall.SIGKILL {
+		t.thaw()
+	}
+	return &wire.Empty{}, nil
+}
+
+// killAll signals every process of the container.
+func (t *task) killAll(sig syscall.Signal) error {
+	t.mu.Lock()
+	over := t.init.phase == stopped
+	t.mu.Unlock()
+	if over {
+		return errFinished(t, t.init)
+	}
+	if err := t.container.Kill(sig, true); err != nil {
+		if isGone(err) {
+			return errFinished(t, t.init)
+		}
+		return fmt.Errorf("container %s: %w", t.id, classify(err))
+	}
+	return nil
+}
+
+// thaw lets a paused container die: frozen processes of cgroup v1 do not.
+func (t *task) thaw() {
+	t.mu.Lock()
+	paused := t.paused
+	t.mu.Unlock()
+	if !paused {
+		return
+	}
+	if err := t.container.Resume(); err != nil {
+		logf("container %s: thaw to kill: %v", t.id, err)
+		return
+	}
+	t.mu.Lock()
+	t.paused = false
+	t.mu.Unlock()
+}
+
+// wait returns how a process ended, when it has.
+func (s *Service) wait(ctx context.Context, r *processRequest) (*exitResponse, error) {
+	_, p, err := s.findProcess(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-p.done:
+		return &exitResponse{ExitStatus: uint32(p.exit.Status), ExitedAt: stamp(p.exit.At)}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// delete forgets an exec, or removes a container.
+func (s *Service) delete(ctx context.Context, r *processRequest) (*deleteResponse, error) {
+	t, p, err := s.findProcess(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	if p == t.init {
+		err = t.remove(ctx)
+	} else {
+		err = t.removeExec(p)
+	}
+	if err != nil {
+		return nil, err
+	}
+	e := p.exit
+	d := &deleteResponse{Pid: uint32(p.pid), ExitStatus: uint32(e.Status), ExitedAt: stamp(e.At)}
+	s.events.publish("/tasks/delete", "containerd.events.TaskDelete", &taskDelete{
+		ContainerID: t.id, ID: p.execID, Pid: d.Pid, ExitStatus: d.ExitStatus, ExitedAt: d.ExitedAt,
+	})
+	return d, nil
+}
+
+func (t *task) removeExec(p *process) error {
+	t.mu.Lock()
+	if p.phase == running || p.busy {
+		t.mu.Unlock()
+		return wire.Errorf(wire.FailedPrecondition, "%s: it is running", t.name(p))
+	}
+	delete(t.execs, p.execID)
+	t.mu.Unlock()
+	p.close()
+	return nil
+}
+
+// remove removes a container that has ended or was never started.
+func (t *task) remove(ctx context.Context) error {
+	t.verbs.Lock()
+	defer t.verbs.Unlock()
+	t.mu.Lock()
+	at := t.init.phase
+	t.mu.Unlock()
+	switch at {
+	case running:
+		return wire.Errorf(wire.FailedPrecondition, "container %s: it is running", t.id)
+	case created:
+		if err := t.signal(t.init, syscall.SIGKILL); err != nil {
+			logf("%v", err) // it has ended meanwhile, and its exit comes
+		}
+		select {
+		case <-t.init.done:
+		case <-ctx.Done():
+			return fmt.Errorf("container %s: kill it before removal: %w", t.id, ctx.Err())
+		}
+	}
+	// Retried by whoever gets an error; Delete can be. Its hooks are children.
+	release := t.service.reaper.Hold()
+	err := t.container.Delete(ctx, true)
+	release()
+	if err != nil {
+		return fmt.Errorf("container %s: %w", t.id, classify(err))
+	}
+	t.oom.close()
+	t.init.close()
+	t.mu.Lock()
+	execs := t.execs
+	t.execs = map[string]*process{}
+	t.mu.Unlock()
+	for _, p := range execs {
+		p.close()
+	}
+	t.service.release(t.id)
+	return nil
+}
+
+func (s *Service) state(_ context.Context, r *processRequest) (*stateResponse, error) {
+	t, p, err := s.findProcess(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a := &stateResponse{
+		ID: t.id, ExecID: p.execID, Bundle: t.bundle, Pid: uint32(p.pid),
+		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr, Terminal: p.terminal,
+		ExitStatus: uint32(p.exit.Status), ExitedAt: stamp(p.exit.At),
+	}
+	switch p.phase {
+	case created:
+		a.Status = statusCreated
+	case running:
+		a.Status = statusRunning
+		if t.paused {
+			a.Status = statusPaused
+		}
+	case stopped:
+		a.Status = statusStopped
+	}
+	return a, nil
+}
+
+func (s *Service) pids(_ context.Context, r *idRequest) (*pidsResponse, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	pids, err := t.container.Pids()
+	if err != nil && !isGone(err) {
+		return nil, fmt.Errorf("container %s: %w", t.id, classify(err))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	execOf := make(map[int]string, len(t.execs))
+	for id, p := range t.execs {
+		if !p.silent {
+			execOf[p.pid] = id
+		}
+	}
+	answer := &pidsResponse{}
+	for _, pid := range pids {
+		info := &processInfo{Pid: uint32(pid)}
+		if id, ok := execOf[pid]; ok {
+			value, err := wire.Marshal(&processDetails{ExecID: id})
+			if err != nil {
+				return nil, err
+			}
+			info.Info = &wire.Any{TypeURL: "containerd.runc.v1.ProcessDetails", Value: value}
+		}
+		answer.Processes = append(answer.Processes, info)
+	}
+	return answer, nil
+}
+
+func (s *Service) pause(ctx context.Context, r *idRequest) (*wire.Empty, error) {
+	return s.freeze(r.ID, true, "/tasks/paused", "containerd.events.TaskPaused", func(t *task) error {
+		return t.container.Pause(ctx)
+	})
+}
+
+func (s *Service) resume(_ context.Context, r *idRequest) (*wire.Empty, error) {
+	return s.freeze(r.ID, false, "/tasks/resumed", "containerd.events.TaskResumed", func(t *task) error {
+		return t.container.Resume()
+	})
+}
+
+// freeze pauses or resumes a running container.
+func (s *Service) freeze(id string, pause bool, topic, event string, act func(*task) error) (*wire.Empty, error) {
+	t, err := s.find(id)
+	if err != nil {
+		return nil, err
+	}
+	t.verbs.Lock()
+	defer t.verbs.Unlock()
+	t.mu.Lock()
+	alive := t.init.phase == running
+	t.mu.Unlock()
+	if !alive {
+		return nil, wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", id)
+	}
+	if err := act(t); err != nil {
+		return nil, fmt.Errorf("container %s: %w", id, classify(err))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.paused = pause
+	s.events.publish(topic, event, &taskEvent{ContainerID: id})
+	return &wire.Empty{}, nil
+}
+
+func (s *Service) resizePty(_ context.Context, r *resizePtyRequest) (*wire.Empty, error) {
+	t, p, err := s.findProcess(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	streams, err := t.streams(p)
+	if err != nil {
+		return nil, err
+	}
+	if r.Width > math.MaxUint16 || r.Height > math.MaxUint16 {
+		return nil, wire.Errorf(wire.InvalidArgument, "%s: resize to %d×%d: the limit is %d", t.name(p), r.Width, r.Height, math.MaxUint16)
+	}
+	if err := streams.Resize(uint16(r.Width), uint16(r.Height)); err != nil {
+		return nil, wire.Errorf(wire.FailedPrecondition, "%s: resize: %w", t.name(p), err)
+	}
+	return &wire.Empty{}, nil
+}
+
+// streams returns the streams of a process that has some.
+func (t *task) streams(p *process) (*stdio.IO, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p.io == nil || p.phase == stopped {
+		return nil, wire.Errorf(wire.FailedPrecondition, "%s: it is not running", t.name(p))
+	}
+	return p.io, nil
+}
+
+func (s *Service) closeIO(_ context.Context, r *closeIORequest) (*wire.Empty, error) {
+	t, p, err := s.findProcess(r.ID, r.ExecID)
+	if err != nil {
+		return nil, err
+	}
+	// A process that has ended has no stdin to close: what was asked is so.
+	if streams, err := t.streams(p); err == nil && r.Stdin {
+		streams.CloseStdin()
+	}
+	return &wire.Empty{}, nil
+}
+
+func (s *Service) update(_ context.Context, r *updateRequest) (*wire.Empty, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	var resources specs.LinuxResources
+	if r.Resources == nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: update: no resources", r.ID)
+	}
+	if err := json.Unmarshal(r.Resources.Value, &resources); err != nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: update: resources: %w", r.ID, err)
+	}
+	if err := t.container.Update(&resources); err != nil {
+		return nil, fmt.Errorf("container %s: %w", r.ID, classify(err))
+	}
+	return &wire.Empty{}, nil
+}
