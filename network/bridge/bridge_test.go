@@ -182,16 +182,16 @@ func (w *world) serve(ns, protocol, addr string) {
 	})
 }
 
-// call returns what a server said, "" if it cannot be reached.
-func (w *world) call(ns, protocol, addr string) (said string) {
+// call returns what a server said, "" if it cannot be reached in time.
+func (w *world) call(ns, protocol, addr string, timeout time.Duration) (said string) {
 	w.Helper()
 	in(w, ns, func() error {
-		c, err := net.DialTimeout(protocol, addr, time.Second)
+		c, err := net.DialTimeout(protocol, addr, timeout)
 		if err != nil {
 			return nil
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(time.Second))
+		_ = c.SetDeadline(time.Now().Add(timeout))
 		_, _ = c.Write([]byte("?"))
 		buf := make([]byte, 64)
 		n, _ := c.Read(buf)
@@ -203,7 +203,11 @@ func (w *world) call(ns, protocol, addr string) (said string) {
 
 func (w *world) expect(ns, protocol, addr, want string) {
 	w.Helper()
-	if got := w.call(ns, protocol, addr); got != want {
+	timeout := 20 * time.Second
+	if want == "" {
+		timeout = time.Second
+	}
+	if got := w.call(ns, protocol, addr, timeout); got != want {
 		w.Errorf("%s %s from %q: seen as %q, want %q", protocol, addr, filepath.Base(ns), got, want)
 	}
 }
