@@ -2,11 +2,18 @@ package container
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/launch"
+	"github.com/strake-containers/strake/oci/spec"
 )
 
 // Container is one container below a state root.
@@ -17,47 +24,261 @@ type Container struct {
 // ID is the container's id.
 func (c *Container) ID() string { return c.id }
 
-// Create makes the container; its init waits before execve until Start.
-func Create(ctx context.Context, o CreateOptions) (*Container, *Process, error) { panic("API draft") }
+// listen makes the gate: a unix socket at which init waits for a connection. The
+// connection tells the starter how it went: it ends at the execve, or carries
+// the error. Nobody listens any more once init has died or gone on.
+func (c *Container) listen() (*os.File, error) { return sys.ListenPacket(c.dir, gateSocket) }
 
-// Load finds a container by its id. ErrNotExist if there is none.
-func Load(stateRoot, id string) (*Container, error) { panic("API draft") }
+// Start lets init execute its program, returns once that has happened, and runs
+// the poststart hooks. The error is of class ErrExec if it was the execve that
+// failed, and ErrNotCreated if init does not wait (any more).
+func (c *Container) Start(ctx context.Context) error {
+	r, err := c.load()
+	if err != nil {
+		return err
+	}
+	status, err := c.status(r)
+	if err != nil {
+		return err
+	}
+	if status != specs.StateCreated {
+		what := string(status)
+		if status == specs.StateStopped {
+			what = "stopped: its init has died"
+		}
+		return fmt.Errorf("start container %s: %w: it is %s", c.id, ErrNotCreated, what)
+	}
+	conn, err := sys.DialPacket(c.dir, gateSocket)
+	if err != nil {
+		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("start container %s: %w: it was started by somebody else or its init has died", c.id, ErrNotCreated)
+		}
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = sys.Shutdown(conn) })
+	err = launch.AwaitExec(conn)
+	stop()
+	if ctx.Err() != nil {
+		return fmt.Errorf("start container %s: %w", c.id, ctx.Err())
+	}
+	if err != nil {
+		var gate *launch.GateError
+		if errors.As(err, &gate) && gate.IsExec() {
+			err = &execFailure{err}
+		}
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
+	_ = os.Remove(filepath.Join(c.dir, gateSocket)) // delete removes it with the rest
+	return c.runHooks(ctx, r, specs.StateRunning)
+}
 
-// List returns the states of all containers below stateRoot.
-func List(stateRoot string) ([]State, error) { panic("API draft") }
+// Kill signals init or, with all, every process of the container's cgroup.
+func (c *Container) Kill(sig syscall.Signal, all bool) error {
+	r, err := c.load()
+	if err != nil {
+		return err
+	}
+	if all {
+		cg, err := c.cgroupOf(r)
+		if err != nil {
+			return err
+		}
+		if err := cg.Kill(sig); err != nil {
+			return fmt.Errorf("kill container %s: %w", c.id, err)
+		}
+		return nil
+	}
+	pidfd, err := openInit(r)
+	if err != nil {
+		return fmt.Errorf("kill container %s: %w", c.id, err)
+	}
+	defer func() { _ = pidfd.Close() }()
+	if err := sys.KillPidFD(sys.Fd(pidfd), sig); err != nil {
+		return fmt.Errorf("kill container %s: %w", c.id, err)
+	}
+	return nil
+}
 
-// Start lets init execute its program and returns once that has happened.
-func (c *Container) Start(ctx context.Context) error { panic("API draft") }
+// openInit opens a pidfd of the container's init. ErrNotRunning if it has ended;
+// a process that got its number since is not taken for it.
+func openInit(r *record) (*os.File, error) {
+	if r.Pid == 0 {
+		return nil, fmt.Errorf("%w: it is being created", ErrNotRunning)
+	}
+	pidfd, err := sys.OpenPidFD(r.Pid)
+	if errors.Is(err, syscall.ESRCH) {
+		return nil, ErrNotRunning
+	}
+	if err != nil {
+		return nil, err
+	}
+	if st, ok := readStat(r.Pid); !ok || st.start != r.StartTime || st.state == 'Z' || st.state == 'X' {
+		return nil, errors.Join(ErrNotRunning, pidfd.Close())
+	}
+	return pidfd, nil
+}
 
-// Exec starts another process in the container.
-func (c *Container) Exec(ctx context.Context, o ExecOptions) (*Process, error) { panic("API draft") }
+// Delete removes a container that is stopped or has not been started or, with
+// force, any: also what a creator left that was killed half-way. It returns when
+// no process is left; one that cannot die is waited for as long as ctx allows.
+func (c *Container) Delete(ctx context.Context, force bool) error {
+	r, err := c.load()
+	if errors.Is(err, ErrNotExist) && force {
+		return nil
+	}
+	if err != nil && !force {
+		return err
+	}
+	if err != nil {
+		r = &record{ID: c.id} // unreadable: what can be removed without it, is
+	}
+	if err := c.end(ctx, r, force); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	if r.Cgroup != "" {
+		cg, err := c.cgroupOf(r)
+		if err != nil {
+			return err
+		}
+		// What is left in it: processes of a shared PID namespace, or of an
+		// init whose creator died before its pid was on record.
+		if err := cg.Kill(syscall.SIGKILL); err != nil {
+			return fmt.Errorf("delete container %s: %w", c.id, err)
+		}
+		if err := cg.WaitEmpty(ctx); err != nil {
+			return fmt.Errorf("delete container %s: %w", c.id, err)
+		}
+		if err := cg.Delete(); err != nil {
+			return fmt.Errorf("delete container %s: %w", c.id, err)
+		}
+	}
+	hookErr := c.runHooks(ctx, r, specs.StateStopped)
+	if err := os.RemoveAll(c.dir); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	return hookErr
+}
 
-// Kill signals init or, with all, every process of the cgroup.
-func (c *Container) Kill(sig syscall.Signal, all bool) error { panic("API draft") }
-
-// Delete removes a stopped container or, with force, any.
-func (c *Container) Delete(ctx context.Context, force bool) error { panic("API draft") }
-
-// State is the container's present state.
-func (c *Container) State() (State, error) { panic("API draft") }
-
-// Pids lists the container's processes.
-func (c *Container) Pids() ([]int, error) { panic("API draft") }
-
-// Stats reads the cgroup's counters.
-func (c *Container) Stats() (*cgroup.Stats, error) { panic("API draft") }
-
-// Update changes limits.
-func (c *Container) Update(r *specs.LinuxResources) error { panic("API draft") }
-
-// Pause freezes the container.
-func (c *Container) Pause(ctx context.Context) error { panic("API draft") }
-
-// Resume thaws it.
-func (c *Container) Resume() error { panic("API draft") }
+// end makes sure that init has ended.
+func (c *Container) end(ctx context.Context, r *record, force bool) error {
+	status, err := c.status(r)
+	if err != nil {
+		return err
+	}
+	switch status {
+	case specs.StateStopped:
+		return nil
+	case specs.StateCreating:
+		if !force {
+			return fmt.Errorf("%w: it is being created, or its creator was killed; use force", ErrRunning)
+		}
+		return nil
+	case specs.StateCreated:
+	default:
+		if !force {
+			return fmt.Errorf("%w: stop it first, or use force", ErrRunning)
+		}
+	}
+	pidfd, err := openInit(r)
+	if errors.Is(err, ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = pidfd.Close() }()
+	if err := sys.KillPidFD(sys.Fd(pidfd), syscall.SIGKILL); err != nil {
+		return err
+	}
+	if status == StatePaused {
+		if cg, err := c.cgroupOf(r); err == nil {
+			if err := cg.Thaw(); err != nil { // on v1 a frozen process does not die
+				return err
+			}
+		}
+	}
+	return sys.WaitReadable(ctx, pidfd)
+}
 
 // Cgroup is the container's cgroup.
-func (c *Container) Cgroup() (*cgroup.Cgroup, error) { panic("API draft") }
+func (c *Container) Cgroup() (*cgroup.Cgroup, error) {
+	r, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	if r.Cgroup == "" {
+		return nil, fmt.Errorf("container %s: %w: it has no cgroup yet", c.id, ErrNotRunning)
+	}
+	return c.cgroupOf(r)
+}
 
-// PinNamespaces makes the namespaces that spec asks for and keeps them by fd.
-func PinNamespaces(spec *specs.Spec) (Namespaces, error) { panic("API draft") }
+// Pids lists the container's processes, those of sub-cgroups too.
+func (c *Container) Pids() ([]int, error) {
+	cg, err := c.Cgroup()
+	if err != nil {
+		return nil, err
+	}
+	return cg.Pids(true)
+}
+
+// Stats reads the cgroup's counters.
+func (c *Container) Stats() (*cgroup.Stats, error) {
+	cg, err := c.Cgroup()
+	if err != nil {
+		return nil, err
+	}
+	return cg.Stats()
+}
+
+// Update changes limits; those that r leaves out stay.
+func (c *Container) Update(r *specs.LinuxResources) error {
+	cg, err := c.running()
+	if err != nil {
+		return err
+	}
+	return cg.Set(r)
+}
+
+// Pause freezes all processes.
+func (c *Container) Pause(ctx context.Context) error {
+	cg, err := c.running()
+	if err != nil {
+		return err
+	}
+	return cg.Freeze(ctx)
+}
+
+// Resume lets them go on.
+func (c *Container) Resume() error {
+	cg, err := c.running()
+	if err != nil {
+		return err
+	}
+	return cg.Thaw()
+}
+
+// running is the cgroup of a container that has a live init.
+func (c *Container) running() (*cgroup.Cgroup, error) {
+	r, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	status, err := c.status(r)
+	if err != nil {
+		return nil, err
+	}
+	if status == specs.StateStopped || status == specs.StateCreating {
+		return nil, fmt.Errorf("container %s: %w: it is %s", c.id, ErrNotRunning, status)
+	}
+	return c.cgroupOf(r)
+}
+
+// Spec is the config that the container was made from.
+func (c *Container) Spec() (*specs.Spec, error) {
+	raw, err := readLimited(filepath.Join(c.dir, configFile), spec.MaxSize)
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", c.id, err)
+	}
+	return spec.Decode(raw)
+}

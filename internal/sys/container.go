@@ -1,0 +1,167 @@
+package sys
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Fd is a file's descriptor number, without the side effect of os.File.Fd on
+// older Go of making it blocking. It is valid while f is open.
+func Fd(f *os.File) int {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return -1
+	}
+	fd := -1
+	_ = conn.Control(func(n uintptr) { fd = int(n) })
+	return fd
+}
+
+// OpenProc opens the host's /proc as a directory handle and makes sure that it
+// is procfs's root and nothing mounted over it.
+func OpenProc() (*os.File, error) {
+	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/proc", Err: err}
+	}
+	f := os.NewFile(uintptr(fd), "/proc")
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	const rootInode = 1
+	if err := unix.Fstatfs(fd, &fs); err != nil || fs.Type != unix.PROC_SUPER_MAGIC {
+		_ = f.Close()
+		return nil, fmt.Errorf("/proc is not procfs")
+	}
+	if err := unix.Fstat(fd, &st); err != nil || st.Ino != rootInode {
+		_ = f.Close()
+		return nil, fmt.Errorf("/proc is not the root of procfs")
+	}
+	return f, nil
+}
+
+var nsTypes = map[string]int{
+	"user": unix.CLONE_NEWUSER, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS, "network": unix.CLONE_NEWNET,
+	"pid": unix.CLONE_NEWPID, "cgroup": unix.CLONE_NEWCGROUP, "time": unix.CLONE_NEWTIME, "mount": unix.CLONE_NEWNS,
+}
+
+// OpenNamespace opens a namespace by path and makes sure that it is one of the
+// type that runtime-spec calls kind.
+func OpenNamespace(path, kind string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	got, err := unix.IoctlRetInt(Fd(f), unix.NS_GET_NSTYPE)
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s is not a namespace", path)
+	}
+	if got != nsTypes[kind] {
+		_ = f.Close()
+		return nil, fmt.Errorf("%s is not a namespace of type %s", path, kind)
+	}
+	return f, nil
+}
+
+// NewMemFile makes an anonymous file in memory.
+func NewMemFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// ListenPacket listens on a unix socket of packets in a directory, mode 0600. The
+// path is resolved relative to the directory, so that its length does not matter.
+func ListenPacket(dir, name string) (*os.File, error) {
+	return packetSocket(dir, name, func(fd int, addr *unix.SockaddrUnix) error {
+		if err := unix.Bind(fd, addr); err != nil {
+			return err
+		}
+		return unix.Listen(fd, 1)
+	})
+}
+
+// DialPacket connects to a socket of ListenPacket.
+func DialPacket(dir, name string) (*os.File, error) {
+	return packetSocket(dir, name, func(fd int, addr *unix.SockaddrUnix) error { return unix.Connect(fd, addr) })
+}
+
+func packetSocket(dir, name string, use func(int, *unix.SockaddrUnix) error) (*os.File, error) {
+	path := dir + "/" + name
+	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer func() { _ = unix.Close(d) }()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err := use(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", d, name)}); err != nil {
+		_ = unix.Close(fd)
+		return nil, &os.PathError{Op: "socket", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// SendFile connects to a unix stream socket, sends a message with a descriptor
+// and hangs up.
+func SendFile(socket string, message []byte, f *os.File) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
+		return &os.PathError{Op: "connect", Path: socket, Err: err}
+	}
+	if err := unix.Sendmsg(fd, message, unix.UnixRights(Fd(f)), nil, unix.MSG_NOSIGNAL); err != nil {
+		return &os.PathError{Op: "sendmsg", Path: socket, Err: err}
+	}
+	return nil
+}
+
+// Shutdown ends a connection in both directions: whoever reads from it wakes up.
+func Shutdown(conn *os.File) error { return unix.Shutdown(Fd(conn), unix.SHUT_RDWR) }
+
+// MountPoint is the nearest directory at or above path where something is mounted.
+func MountPoint(path string) (string, error) {
+	for {
+		var st unix.Statx_t
+		if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_BASIC_STATS, &st); err != nil {
+			return "", &os.PathError{Op: "statx", Path: path, Err: err}
+		}
+		if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 || path == "/" {
+			return path, nil
+		}
+		path = parent(path)
+	}
+}
+
+func parent(path string) string {
+	for i := len(path) - 1; i > 0; i-- {
+		if path[i] == '/' {
+			return path[:i]
+		}
+	}
+	return "/"
+}
+
+// SetLimit sets a resource limit of another process.
+func SetLimit(pid int, resource, soft, hard uint64) error {
+	return unix.Prlimit(pid, int(resource), &unix.Rlimit{Cur: soft, Max: hard}, nil)
+}
+
+// KillPidFD sends a signal by a pidfd; a process that has ended is no error.
+func KillPidFD(fd int, sig syscall.Signal) error {
+	err := unix.PidfdSendSignal(fd, sig, nil, 0)
+	if err == unix.ESRCH {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,209 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/launch"
+	"github.com/strake-containers/strake/oci/plan"
+)
+
+// Create makes the container. When it returns, init exists, has done everything
+// but its execve and waits for Start; that its program can be executed has been
+// checked. The process is a child of the caller, who collects its exit. On an
+// error, and when ctx ends, nothing is left.
+func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err error) {
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+
+	// 1. The config: decoded, checked, kept as it is now.
+	if err := checkID(o.ID); err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("container %s: %w", o.ID, err)
+		}
+	}()
+	s, raw, err := loadSpec(o.Bundle, o.Spec)
+	if err != nil {
+		return nil, nil, err
+	}
+
+	// 2. The state directory, which takes the id.
+	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID)}
+	if err := c.makeDir(o.StateRoot); err != nil {
+		return nil, nil, err
+	}
+	undo.Push("remove state", func() error { return os.RemoveAll(c.dir) })
+	if err := atomicfile.WriteVolatile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
+		return nil, nil, err
+	}
+
+	// 3. The cgroup, with all limits, recorded before it exists.
+	cg, err := newCgroup(o.ID, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
+		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations}
+	if err := c.save(&r); err != nil {
+		return nil, nil, err
+	}
+	if err := cg.Create(s.Linux.Resources); err != nil {
+		return nil, nil, fmt.Errorf("linux.resources: %w", err)
+	}
+	undo.Push("remove cgroup", cg.Delete)
+
+	// 4. The program, and the descriptors that it starts with.
+	prog, err := compile(&o, s, cg)
+	if err != nil {
+		return nil, nil, err
+	}
+	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
+	defer in.close()
+	gate, err := c.listen()
+	if err != nil {
+		return nil, nil, err
+	}
+	in.own(plan.InGate, gate)
+	if err := in.open(prog, s); err != nil {
+		return nil, nil, err
+	}
+
+	// 5. The process, up to its gate. Its pid is on record before the gate can
+	// open; a process whose creator dies before that ends by itself.
+	proc := &Process{}
+	undo.Push("close console", func() error { return closeFile(proc.Console) })
+	hooks := &hookRunner{ctx: ctx, spec: s, id: o.ID, bundle: o.Bundle, state: in.hookState}
+	child, err := launch.Run(ctx, launch.Request{
+		Program:  prog,
+		Files:    in.fds,
+		CgroupFD: in.cgroupFD(cg),
+		Sync:     func(step, pid int) error { return answer(step, pid, prog, hooks) },
+		Ready: func(pid int) error {
+			r.Pid = pid
+			if r.StartTime, err = startTime(pid); err != nil {
+				return err
+			}
+			return c.save(&r)
+		},
+		File: func(_ int, f *os.File) { proc.Console = f },
+	})
+	if err != nil {
+		return nil, nil, execError(err)
+	}
+	undo.Push("kill init", func() error { return launch.Kill(child) })
+	proc.Pid, proc.PidFD = child.Pid, child.PidFD
+	proc.Warnings = append(prog.Warnings, child.Warnings...)
+
+	// 6. What the caller wants told.
+	if o.ConsoleSocket != "" && proc.Console != nil {
+		if err := sendConsole(o.ConsoleSocket, proc); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := writePidFile(o.PidFile, proc.Pid); err != nil {
+		return nil, nil, err
+	}
+	undo.Release()
+	return c, proc, nil
+}
+
+// compile makes the program of a container's init.
+func compile(o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) (*plan.Program, error) {
+	h, err := hostFacts()
+	if err != nil {
+		return nil, err
+	}
+	cfg := plan.Config{
+		ID: o.ID, Bundle: o.Bundle, CgroupPath: cg.Path(), CgroupJoin: cg.JoinFiles(),
+		ExtraFiles: len(o.ExtraFiles), NoPivot: o.NoPivot, NoNewKeyring: o.NoNewKeyring,
+		OwnStdio: ownStdio(o.Stdin, o.Stdout, o.Stderr),
+	}
+	for _, m := range o.RootfsMounts {
+		cfg.RootfsMounts = append(cfg.RootfsMounts, plan.Mount(m))
+	}
+	if sharesMounts(s) {
+		if cfg.RootfsParent, err = mountPointOf(rootfsPath(o.Bundle, s)); err != nil {
+			return nil, fmt.Errorf("linux.rootfsPropagation: %w", err)
+		}
+	}
+	return plan.Create(s, h, cfg)
+}
+
+// Plan compiles what Create would run, and does nothing.
+func Plan(o CreateOptions) (*plan.Program, error) {
+	s, _, err := loadSpec(o.Bundle, o.Spec)
+	if err != nil {
+		return nil, err
+	}
+	cg, err := newCgroup(o.ID, s)
+	if err != nil {
+		return nil, err
+	}
+	return compile(&o, s, cg)
+}
+
+// newCgroup names the container's cgroup.
+func newCgroup(id string, s *specs.Spec) (*cgroup.Cgroup, error) {
+	mode, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	p := s.Linux.CgroupsPath
+	if p == "" {
+		p = "/" + id
+	}
+	cg, err := cgroup.New(p, mode)
+	if err != nil {
+		return nil, fmt.Errorf("linux.cgroupsPath: %w", err)
+	}
+	return cg, nil
+}
+
+// execError marks errors that are about the program to execute.
+func execError(err error) error {
+	var e *launch.Error
+	if errors.As(err, &e) && (e.Op.Do == plan.OpLookup || e.Op.Do == plan.OpExec) {
+		return &execFailure{err}
+	}
+	return err
+}
+
+// execFailure is an error of class ErrExec with the words of the cause alone.
+type execFailure struct{ err error }
+
+func (e *execFailure) Error() string   { return e.err.Error() }
+func (e *execFailure) Unwrap() []error { return []error{ErrExec, e.err} }
+
+func closeFile(f *os.File) error {
+	if f == nil {
+		return nil
+	}
+	return f.Close()
+}
+
+func writePidFile(path string, pid int) error {
+	if path == "" {
+		return nil
+	}
+	return atomicfile.WriteVolatile(path, []byte(strconv.Itoa(pid)), 0o644)
+}
+
+func rootfsPath(bundle string, s *specs.Spec) string {
+	if filepath.IsAbs(s.Root.Path) {
+		return s.Root.Path
+	}
+	return filepath.Join(bundle, s.Root.Path)
+}

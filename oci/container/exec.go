@@ -1,0 +1,136 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/launch"
+	"github.com/strake-containers/strake/oci/plan"
+	"github.com/strake-containers/strake/oci/spec"
+)
+
+// Exec starts another process in the container and returns once it has executed
+// its program. What o.Process leaves out of capabilities, labels and
+// oom_score_adj is as for the container's init.
+func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err error) {
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("exec in container %s: %w", c.id, err)
+		}
+	}()
+
+	// 1. The container's init, held by its pidfd.
+	r, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	pidfd, err := openInit(r)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = pidfd.Close() }()
+
+	// 2. The program.
+	s, prog, cg, err := c.compileExec(r, &o)
+	if err != nil {
+		return nil, err
+	}
+	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
+	defer in.close()
+	in.given[plan.InPidfd] = pidfd
+	if err := in.open(prog, s); err != nil {
+		return nil, err
+	}
+
+	// 3. The process.
+	proc := &Process{}
+	undo.Push("close console", func() error { return closeFile(proc.Console) })
+	child, err := launch.Run(ctx, launch.Request{
+		Program:  prog,
+		Files:    in.fds,
+		CgroupFD: in.cgroupFD(cg),
+		Sync:     func(step, pid int) error { return answer(step, pid, prog, nil) },
+		File:     func(_ int, f *os.File) { proc.Console = f },
+	})
+	if err != nil {
+		return nil, execError(err)
+	}
+	undo.Push("kill process", func() error { return launch.Kill(child) })
+	proc.Pid, proc.PidFD = child.Pid, child.PidFD
+	proc.Warnings = append(prog.Warnings, child.Warnings...)
+	if o.ConsoleSocket != "" && proc.Console != nil {
+		if err := sendConsole(o.ConsoleSocket, proc); err != nil {
+			return nil, err
+		}
+	}
+	if err := writePidFile(o.PidFile, proc.Pid); err != nil {
+		return nil, err
+	}
+	undo.Release()
+	return proc, nil
+}
+
+// PlanExec compiles what Exec would run, and does nothing.
+func (c *Container) PlanExec(o ExecOptions) (*plan.Program, error) {
+	r, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	_, prog, _, err := c.compileExec(r, &o)
+	return prog, err
+}
+
+func (c *Container) compileExec(r *record, o *ExecOptions) (*specs.Spec, *plan.Program, *cgroup.Cgroup, error) {
+	s, err := c.Spec()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if o.Process == nil {
+		return nil, nil, nil, errors.New("no process given")
+	}
+	p := *o.Process
+	if p.Cwd == "" {
+		p.Cwd = s.Process.Cwd
+	}
+	if p.Capabilities == nil {
+		p.Capabilities = s.Process.Capabilities
+	}
+	if p.ApparmorProfile == "" {
+		p.ApparmorProfile = s.Process.ApparmorProfile
+	}
+	if p.SelinuxLabel == "" {
+		p.SelinuxLabel = s.Process.SelinuxLabel
+	}
+	if p.OOMScoreAdj == nil {
+		p.OOMScoreAdj = s.Process.OOMScoreAdj
+	}
+	if err := spec.ValidateProcess(&p); err != nil {
+		return nil, nil, nil, err
+	}
+	mode, err := cgroup.Detect()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	cg, err := cgroup.New(r.Cgroup+path.Clean("/"+o.CgroupSub), mode)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	h, err := hostFacts()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	prog, err := plan.Exec(s, &p, h, plan.Config{
+		ID: c.id, Bundle: r.Bundle, CgroupPath: cg.Path(), CgroupJoin: cg.JoinFiles(), ExtraFiles: len(o.ExtraFiles),
+		OwnStdio: ownStdio(o.Stdin, o.Stdout, o.Stderr),
+	})
+	return s, prog, cg, err
+}

@@ -1,0 +1,128 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// hookRunner runs the hooks that belong to the runtime's namespaces during
+// create, and prepares what those in the container's get to read.
+type hookRunner struct {
+	ctx    context.Context
+	spec   *specs.Spec
+	id     string
+	bundle string
+	state  *os.File // standard input of the hooks that the child runs
+}
+
+// beforePivot runs prestart and createRuntime hooks, while init waits.
+func (h *hookRunner) beforePivot(pid int) error {
+	state := specs.State{Version: specs.Version, ID: h.id, Status: specs.StateCreating, Pid: pid, Bundle: h.bundle,
+		Annotations: h.spec.Annotations}
+	hooks := h.spec.Hooks
+	if err := runHooks(h.ctx, "prestart", hooks.Prestart, state); err != nil { //nolint:staticcheck // deprecated, but used
+		return err
+	}
+	if err := runHooks(h.ctx, "createRuntime", hooks.CreateRuntime, state); err != nil {
+		return err
+	}
+	if h.state == nil {
+		return nil
+	}
+	data, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	_, err = h.state.WriteAt(data, 0)
+	return err
+}
+
+// runHooks runs hooks one after the other, each with the state on its standard
+// input. The first that fails ends it.
+func runHooks(ctx context.Context, name string, hooks []specs.Hook, state specs.State) error {
+	if len(hooks) == 0 {
+		return nil
+	}
+	data, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	for i, h := range hooks {
+		if err := runHook(ctx, h, data); err != nil {
+			return fmt.Errorf("hooks.%s[%d] (%s): %w", name, i, h.Path, err)
+		}
+	}
+	return nil
+}
+
+// maxHookOutput is how much of a failing hook's output its error shows.
+const maxHookOutput = 2048
+
+func runHook(ctx context.Context, h specs.Hook, state []byte) error {
+	if h.Timeout != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
+		defer cancel()
+	}
+	cmd := exec.CommandContext(ctx, h.Path)
+	if len(h.Args) > 0 {
+		cmd.Args = h.Args
+	}
+	cmd.Env = h.Env
+	if cmd.Env == nil {
+		cmd.Env = []string{} // nil would be ours
+	}
+	cmd.Stdin = bytes.NewReader(state)
+	var out tail
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = time.Second // for a grandchild that keeps the output open
+	err := cmd.Run()
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("killed: %w", ctx.Err())
+	case errors.Is(err, exec.ErrWaitDelay) || err == nil:
+		return nil
+	case len(out) > 0:
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+	}
+	return err
+}
+
+// tail keeps the end of what is written to it.
+type tail []byte
+
+func (t *tail) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	if n := len(*t); n > maxHookOutput {
+		*t = append((*t)[:0], (*t)[n-maxHookOutput:]...)
+	}
+	return len(p), nil
+}
+
+// runHooks runs the hooks of a status that was reached after create: poststart
+// when running, poststop when stopped. By the runtime-spec their failure does
+// not undo anything; the error is for the caller's log.
+func (c *Container) runHooks(ctx context.Context, r *record, status specs.ContainerState) error {
+	s, err := c.Spec()
+	if err != nil || s.Hooks == nil {
+		return nil //nolint:nilerr // a half-made container has no config and no hooks
+	}
+	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Bundle: r.Bundle, Annotations: r.Annotations}
+	if status == specs.StateRunning {
+		state.Pid = r.Pid
+		return runHooks(ctx, "poststart", s.Hooks.Poststart, state)
+	}
+	var errs []error
+	for i := range s.Hooks.Poststop {
+		errs = append(errs, runHooks(ctx, "poststop", s.Hooks.Poststop[i:i+1], state))
+	}
+	return errors.Join(errs...)
+}

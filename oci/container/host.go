@@ -1,0 +1,182 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/host"
+	"github.com/strake-containers/strake/oci/launch"
+	"github.com/strake-containers/strake/oci/plan"
+)
+
+// hostFacts is what the compiler has to know, cgroups included.
+func hostFacts() (plan.Host, error) {
+	h, err := host.Facts()
+	if err != nil {
+		return h, err
+	}
+	cg, err := cgroup.DetectHost()
+	if err != nil {
+		return h, err
+	}
+	h.CgroupV2 = cg.Mode == cgroup.Unified
+	byMount := map[string][]string{}
+	for controller, mount := range cg.V1Mounts {
+		byMount[mount] = append(byMount[mount], controller)
+	}
+	for mount, controllers := range byMount {
+		slices.Sort(controllers)
+		v1 := plan.CgroupV1{Mountpoint: mount, Controllers: controllers}
+		if name, ok := strings.CutPrefix(controllers[0], "name="); ok {
+			v1.Name, v1.Controllers = name, nil
+		}
+		h.CgroupV1 = append(h.CgroupV1, v1)
+	}
+	slices.SortFunc(h.CgroupV1, func(a, b plan.CgroupV1) int { return strings.Compare(a.Mountpoint, b.Mountpoint) })
+	return h, nil
+}
+
+// answer does what a process waits for its parent to do.
+func answer(step, pid int, p *plan.Program, hooks *hookRunner) error {
+	proc := "/proc/" + strconv.Itoa(pid) + "/"
+	switch step {
+	case plan.SyncUserNS:
+		if err := writeMaps(proc, p); err != nil {
+			return err
+		}
+		if p.OOM != nil {
+			err := os.WriteFile(proc+"oom_score_adj", []byte(strconv.Itoa(*p.OOM)), 0)
+			if err != nil && !(*p.OOM < 0 && errors.Is(err, os.ErrPermission)) {
+				return fmt.Errorf("process.oomScoreAdj: %w", err)
+			}
+		}
+	case plan.SyncLimits:
+		for _, l := range p.Limits {
+			if err := sys.SetLimit(pid, l.Resource, l.Soft, l.Hard); err != nil {
+				return fmt.Errorf("%s: setrlimit: %w", l.Field, err)
+			}
+		}
+	case plan.SyncHooks:
+		return hooks.beforePivot(pid)
+	}
+	return nil
+}
+
+func writeMaps(proc string, p *plan.Program) error {
+	if p.UIDMap == "" {
+		return nil
+	}
+	if err := os.WriteFile(proc+"uid_map", []byte(p.UIDMap), 0); err != nil {
+		return fmt.Errorf("linux.uidMappings: %w", err)
+	}
+	if err := os.WriteFile(proc+"gid_map", []byte(p.GIDMap), 0); err != nil {
+		return fmt.Errorf("linux.gidMappings: %w", err)
+	}
+	return nil
+}
+
+// errPinned ends a process that has served its purpose.
+var errPinned = errors.New("pinned")
+
+// PinNamespaces makes the namespaces that the spec asks for without a path, sets
+// the host name and the sysctls in them, and returns them open. No process is
+// left in them. Those with a path are joined for the sysctls and not returned.
+// A PID namespace cannot live without a process and is left out.
+func PinNamespaces(s *specs.Spec) (_ Namespaces, err error) {
+	h, err := hostFacts()
+	if err != nil {
+		return nil, err
+	}
+	own := *s
+	lx := specs.Linux{}
+	if s.Linux != nil {
+		lx = *s.Linux
+	}
+	own.Linux = &lx
+	lx.Namespaces = slices.DeleteFunc(slices.Clone(lx.Namespaces), func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.PIDNamespace || n.Type == specs.MountNamespace
+	})
+	prog, err := plan.Pin(&own, h)
+	if err != nil {
+		return nil, err
+	}
+	pinned := Namespaces{}
+	err = runHelper(prog, &own, func(pid int) error {
+		for _, n := range lx.Namespaces {
+			if n.Path != "" {
+				continue
+			}
+			f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/" + nsFile[n.Type])
+			if err != nil {
+				return fmt.Errorf("linux.namespaces: %w", err)
+			}
+			pinned[n.Type] = f
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, pinned.Close())
+	}
+	return pinned, nil
+}
+
+var nsFile = map[specs.LinuxNamespaceType]string{
+	specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts", specs.UserNamespace: "user",
+	specs.CgroupNamespace: "cgroup", specs.TimeNamespace: "time_for_children",
+}
+
+// runHelper runs a program that only waits for look to be done with it.
+func runHelper(prog *plan.Program, s *specs.Spec, look func(pid int) error) error {
+	in := newInputs(nil, nil, nil, nil)
+	defer in.close()
+	if err := in.open(prog, s); err != nil {
+		return err
+	}
+	pinned := slices.ContainsFunc(prog.Ops, func(o plan.Op) bool { return o.Do == plan.OpSync && o.A == plan.SyncPin })
+	_, err := launch.Run(context.Background(), launch.Request{Program: prog, Files: in.fds, CgroupFD: -1, Sync: func(step, pid int) error {
+		if err := answer(step, pid, prog, nil); err != nil {
+			return err
+		}
+		if step == plan.SyncUserNS && pinned {
+			return nil // there is more to do than the mapping
+		}
+		if err := look(pid); err != nil {
+			return err
+		}
+		return errPinned
+	}})
+	if errors.Is(err, errPinned) {
+		return nil
+	}
+	if err == nil {
+		err = errors.New("namespace helper ended early")
+	}
+	return err
+}
+
+// sendConsole hands a terminal's master to the socket of whoever wants it and
+// closes ours.
+func sendConsole(socket string, p *Process) error {
+	if err := sys.SendFile(socket, []byte("/dev/ptmx"), p.Console); err != nil {
+		return fmt.Errorf("console socket: %w", err)
+	}
+	err := p.Console.Close()
+	p.Console = nil
+	return err
+}
+
+// sharesMounts says whether mounts of the container may reach the host.
+func sharesMounts(s *specs.Spec) bool {
+	return strings.HasSuffix(s.Linux.RootfsPropagation, "shared")
+}
+
+func mountPointOf(path string) (string, error) { return sys.MountPoint(path) }

@@ -1,0 +1,141 @@
+package container
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/plan"
+)
+
+// inputs opens the descriptors that a program starts with.
+type inputs struct {
+	fds       map[plan.Reg]int
+	given     map[string]*os.File // by kind
+	extra     []*os.File
+	owned     []*os.File
+	hookState *os.File
+}
+
+func newInputs(stdin, stdout, stderr *os.File, extra []*os.File) *inputs {
+	return &inputs{
+		fds:   make(map[plan.Reg]int),
+		given: map[string]*os.File{plan.InStdin: stdin, plan.InStdout: stdout, plan.InStderr: stderr},
+		extra: extra,
+	}
+}
+
+// own adds a descriptor that is closed with the others.
+func (in *inputs) own(kind string, f *os.File) {
+	in.given[kind] = f
+	in.owned = append(in.owned, f)
+}
+
+func (in *inputs) close() {
+	for _, f := range in.owned {
+		_ = f.Close() // read-only, or with nothing to flush
+	}
+}
+
+// open opens what the program asks for.
+func (in *inputs) open(p *plan.Program, s *specs.Spec) error {
+	for _, i := range p.Inputs {
+		f, err := in.find(i, s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", i.Field, err)
+		}
+		if f != nil {
+			in.fds[i.Reg] = sys.Fd(f)
+		}
+	}
+	return nil
+}
+
+// find returns the file of one input; nil is one that launch makes itself.
+func (in *inputs) find(i plan.Input, s *specs.Spec) (*os.File, error) {
+	if f := in.given[i.Kind]; f != nil {
+		return f, nil
+	}
+	var f *os.File
+	var err error
+	switch i.Kind {
+	case plan.InSync:
+		return nil, nil
+	case plan.InStdin, plan.InStdout, plan.InStderr:
+		f, err = in.null()
+		return f, err
+	case plan.InExtra:
+		return in.extra[i.Index], nil
+	case plan.InProc:
+		f, err = sys.OpenProc()
+	case plan.InNS:
+		f, err = sys.OpenNamespace(i.Path, i.Type)
+	case plan.InCgroup:
+		f, err = os.OpenFile(i.Path, os.O_WRONLY, 0)
+	case plan.InHook:
+		f, err = sys.NewMemFile("hook-state")
+		in.hookState = f
+	case plan.InIDMapNS:
+		f, err = idmapNamespace(s, i.Index)
+	default:
+		return nil, fmt.Errorf("program wants unknown input %q", i.Kind)
+	}
+	if err != nil {
+		return nil, err
+	}
+	in.own(i.Kind+i.Path, f)
+	return f, nil
+}
+
+// null is one /dev/null for all standard descriptors that are not given.
+func (in *inputs) null() (*os.File, error) {
+	if f := in.given[plan.InNull]; f != nil {
+		return f, nil
+	}
+	f, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	in.own(plan.InNull, f)
+	return f, nil
+}
+
+// cgroupFD is the v2 directory that the process is born in, or -1.
+func (in *inputs) cgroupFD(cg *cgroup.Cgroup) int {
+	f, err := cg.OpenV2()
+	if err != nil || f == nil {
+		return -1
+	}
+	in.owned = append(in.owned, f)
+	return sys.Fd(f)
+}
+
+// idmapNamespace makes a user namespace that stands for a mount's id mapping.
+func idmapNamespace(s *specs.Spec, mount int) (*os.File, error) {
+	uid, gid := s.Linux.UIDMappings, s.Linux.GIDMappings
+	if mount >= 0 && len(s.Mounts[mount].UIDMappings) > 0 {
+		uid, gid = s.Mounts[mount].UIDMappings, s.Mounts[mount].GIDMappings
+	}
+	var ns *os.File
+	err := runHelper(plan.IDMapHolder(plan.IDMap(uid), plan.IDMap(gid)), s, func(pid int) (err error) {
+		ns, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/user")
+		return err
+	})
+	return ns, err
+}
+
+// ownStdio says which of the standard files are to belong to the process's user.
+func ownStdio(files ...*os.File) (own [3]bool) {
+	for i, f := range files {
+		if f == nil {
+			continue
+		}
+		st, err := f.Stat()
+		own[i] = err == nil && st.Mode()&os.ModeDevice == 0 && st.Mode()&(os.ModeNamedPipe|os.ModeSocket) != 0
+	}
+	return own
+}

@@ -1,0 +1,270 @@
+package container
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/spec"
+)
+
+// Files in a container's state directory.
+const (
+	stateFile  = "state.json"
+	configFile = "config.json" // the config as it was at create
+	gateSocket = "start.sock"
+)
+
+const (
+	recordVersion = 1
+	maxRecord     = 1 << 20
+)
+
+// record is state.json.
+type record struct {
+	Version     int               `json:"version"`
+	ID          string            `json:"id"`
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Cgroup      string            `json:"cgroup"`
+	Created     time.Time         `json:"created"`
+	Pid         int               `json:"pid"` // 0: being created
+	StartTime   uint64            `json:"startTime"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// maxID is the longest id: a directory's name, with room for what is made of it.
+const maxID = 200
+
+func checkID(id string) error {
+	ok := id != "" && id != "." && id != ".." && len(id) <= maxID
+	for _, r := range id {
+		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_+-.", r))
+	}
+	if !ok {
+		return fmt.Errorf("%w %.220q: use letters, digits and _ + - . (at most %d)", ErrInvalidID, id, maxID)
+	}
+	return nil
+}
+
+func loadSpec(bundle string, s *specs.Spec) (*specs.Spec, []byte, error) {
+	if s != nil {
+		raw, err := json.Marshal(s)
+		if err != nil {
+			return nil, nil, fmt.Errorf("config: %w", err)
+		}
+		// The compiler works on a copy: the caller keeps its own.
+		s, err := spec.Decode(raw)
+		return s, raw, err
+	}
+	raw, err := readLimited(filepath.Join(bundle, configFile), spec.MaxSize)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err = spec.Decode(raw)
+	return s, raw, err
+}
+
+// readLimited reads a file that is at most limit bytes long.
+func readLimited(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s: larger than %d bytes", path, limit)
+	}
+	return data, nil
+}
+
+func (c *Container) makeDir(root string) error {
+	err := os.Mkdir(c.dir, 0o700)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(root, 0o700); err != nil {
+			return err
+		}
+		err = os.Mkdir(c.dir, 0o700)
+	}
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%w: delete it first, or choose another id", ErrExists)
+	}
+	return err
+}
+
+func (c *Container) save(r *record) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteVolatile(filepath.Join(c.dir, stateFile), data, 0o600)
+}
+
+// load reads state.json. Without one the creator died at its very first step.
+func (c *Container) load() (*record, error) {
+	data, err := readLimited(filepath.Join(c.dir, stateFile), maxRecord)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, e := os.Stat(c.dir); e != nil {
+			return nil, fmt.Errorf("container %s: %w", c.id, ErrNotExist)
+		}
+		return &record{Version: recordVersion, ID: c.id}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", c.id, err)
+	}
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, fmt.Errorf("container %s: %s: %w", c.id, stateFile, err)
+	}
+	if r.Version != recordVersion {
+		return nil, fmt.Errorf("container %s: %s has version %d, this program knows %d", c.id, stateFile, r.Version, recordVersion)
+	}
+	return &r, nil
+}
+
+// Load finds a container. The error is ErrNotExist if there is none.
+func Load(stateRoot, id string) (*Container, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	c := &Container{id: id, dir: filepath.Join(stateRoot, id)}
+	if _, err := os.Stat(c.dir); err != nil {
+		return nil, fmt.Errorf("container %s: %w", id, ErrNotExist)
+	}
+	return c, nil
+}
+
+// List returns the states of all containers below stateRoot, by id. One that
+// cannot be read is left out and its error joined to the one returned.
+func List(stateRoot string) ([]State, error) {
+	entries, err := os.ReadDir(stateRoot)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []State
+	var errs []error
+	for _, e := range entries {
+		if !e.IsDir() || checkID(e.Name()) != nil {
+			continue
+		}
+		c := &Container{id: e.Name(), dir: filepath.Join(stateRoot, e.Name())}
+		s, err := c.State()
+		if errors.Is(err, ErrNotExist) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		list = append(list, s)
+	}
+	return list, errors.Join(errs...)
+}
+
+// State is the container's present state.
+func (c *Container) State() (State, error) {
+	r, err := c.load()
+	if err != nil {
+		return State{}, err
+	}
+	s := State{State: specs.State{Version: specs.Version, ID: c.id, Bundle: r.Bundle, Annotations: r.Annotations},
+		Rootfs: r.Rootfs, Created: r.Created, Owner: "root"}
+	s.Status, err = c.status(r)
+	if err != nil {
+		return State{}, err
+	}
+	if s.Status != specs.StateStopped {
+		s.Pid = r.Pid
+	}
+	return s, nil
+}
+
+// StatePaused is crun's and runc's name for a frozen container.
+const StatePaused specs.ContainerState = "paused"
+
+func (c *Container) status(r *record) (specs.ContainerState, error) {
+	if r.Pid == 0 {
+		return specs.StateCreating, nil
+	}
+	st, alive := readStat(r.Pid)
+	switch {
+	case !alive || st.start != r.StartTime || st.state == 'Z' || st.state == 'X':
+		return specs.StateStopped, nil
+	case st.flags&flagForkNoExec != 0:
+		return specs.StateCreated, nil
+	}
+	if cg, err := c.cgroupOf(r); err == nil {
+		if frozen, err := cg.Frozen(); err == nil && frozen {
+			return StatePaused, nil
+		}
+	}
+	return specs.StateRunning, nil
+}
+
+func (c *Container) cgroupOf(r *record) (*cgroup.Cgroup, error) {
+	mode, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	return cgroup.New(r.Cgroup, mode)
+}
+
+// procStat is what we want of /proc/PID/stat.
+type procStat struct {
+	state byte
+	flags uint64 // PF_*
+	start uint64 // in clock ticks since boot
+}
+
+// flagForkNoExec is PF_FORKNOEXEC: the process has been forked and has not
+// executed anything yet. An init that waits at its gate is just that, since we
+// never execute ourselves in between, so the kernel tells created from running.
+const flagForkNoExec = 0x40
+
+// readStat reads /proc/PID/stat.
+func readStat(pid int) (procStat, bool) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return procStat{}, false
+	}
+	// The second field is the command in parentheses, which may contain both.
+	text := string(data)
+	end := strings.LastIndexByte(text, ')')
+	if end < 0 {
+		return procStat{}, false
+	}
+	f := strings.Fields(text[end+1:])
+	if len(f) < 20 {
+		return procStat{}, false
+	}
+	var st procStat
+	st.state = f[0][0]
+	st.flags, _ = strconv.ParseUint(f[6], 10, 64)
+	st.start, err = strconv.ParseUint(f[19], 10, 64)
+	return st, err == nil
+}
+
+func startTime(pid int) (uint64, error) {
+	st, ok := readStat(pid)
+	if !ok {
+		return 0, fmt.Errorf("process %d: %w", pid, ErrNotRunning)
+	}
+	return st.start, nil
+}

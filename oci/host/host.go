@@ -1,0 +1,59 @@
+// Package host reads, once, what the compiler has to know of this machine: the
+// kernel's version, the process's capabilities, the security modules and the
+// cgroup mounts. Nothing of it changes while a runtime runs.
+package host
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/plan"
+)
+
+// Facts returns this host's facts, read at the first call. The cgroup members
+// are left to the caller, who has them from oci/cgroup.
+func Facts() (plan.Host, error) { return facts() }
+
+var facts = sync.OnceValues(read)
+
+func read() (plan.Host, error) {
+	var h plan.Host
+	release, err := sys.KernelRelease()
+	if err != nil {
+		return h, fmt.Errorf("kernel release: %w", err)
+	}
+	if _, err := fmt.Sscanf(release, "%d.%d", &h.Kernel[0], &h.Kernel[1]); err != nil {
+		return h, fmt.Errorf("kernel release %q: %w", release, err)
+	}
+	h.Arch = archs[runtime.GOARCH]
+	if h.Capabilities, err = sys.Capabilities(); err != nil {
+		return h, fmt.Errorf("own capabilities: %w", err)
+	}
+	h.AppArmor = startsWith("/sys/module/apparmor/parameters/enabled", 'Y')
+	_, err = os.Stat("/sys/fs/selinux/enforce")
+	h.SELinux = err == nil
+	_, err = os.Stat("/proc/kcore")
+	h.Kcore = err == nil
+	soft, hard, err := sys.NoFileLimit()
+	if err != nil {
+		return h, fmt.Errorf("limit of open files: %w", err)
+	}
+	// Go raises its soft limit to just below the hard one when it starts and
+	// does not say what it was; programs that use select(2) want it low again.
+	const usual = 1024
+	if soft+1 == hard && soft > usual {
+		h.NoFile = plan.Limit{Soft: usual, Hard: hard}
+	}
+	return h, nil
+}
+
+var archs = map[string]string{"amd64": "SCMP_ARCH_X86_64", "arm64": "SCMP_ARCH_AARCH64"}
+
+func startsWith(path string, c byte) bool {
+	data, err := os.ReadFile(path)
+	return err == nil && strings.HasPrefix(string(data), string(c))
+}

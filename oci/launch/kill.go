@@ -1,0 +1,63 @@
+package launch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Kill kills a child and waits for its end, and closes its pidfd.
+func Kill(p *Process) error {
+	conn, err := p.PidFD.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var killErr error
+	err = conn.Control(func(fd uintptr) {
+		killErr = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0)
+		_ = unix.SetNonblock(int(fd), false)
+		_ = reap(int(fd))
+	})
+	if errors.Is(killErr, unix.ESRCH) {
+		killErr = nil // it had ended by itself
+	}
+	return errors.Join(err, killErr, p.PidFD.Close())
+}
+
+// GateError is what a container's first process could not do after its start.
+type GateError struct {
+	Text  string
+	Errno syscall.Errno
+}
+
+func (e *GateError) Error() string { return e.Text + ": " + e.Errno.Error() }
+func (e *GateError) Unwrap() error { return e.Errno }
+
+// IsExec says whether it was the execve.
+func (e *GateError) IsExec() bool { return strings.HasPrefix(e.Text, "exec: ") }
+
+// AwaitExec waits on a connection to a gate for the execve behind it, which
+// closes the connection, or for what went wrong.
+func AwaitExec(conn *os.File) error {
+	buf := make([]byte, msgHeader+msgText)
+	for {
+		n, err := conn.Read(buf)
+		if n == 0 && (err == nil || err.Error() == "EOF" || errors.Is(err, syscall.ECONNRESET)) {
+			if errors.Is(err, syscall.ECONNRESET) {
+				return fmt.Errorf("the gate was closed: %w", err)
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n >= msgHeader && binary.NativeEndian.Uint32(buf) == msgError {
+			return &GateError{Text: string(buf[msgHeader:n]), Errno: syscall.Errno(binary.NativeEndian.Uint32(buf[8:]))}
+		}
+	}
+}

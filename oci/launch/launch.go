@@ -1,0 +1,410 @@
+package launch
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-containers/strake/oci/plan"
+)
+
+// Request is a program to run and what it needs of this process.
+type Request struct {
+	Program *plan.Program
+	// Files holds the descriptors for the program's inputs (but for sync). They
+	// stay the caller's. A missing one leaves its register empty.
+	Files map[plan.Reg]int
+	// CgroupFD is the directory of a cgroup v2 to be born in, or -1.
+	CgroupFD int
+	// Sync is called at each step where the program waits for its parent.
+	Sync func(step, pid int) error
+	// Ready is called when the process has reached its gate. Only once it has
+	// returned, and this process still lives, does the gate open for anybody.
+	Ready func(pid int) error
+	// File gets the descriptors that the program sends; it owns them.
+	File func(n int, f *os.File)
+}
+
+// Process is a child of this process, which has to wait for it.
+type Process struct {
+	Pid      int
+	PidFD    *os.File
+	Warnings []string
+}
+
+// Error is an operation that failed in the child.
+type Error struct {
+	Op    *plan.Op
+	Call  string // name of the system call
+	Errno syscall.Errno
+	Text  string // what the file system had to say
+}
+
+func (e *Error) Error() string {
+	switch {
+	case e.Op.Do == plan.OpLookup || e.Op.Do == plan.OpExec:
+		return execText(e.Op, e.Errno)
+	case e.Op.Do == plan.OpHook && e.Errno == unix.ETIMEDOUT:
+		return fmt.Sprintf("%s: still running after %d s", e.Op.Where(), e.Op.A)
+	case e.Op.Do == plan.OpHook && e.Errno == unix.ECANCELED:
+		return e.Op.Where() + ": failed"
+	case e.Op.Do == plan.OpCheckCwd:
+		return e.Op.Where() + ": is outside of the container's root"
+	case e.Text != "":
+		return fmt.Sprintf("%s: %s: %s (%s)", e.Op.Where(), e.Call, e.Errno.Error(), e.Text)
+	}
+	return fmt.Sprintf("%s: %s: %s", e.Op.Where(), e.Call, e.Errno.Error())
+}
+
+func (e *Error) Unwrap() error { return e.Errno }
+
+// execText says why a program cannot be executed, in the words that callers of
+// OCI runtimes look for.
+func execText(o *plan.Op, errno syscall.Errno) string {
+	name := quote(o.Args[0])
+	switch {
+	case errno == unix.ENOENT && len(o.Env) != 1 && o.Do == plan.OpLookup:
+		return "exec: " + name + ": executable file not found in $PATH"
+	case errno == unix.ENOENT && o.Do == plan.OpLookup:
+		return "exec: " + name + ": stat " + o.Args[0] + ": no such file or directory"
+	}
+	return "exec: " + name + ": " + errno.Error()
+}
+
+// self is the identity of the running program's file.
+var self = sync.OnceValues(func() (fileID, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, "/proc/self/exe", 0, unix.STATX_BASIC_STATS, &st)
+	if err != nil {
+		return fileID{}, fmt.Errorf("identify the own executable: %w", err)
+	}
+	return fileID{st.Dev_major, st.Dev_minor, st.Ino}, nil
+})
+
+// Run makes the process and returns once the program has reached its gate or its
+// execve, or, with an error, once the process is gone. If ctx ends before, the
+// process is killed and the error says what it was doing.
+func Run(ctx context.Context, r Request) (_ *Process, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	id, err := self()
+	if err != nil {
+		return nil, err
+	}
+	c, err := newConversation(r)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	c.img, err = lower(r.Program, id, c.keep)
+	if err != nil {
+		return nil, err
+	}
+	for r, fd := range c.files {
+		c.img.regs[r] = int64(fd)
+	}
+	if err := c.fork(); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) })
+	err = c.talk()
+	stop()
+	if err == nil && ctx.Err() == nil {
+		// Non-blocking, it can be waited for by Go's poller.
+		if err := unix.SetNonblock(c.pidfd, true); err == nil {
+			return &Process{Pid: c.pid, PidFD: os.NewFile(uintptr(c.pidfd), "pidfd"), Warnings: c.warnings}, nil
+		}
+	}
+	at := c.where()
+	c.kill()
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%s: %w", at, ctx.Err())
+	}
+	return nil, err
+}
+
+// conversation is the parent's side of a program that runs.
+type conversation struct {
+	Request
+	img      *image
+	files    map[plan.Reg]int
+	keep     []int // descriptors that the child keeps, ascending
+	made     []int // descriptors of ours to close
+	sock     int   // our end of sync
+	progress []byte
+	pid      int
+	pidfd    int // blocking, so that it can be waited for
+	warnings []string
+}
+
+func newConversation(r Request) (_ *conversation, err error) {
+	c := &conversation{Request: r, files: make(map[plan.Reg]int, len(r.Files)+1), sock: -1}
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	c.sock = pair[0]
+	c.made = append(c.made, pair[1])
+	for _, in := range r.Program.Inputs {
+		fd, ok := r.Files[in.Reg]
+		if in.Kind == plan.InSync {
+			fd, ok = pair[1], true
+		}
+		if !ok || fd < 0 {
+			continue
+		}
+		// What the program uses after it has put the standard descriptors in
+		// place must not be among them.
+		after := in.Kind == plan.InSync || in.Kind == plan.InGate || in.Kind == plan.InHook
+		if after && fd < r.Program.Target {
+			if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, r.Program.Target); err != nil {
+				return nil, fmt.Errorf("dup: %w", err)
+			}
+			c.made = append(c.made, fd)
+		}
+		c.files[in.Reg] = fd
+		c.keep = append(c.keep, fd)
+	}
+	slices.Sort(c.keep)
+	c.keep = slices.Compact(c.keep)
+	c.progress, err = unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("mmap: %w", err)
+	}
+	return c, nil
+}
+
+func (c *conversation) close() {
+	if c.sock >= 0 {
+		_ = unix.Close(c.sock)
+	}
+	for _, fd := range c.made {
+		_ = unix.Close(fd)
+	}
+	if c.progress != nil {
+		_ = unix.Munmap(c.progress)
+	}
+}
+
+func (c *conversation) fork() error {
+	f := &forkArgs{pidNS: -1, ownPidNS: -1}
+	f.clone = cloneArgs{
+		flags:      c.Program.CloneFlags | unix.CLONE_PIDFD,
+		pidfd:      uint64(uintptr(unsafe.Pointer(&f.pidfd))),
+		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if c.CgroupFD >= 0 {
+		f.clone.flags |= unix.CLONE_INTO_CGROUP
+		f.clone.cgroup = uint64(c.CgroupFD)
+	}
+	if c.Program.PidNS != 0 {
+		own, err := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open own PID namespace: %w", err)
+		}
+		defer func() { _ = unix.Close(own) }()
+		f.pidNS, f.ownPidNS = c.files[c.Program.PidNS], own
+	}
+	m := c.img
+	f.child = child{
+		code:     uintptr(unsafe.Pointer(unsafe.SliceData(m.code))),
+		ncode:    uintptr(len(m.code)),
+		regs:     uintptr(unsafe.Pointer(unsafe.SliceData(m.regs))),
+		mem:      uintptr(unsafe.Pointer(unsafe.SliceData(m.mem))),
+		report:   uintptr(unsafe.Pointer(unsafe.SliceData(m.mem))) + uintptr(m.report),
+		sync:     uintptr(c.files[c.Program.Input(plan.InSync).Reg]),
+		progress: uintptr(unsafe.Pointer(unsafe.SliceData(c.progress))),
+	}
+	pid, errno, atSetns := fork(f)
+	runtime.KeepAlive(m)
+	if errno != 0 {
+		if atSetns {
+			return fmt.Errorf("%s: setns: %w", c.inputField(c.Program.PidNS), errno)
+		}
+		return fmt.Errorf("linux.namespaces: clone3: %w", errno)
+	}
+	c.pid, c.pidfd = int(pid), int(f.pidfd)
+	for _, fd := range c.made {
+		_ = unix.Close(fd) // so that the child's end is the last one
+	}
+	c.made = nil
+	return nil
+}
+
+func (c *conversation) inputField(r plan.Reg) string {
+	for _, in := range c.Program.Inputs {
+		if in.Reg == r {
+			return in.Field
+		}
+	}
+	return "linux.namespaces"
+}
+
+// talk answers the child until it needs nothing any more.
+func (c *conversation) talk() error {
+	for {
+		m, err := c.receive()
+		if err != nil {
+			return err
+		}
+		switch m.kind {
+		case 0: // end of file
+			if int(c.at()) == c.img.execAt {
+				return nil
+			}
+			return fmt.Errorf("%s: process was killed", c.where())
+		case msgError:
+			return c.render(m)
+		case msgWarn:
+			c.warnings = append(c.warnings, c.render(m).Error())
+			continue
+		case msgFD:
+			if m.file == nil || c.File == nil {
+				return fmt.Errorf("%s: descriptor got lost", c.where())
+			}
+			c.File(int(m.value), m.file)
+			continue
+		case msgPid:
+			if err := c.follow(int(m.value)); err != nil {
+				return err
+			}
+			continue
+		case msgReady:
+			if c.Ready != nil {
+				if err := c.Ready(c.pid); err != nil {
+					return err
+				}
+			}
+			return c.answer()
+		case msgSync:
+			if c.Sync != nil {
+				if err := c.Sync(int(m.value), c.pid); err != nil {
+					return err
+				}
+			}
+			if err := c.answer(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// answer lets the waiting child go on.
+func (c *conversation) answer() error {
+	if err := unix.Sendto(c.sock, []byte{1}, unix.MSG_NOSIGNAL, nil); err != nil {
+		return fmt.Errorf("%s: process was killed", c.where())
+	}
+	return nil
+}
+
+// follow makes the sibling that the child cloned the process.
+func (c *conversation) follow(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("pidfd_open %d: %w", pid, err)
+	}
+	old := c.pidfd
+	c.pid, c.pidfd = pid, fd
+	return errors.Join(reap(old), unix.Close(old))
+}
+
+type message struct {
+	kind, instr, value uint32
+	text               string
+	file               *os.File
+}
+
+func (c *conversation) receive() (message, error) {
+	var buf [msgHeader + msgText]byte
+	var oob [64]byte
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(c.sock, buf[:], oob[:], unix.MSG_CMSG_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.ECONNRESET {
+			return message{}, nil
+		}
+		if err != nil {
+			return message{}, fmt.Errorf("receive from the container's process: %w", err)
+		}
+		if n < msgHeader {
+			return message{}, nil
+		}
+		m := message{
+			kind:  binary.NativeEndian.Uint32(buf[0:]),
+			instr: binary.NativeEndian.Uint32(buf[4:]),
+			value: binary.NativeEndian.Uint32(buf[8:]),
+			text:  string(buf[msgHeader:n]),
+		}
+		if oobn > 0 {
+			m.file = fileFrom(oob[:oobn])
+		}
+		return m, nil
+	}
+}
+
+func fileFrom(oob []byte) *os.File {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(msgs) == 0 {
+		return nil
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) == 0 {
+		return nil
+	}
+	return os.NewFile(uintptr(fds[0]), "from child")
+}
+
+func (c *conversation) render(m message) error {
+	if int(m.instr) >= len(c.img.code) {
+		return fmt.Errorf("message from the container's process about instruction %d of %d", m.instr, len(c.img.code))
+	}
+	in := &c.img.code[m.instr]
+	return &Error{Op: &c.Program.Ops[in.op], Call: callName(int(in.code)), Errno: syscall.Errno(m.value), Text: fsText(m.text)}
+}
+
+// at is the instruction that the child is at.
+func (c *conversation) at() uint32 { return binary.NativeEndian.Uint32(c.progress) }
+
+// where says what the child is doing.
+func (c *conversation) where() string {
+	i := int(c.at())
+	if i >= len(c.img.code) {
+		return "start"
+	}
+	in := &c.img.code[i]
+	return c.Program.Ops[in.op].Where() + ": " + callName(int(in.code))
+}
+
+// kill ends the process for certain.
+func (c *conversation) kill() {
+	_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) // ESRCH: it has ended
+	_ = reap(c.pidfd)
+	_ = unix.Close(c.pidfd)
+}
+
+// reap waits for a child's end.
+func reap(pidfd int) error {
+	for {
+		err := unix.Waitid(unix.P_PIDFD, pidfd, nil, unix.WEXITED|unix.WALL, nil)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}

@@ -1,0 +1,2 @@
+// This file is empty: it lets fork.go declare functions without bodies, which
+// go:linkname takes from the runtime.

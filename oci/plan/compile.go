@@ -1,0 +1,352 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/abi"
+)
+
+// nsFlags are the namespaces in the order of joining: the user namespace first,
+// since it owns the others.
+var nsFlags = []struct {
+	kind specs.LinuxNamespaceType
+	flag uint64
+}{
+	{specs.UserNamespace, abi.CloneNewUser},
+	{specs.IPCNamespace, abi.CloneNewIPC},
+	{specs.UTSNamespace, abi.CloneNewUTS},
+	{specs.NetworkNamespace, abi.CloneNewNet},
+	{specs.PIDNamespace, abi.CloneNewPID},
+	{specs.CgroupNamespace, abi.CloneNewCgroup},
+	{specs.TimeNamespace, abi.CloneNewTime},
+	{specs.MountNamespace, abi.CloneNewNS},
+}
+
+// Create compiles the program of a container's first process. The spec has been
+// through oci/spec's Validate.
+func Create(s *specs.Spec, host Host, cfg Config) (*Program, error) {
+	b := newBuilder(s, &host, &cfg)
+	steps := []func() error{
+		b.joinCgroup,
+		b.readNamespaces,
+		b.needMountNamespace,
+		b.makeNamespaces,
+		b.cgroupNamespace,
+		b.session,
+		b.identity,
+		b.rootfs,
+		b.sysctls,
+		b.hooksBeforePivot,
+		b.enterRoot,
+		b.process,
+		b.startAndExec,
+	}
+	if err := b.run(steps); err != nil {
+		return nil, err
+	}
+	return &b.Program, nil
+}
+
+// run takes the steps in their order up to the first error.
+func (b *builder) run(steps []func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+		if b.err != nil {
+			return b.err
+		}
+	}
+	return nil
+}
+
+func newBuilder(s *specs.Spec, host *Host, cfg *Config) *builder {
+	b := &builder{spec: s, host: host, cfg: cfg, ns: make(map[specs.LinuxNamespaceType]namespace)}
+	if s.Linux == nil {
+		s.Linux = &specs.Linux{}
+	}
+	b.at("linux", "")
+	b.named(InSync)
+	b.named(InProc)
+	return b
+}
+
+// fail keeps the first error of a step that returns none.
+func (b *builder) fail(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+// readNamespaces takes the list of the config apart.
+func (b *builder) readNamespaces() error {
+	for i, n := range b.spec.Linux.Namespaces {
+		b.atf("linux.namespaces[%d].path", i)
+		b.ns[n.Type] = namespace{n.Path, b.field}
+	}
+	_, b.inUser = b.ns[specs.UserNamespace]
+	return nil
+}
+
+func (b *builder) needMountNamespace() error {
+	if mnt, ok := b.ns[specs.MountNamespace]; !ok || mnt.path != "" {
+		b.at("linux.namespaces", "mount")
+		return b.unsupported("a container that does not get a new mount namespace")
+	}
+	return nil
+}
+
+// makeNamespaces compiles their joining and making.
+func (b *builder) makeNamespaces() error {
+	userns, joinUser := b.ns[specs.UserNamespace]
+	joinUser = joinUser && userns.path != ""
+	var newNS uint64
+	for _, f := range nsFlags {
+		n, ok := b.ns[f.kind]
+		if !ok {
+			continue
+		}
+		if n.path == "" {
+			if f.kind != specs.CgroupNamespace && f.kind != specs.TimeNamespace { // those are unshared later
+				newNS |= f.flag
+			}
+			continue
+		}
+		b.at(n.field, n.path)
+		r := b.input(Input{Kind: InNS, Type: string(f.kind), Path: n.path})
+		if f.kind == specs.PIDNamespace {
+			b.PidNS = r // entered by the fork itself
+			continue
+		}
+		b.op(Op{Do: OpSetns, Dir: r, A: f.flag})
+		b.close(r)
+	}
+	b.at("linux.namespaces", "")
+	if joinUser && newNS != 0 {
+		// New namespaces must belong to the user namespace, so they are made
+		// after it was joined: in a sibling, since a PID namespace holds only
+		// processes born later.
+		b.op(Op{Do: OpFork, A: newNS})
+	} else {
+		b.CloneFlags = newNS
+	}
+	return nil
+}
+
+// session compiles what the process is before it has a root.
+func (b *builder) session() error {
+	p := b.spec.Process
+	if b.inUser {
+		if n := b.ns[specs.UserNamespace]; n.path == "" {
+			b.at("linux.uidMappings", "")
+			b.UIDMap, b.GIDMap = IDMap(b.spec.Linux.UIDMappings), IDMap(b.spec.Linux.GIDMappings)
+			b.OOM = p.OOMScoreAdj
+			b.op(Op{Do: OpSync, A: SyncUserNS})
+		} else {
+			b.at("linux.namespaces", "user")
+			b.OOM = p.OOMScoreAdj
+			if b.OOM != nil {
+				b.op(Op{Do: OpSync, A: SyncUserNS})
+			}
+		}
+		b.at("linux.uidMappings", "root of the user namespace")
+		b.op(Op{Do: OpGroups, Allow: []int{abi.EPERM}})
+		b.op(Op{Do: OpSetgid})
+		b.op(Op{Do: OpSetuid})
+	} else {
+		b.oomScore()
+	}
+	b.at("process", "session")
+	b.op(Op{Do: OpSetsid})
+	b.op(Op{Do: OpUmask, A: 0})
+	b.sessionKeyring()
+	if n, ok := b.ns[specs.TimeNamespace]; ok && n.path == "" {
+		b.at("linux.timeOffsets", "")
+		if !b.host.atLeast(6, 0) {
+			return b.unsupported("a new time namespace before Linux 6.0")
+		}
+		b.op(Op{Do: OpUnshare, A: abi.CloneNewTime})
+		if v := timeOffsets(b.spec.Linux.TimeOffsets); v != "" {
+			b.writeProc("self/timens_offsets", v)
+		}
+	}
+	return nil
+}
+
+// sessionKeyring gives the container a keyring of its own, by name, so that
+// later processes find it.
+func (b *builder) sessionKeyring() {
+	if b.cfg.NoNewKeyring {
+		return
+	}
+	b.at("process", "session keyring")
+	b.op(Op{Do: OpKeyring, Data: "_ses." + b.cfg.ID, Allow: []int{abi.ENOSYS}})
+}
+
+// oomScore compiles oom_score_adj, which takes privilege to lower.
+func (b *builder) oomScore() {
+	adj := b.spec.Process.OOMScoreAdj
+	if adj == nil {
+		return
+	}
+	b.at("process.oomScoreAdj", itoa(*adj))
+	o := Op{Do: OpWrite, Dir: b.named(InProc), Path: "self/oom_score_adj", Data: itoa(*adj), C: abi.ResolveInRoot}
+	if !b.host.has(abi.CapSysResource) && *adj < 0 {
+		o.Allow, o.Warn = []int{abi.EACCES, abi.EPERM}, true
+	}
+	b.op(o)
+}
+
+// identity compiles the names of the UTS namespace.
+func (b *builder) identity() error {
+	if b.spec.Hostname != "" {
+		b.at("hostname", b.spec.Hostname)
+		b.op(Op{Do: OpHostname, Data: b.spec.Hostname})
+	}
+	if b.spec.Domainname != "" {
+		b.at("domainname", b.spec.Domainname)
+		b.op(Op{Do: OpDomain, Data: b.spec.Domainname})
+	}
+	return nil
+}
+
+// sysctls are written through the host's procfs, where they mean the namespaces
+// of the process that writes.
+func (b *builder) sysctls() error {
+	for _, key := range sortedKeys(b.spec.Linux.Sysctl) {
+		b.at("linux.sysctl["+key+"]", b.spec.Linux.Sysctl[key])
+		name := key
+		if !strings.Contains(name, "/") {
+			name = strings.ReplaceAll(name, ".", "/")
+		} else {
+			// sysctl(8): with slashes as separators, dots belong to names.
+			name = strings.Clone(name)
+		}
+		b.writeProc("sys/"+name, b.spec.Linux.Sysctl[key])
+	}
+	return nil
+}
+
+// joinCgroup compiles the joins that the clone has not made: version 1's, by
+// writing "0" from the one thread that there is, which the kernel need not stop
+// the world for.
+func (b *builder) joinCgroup() error {
+	for _, file := range b.cfg.CgroupJoin {
+		b.at("linux.cgroupsPath", file)
+		r := b.input(Input{Kind: InCgroup, Path: file})
+		b.op(Op{Do: OpWrite, Dir: r, Data: "0"})
+		b.close(r)
+	}
+	return nil
+}
+
+// cgroupNamespace compiles the new cgroup namespace, rooted where the process is
+// now.
+func (b *builder) cgroupNamespace() error {
+	if n, ok := b.ns[specs.CgroupNamespace]; ok && n.path == "" {
+		b.at("linux.namespaces", "cgroup")
+		b.op(Op{Do: OpUnshare, A: abi.CloneNewCgroup})
+	}
+	return nil
+}
+
+// hooksBeforePivot: prestart and createRuntime run in the parent, createContainer
+// in the container's namespaces but before pivot_root.
+func (b *builder) hooksBeforePivot() error {
+	h := b.spec.Hooks
+	if h == nil {
+		return nil
+	}
+	if len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer) > 0 { //nolint:staticcheck // deprecated, but configs have it
+		b.at("hooks", "prestart, createRuntime")
+		b.op(Op{Do: OpSync, A: SyncHooks})
+	}
+	b.hooks("createContainer", h.CreateContainer)
+	return nil
+}
+
+func (b *builder) hooks(name string, hooks []specs.Hook) {
+	for i, h := range hooks {
+		b.at("hooks."+name+"["+itoa(i)+"]", h.Path)
+		o := Op{Do: OpHook, Dir: b.named(InHook), Path: h.Path, Args: h.Args, Env: h.Env}
+		if len(o.Args) == 0 {
+			o.Args = []string{h.Path}
+		}
+		if h.Timeout != nil {
+			o.A = uint64(max(*h.Timeout, 0))
+		}
+		b.op(o)
+	}
+}
+
+// enterRoot makes the rootfs the root.
+func (b *builder) enterRoot() error {
+	b.hide()
+	prop, shared, err := b.rootPropagation()
+	if err != nil {
+		return err
+	}
+	b.at("root.path", b.spec.Root.Path)
+	if b.spec.Root.Readonly {
+		b.at("root.readonly", "")
+		b.setattr(b.root, abi.MountAttrRdonly, 0, 0, false)
+	}
+	b.at("root.path", "pivot_root")
+	b.op(Op{Do: OpFchdir, Dir: b.root})
+	if b.cfg.NoPivot {
+		slash := b.reg()
+		b.op(Op{Do: OpOpen, Out: slash, Path: "/", A: abi.OPath | FlagDirectory})
+		b.op(Op{Do: OpMove, Dir: b.root, On: slash})
+		b.close(slash)
+		b.op(Op{Do: OpChroot})
+	} else {
+		var old Reg
+		if shared {
+			old = b.reg()
+			b.op(Op{Do: OpOpen, Out: old, Path: "/", A: abi.OPath | FlagDirectory})
+		}
+		b.op(Op{Do: OpPivot})
+		if shared {
+			// So that unmounting the old root does not reach the host.
+			b.setattr(old, 0, 0, abi.MSSlave, true)
+			b.close(old)
+		}
+		b.op(Op{Do: OpUmount, Path: ".", A: abi.MntDetach})
+	}
+	b.op(Op{Do: OpChdir, Path: "/"})
+	if prop.kind != 0 {
+		b.at("linux.rootfsPropagation", b.spec.Linux.RootfsPropagation)
+		b.setattrPath("/", prop)
+	}
+	b.close(b.root)
+	return nil
+}
+
+// IDMap is a mapping in the form of /proc/PID/uid_map.
+func IDMap(m []specs.LinuxIDMapping) string {
+	var s strings.Builder
+	for _, e := range m {
+		s.WriteString(utoa(e.ContainerID) + " " + utoa(e.HostID) + " " + utoa(e.Size) + "\n")
+	}
+	return s.String()
+}
+
+func timeOffsets(m map[string]specs.LinuxTimeOffset) string {
+	var s strings.Builder
+	for _, clock := range sortedKeys(m) {
+		s.WriteString(clock + " " + i64toa(m[clock].Secs) + " " + utoa(m[clock].Nanosecs) + "\n")
+	}
+	return s.String()
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

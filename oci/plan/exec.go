@@ -1,0 +1,121 @@
+package plan
+
+import (
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/abi"
+)
+
+// Exec compiles the program of one more process in the container that was made
+// from s. It joins all namespaces of the container's init at once, by its pidfd,
+// so that it ends up in those of exactly one process.
+func Exec(s *specs.Spec, process *specs.Process, host Host, cfg Config) (*Program, error) {
+	own := *s
+	own.Process = process
+	own.Mounts = nil
+	b := newBuilder(&own, &host, &cfg)
+	steps := []func() error{
+		b.joinCgroup,
+		b.joinAll,
+		b.execSession,
+		b.execTerminal,
+		b.process,
+		func() error { b.exec(); return nil },
+	}
+	if err := b.run(steps); err != nil {
+		return nil, err
+	}
+	return &b.Program, nil
+}
+
+// joinAll joins the namespaces that init does not share with the host. A PID
+// namespace is entered by the fork.
+func (b *builder) joinAll() error {
+	b.at("linux.namespaces", "of the container's init")
+	pidfd := b.named(InPidfd)
+	var flags uint64
+	for _, n := range b.spec.Linux.Namespaces {
+		for _, f := range nsFlags {
+			if f.kind == n.Type {
+				flags |= f.flag
+			}
+		}
+	}
+	if flags&abi.CloneNewPID != 0 {
+		b.PidNS = pidfd
+		flags &^= abi.CloneNewPID
+	}
+	b.inUser = flags&abi.CloneNewUser != 0
+	b.op(Op{Do: OpSetns, Dir: pidfd, A: flags})
+	b.close(pidfd)
+	b.root = b.reg()
+	b.op(Op{Do: OpOpen, Out: b.root, Path: "/", A: abi.OPath | FlagDirectory})
+	return nil
+}
+
+func (b *builder) execSession() error {
+	if b.inUser {
+		b.at("process.oomScoreAdj", "")
+		if b.OOM = b.spec.Process.OOMScoreAdj; b.OOM != nil {
+			b.op(Op{Do: OpSync, A: SyncUserNS})
+		}
+		b.at("process.user", "root of the user namespace")
+		b.op(Op{Do: OpGroups, Allow: []int{abi.EPERM}})
+		b.op(Op{Do: OpSetgid})
+		b.op(Op{Do: OpSetuid})
+	} else {
+		b.oomScore()
+	}
+	b.at("process", "session")
+	b.op(Op{Do: OpSetsid})
+	b.sessionKeyring()
+	return nil
+}
+
+// execTerminal allocates a terminal from the devpts that the container has at
+// /dev/pts, once it is certain that it is one.
+func (b *builder) execTerminal() error {
+	if !b.spec.Process.Terminal {
+		return nil
+	}
+	b.at("process.terminal", "/dev/pts")
+	b.devpts = b.reg()
+	b.op(Op{Do: OpOpen, Out: b.devpts, Dir: b.root, Path: "dev/pts", A: abi.OPath | FlagDirectory, C: abi.ResolveBeneath | abi.ResolveNoSymlinks})
+	b.op(Op{Do: OpCheckFS, Dir: b.devpts, A: abi.DevptsMagic})
+	b.pty()
+	return nil
+}
+
+// Pin compiles a program that makes the namespaces of s and keeps them for the
+// parent to open: it ends in a wait.
+func Pin(s *specs.Spec, host Host) (*Program, error) {
+	b := newBuilder(s, &host, &Config{})
+	steps := []func() error{
+		b.readNamespaces,
+		b.makeNamespaces,
+		b.cgroupNamespace,
+		b.identity,
+		b.sysctls,
+		func() error {
+			b.at("linux.namespaces", "")
+			b.op(Op{Do: OpSync, A: SyncPin})
+			b.op(Op{Do: OpExit})
+			return nil
+		},
+	}
+	if b.err = b.run(steps); b.err != nil {
+		return nil, b.err
+	}
+	return &b.Program, nil
+}
+
+// IDMapHolder is a program that is only there for its user namespace.
+func IDMapHolder(uid, gid string) *Program {
+	b := newBuilder(&specs.Spec{}, &Host{}, &Config{})
+	b.at("uidMappings", "")
+	b.CloneFlags = abi.CloneNewUser
+	b.UIDMap, b.GIDMap = uid, gid
+	b.op(Op{Do: OpSync, A: SyncUserNS})
+	b.op(Op{Do: OpExit})
+	return &b.Program
+}

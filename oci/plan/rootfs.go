@@ -1,0 +1,352 @@
+package plan
+
+import (
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/abi"
+)
+
+// rootfs compiles everything up to the moment when the rootfs is complete but
+// not yet the root.
+func (b *builder) rootfs() error {
+	lx := b.spec.Linux
+	b.at("linux.rootfsPropagation", lx.RootfsPropagation)
+	rootProp, shared, err := b.rootPropagation()
+	if err != nil {
+		return err
+	}
+	// Nothing that is mounted from here on may reach the host, so all mounts of
+	// the copied namespace become slaves of the host's; where the config wants
+	// the container's mounts to reach the host, only the mount that holds the
+	// rootfs is cut off.
+	initial := rootProp
+	if initial.kind == 0 {
+		initial = propagation{abi.MSSlave, true}
+	}
+	if !shared {
+		b.setattrPath("/", initial)
+	} else if b.cfg.RootfsParent != "" {
+		b.setattrPath(b.cfg.RootfsParent, propagation{abi.MSPrivate, false})
+		b.setattrPath("/", propagation{abi.MSPrivate, false})
+	}
+	if err := b.mountRoot(); err != nil {
+		return err
+	}
+	for i, m := range b.cfg.RootfsMounts {
+		if m.Target == "" {
+			continue
+		}
+		b.at("rootfs mounts["+strconv.Itoa(i)+"]", strconv.Quote(m.Type)+" on "+strconv.Quote(m.Target))
+		err := b.mount(-1, &specs.Mount{Type: m.Type, Source: m.Source, Options: m.Options, Destination: m.Target})
+		if err != nil {
+			return err
+		}
+	}
+	b.mounts()
+	if b.err != nil {
+		return b.err
+	}
+	if b.wantsDev() {
+		b.devices()
+	}
+	if b.err != nil {
+		return b.err
+	}
+	b.finishDev()
+	b.at("process.cwd", b.spec.Process.Cwd)
+	if b.spec.Process.Cwd != "/" {
+		r := b.reg()
+		b.op(Op{Do: OpMkpath, Out: r, Dir: b.root, Path: path.Clean(b.spec.Process.Cwd), A: KindDir, B: 0o755})
+		b.close(r)
+	}
+	return nil
+}
+
+// rootPropagation is linux.rootfsPropagation as flags, and whether mounts of the
+// container can reach the host by it.
+func (b *builder) rootPropagation() (p propagation, shared bool, err error) {
+	name := b.spec.Linux.RootfsPropagation
+	if name == "" {
+		return propagation{}, false, nil
+	}
+	p, ok := propagations[name]
+	if !ok {
+		return p, false, b.errorf("unknown propagation")
+	}
+	return p, p.kind == abi.MSShared, nil
+}
+
+func (b *builder) setattrPath(mountpoint string, p propagation) {
+	var flags uint64
+	if p.recursive {
+		flags = abi.AtRecursive
+	}
+	b.op(Op{Do: OpSetattr, Path: mountpoint, C: p.kind, D: flags})
+}
+
+// mountRoot makes the rootfs a mount of its own at its directory: pivot_root
+// wants that, and its attributes can then be changed.
+func (b *builder) mountRoot() error {
+	dir := b.spec.Root.Path
+	if !path.IsAbs(dir) {
+		dir = path.Join(b.cfg.Bundle, dir)
+	}
+	b.at("root.path", strconv.Quote(dir))
+	on := b.reg()
+	b.op(Op{Do: OpOpen, Out: on, Path: dir, A: abi.OPath | FlagDirectory})
+	mounted := false
+	for i, m := range b.cfg.RootfsMounts {
+		if m.Target != "" {
+			continue
+		}
+		if mounted {
+			return b.errorf("rootfs mounts[%d]: a second mount of the rootfs", i)
+		}
+		mounted = true
+		b.at("rootfs mounts["+strconv.Itoa(i)+"]", strconv.Quote(m.Type)+" on the rootfs")
+		if err := b.mountRootFrom(m); err != nil {
+			return err
+		}
+	}
+	if !mounted {
+		b.root = b.clone(dir, true)
+	}
+	b.attach(b.root, on)
+	return nil
+}
+
+func (b *builder) mountRootFrom(m Mount) error {
+	o, err := b.parseOptions(m.Options, m.Type == "bind" || m.Type == "rbind")
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.bind:
+		b.root = b.clone(m.Source, o.recursive || m.Type == "rbind")
+		b.finish(b.root, o, o.set, o.clear)
+	case m.Type == "overlay":
+		b.overlay(o)
+	default:
+		b.root = b.newFS(m.Type, m.Source, o)
+		b.finish(b.root, o, 0, 0)
+	}
+	return nil
+}
+
+// overlay mounts an overlay. Layers go in one by one: an fsconfig string holds
+// 256 bytes, and a path with a colon needs no escape. Kernels before 6.8 know
+// only the old way, a page of options.
+func (b *builder) overlay(o mountOptions) {
+	if !b.host.atLeast(6, 8) {
+		var opts []string
+		for _, kv := range o.values {
+			opts = append(opts, kv[0]+"="+kv[1])
+		}
+		dir := b.spec.Root.Path
+		if !path.IsAbs(dir) {
+			dir = path.Join(b.cfg.Bundle, dir)
+		}
+		b.op(Op{Do: OpMount, Data: "overlay", Path: dir,
+			Args: []string{"overlay", strings.Join(append(opts, o.flags...), ",")}})
+		b.root = b.clone(dir, false)
+		b.op(Op{Do: OpUmount, Path: dir, A: abi.MntDetach})
+		b.finish(b.root, o, o.set, o.clear)
+		return
+	}
+	var values [][2]string
+	for _, kv := range o.values {
+		if kv[0] != "lowerdir" {
+			values = append(values, kv)
+			continue
+		}
+		for _, layer := range splitLayers(kv[1]) {
+			values = append(values, [2]string{"lowerdir+", layer})
+		}
+	}
+	o.values = values
+	b.root = b.newFS("overlay", "overlay", o)
+	b.finish(b.root, o, 0, 0)
+}
+
+// splitLayers splits lowerdir's value at colons that no backslash escapes.
+func splitLayers(s string) []string {
+	var layers []string
+	var cur strings.Builder
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && i+1 < len(s):
+			i++
+			cur.WriteByte(s[i])
+		case s[i] == ':':
+			layers = append(layers, cur.String())
+			cur.Reset()
+		default:
+			cur.WriteByte(s[i])
+		}
+	}
+	return append(layers, cur.String())
+}
+
+func (b *builder) mounts() {
+	for i := range b.spec.Mounts {
+		m := &b.spec.Mounts[i]
+		b.at("mounts["+strconv.Itoa(i)+"]", strconv.Quote(m.Type)+" on "+strconv.Quote(m.Destination))
+		if b.err = b.mount(i, m); b.err != nil {
+			return
+		}
+	}
+}
+
+// procFiles are what may be mounted over inside of /proc.
+var procFiles = []string{"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps",
+	"/proc/uptime", "/proc/loadavg", "/proc/slabinfo", "/proc/net/dev", "/proc/sys/kernel/ns_last_pid",
+	"/proc/sys/crypto/fips_enabled"}
+
+// mount compiles one mount of the config.
+func (b *builder) mount(i int, m *specs.Mount) error {
+	dest := path.Clean("/" + m.Destination)
+	o, err := b.parseOptions(m.Options, m.Type == "bind" || m.Type == "rbind")
+	if err != nil {
+		return err
+	}
+	if m.Type == "rbind" {
+		o.recursive = true
+	}
+	if o.copyUp {
+		return b.unsupported("option tmpcopyup")
+	}
+	if dest == "/" {
+		return b.unsupported("a mount on the root itself (use root.path)")
+	}
+	if !o.bind && (m.Type == "cgroup" || m.Type == "cgroup2") {
+		return b.cgroupMount(m, dest, o)
+	}
+	overProc := false
+	if strings.HasPrefix(dest, "/proc/") && m.Type != "proc" {
+		overProc = true
+		allowed := false
+		for _, f := range procFiles {
+			allowed = allowed || dest == f
+		}
+		if !allowed {
+			return b.errorf("cannot be mounted because it is inside /proc")
+		}
+	}
+	var src Reg
+	kind := uint64(KindDir)
+	if o.bind {
+		source := m.Source
+		if !path.IsAbs(source) {
+			source = path.Join(b.cfg.Bundle, source)
+		}
+		src = b.clone(source, o.recursive)
+		if err := b.idmapped(src, i, m, o); err != nil {
+			return err
+		}
+		b.finish(src, o, o.set, o.clear)
+		kind = KindLike
+	} else {
+		if len(m.UIDMappings) != 0 || len(m.GIDMappings) != 0 {
+			return b.unsupported("uidMappings of a mount that is not a bind mount")
+		}
+		late := o
+		if dest == "/dev" {
+			late.set &^= abi.MountAttrRdonly // until the devices are in it: finishDev
+		}
+		source := m.Source
+		if source == "" {
+			source = m.Type
+		}
+		if m.Type == "mqueue" || m.Type == "proc" || m.Type == "sysfs" || m.Type == "devpts" {
+			late.values = dropValue(late.values, "context")
+		}
+		src = b.newFS(m.Type, source, late)
+		b.finish(src, late, 0, 0)
+	}
+	target := b.reg()
+	// A rootfs in which /proc or /sys is a link would have them mounted
+	// elsewhere, and what is later read below /proc would be the image's.
+	var noLinks uint64
+	if m.Type == "proc" || m.Type == "sysfs" {
+		noLinks = abi.ResolveNoSymlinks
+	}
+	b.op(Op{Do: OpMkpath, Out: target, Dir: b.root, Path: dest, A: kind, B: 0o755, C: noLinks, On: srcFor(kind, src)})
+	if !overProc && m.Type != "proc" && dest != "/proc" {
+		b.op(Op{Do: OpCheckFS, Dir: target, A: abi.ProcMagic, B: 1})
+	}
+	b.attach(src, target)
+	if dest == "/dev/pts" && m.Type == "devpts" {
+		b.devpts = src
+		return nil
+	}
+	b.close(src)
+	return nil
+}
+
+func srcFor(kind uint64, src Reg) Reg {
+	if kind == KindLike {
+		return src
+	}
+	return 0
+}
+
+func dropValue(values [][2]string, key string) [][2]string {
+	var out [][2]string
+	for _, kv := range values {
+		if kv[0] != key {
+			out = append(out, kv)
+		}
+	}
+	return out
+}
+
+// cgroupMount compiles a mount of type cgroup: on version 2 the hierarchy, on
+// version 1 a directory with each of the host's hierarchies.
+func (b *builder) cgroupMount(m *specs.Mount, dest string, o mountOptions) error {
+	target := b.reg()
+	if b.host.CgroupV2 {
+		o.values, o.flags = nil, nil
+		src := b.newFS("cgroup2", "cgroup", o)
+		b.finish(src, o, 0, 0)
+		b.op(Op{Do: OpMkpath, Out: target, Dir: b.root, Path: dest, A: KindDir, B: 0o755, C: abi.ResolveNoSymlinks})
+		b.attach(src, target)
+		b.close(src)
+		return nil
+	}
+	_, private := b.ns[specs.CgroupNamespace]
+	tmp := b.newFS("tmpfs", "tmpfs", mountOptions{set: o.set &^ abi.MountAttrRdonly, values: [][2]string{{"mode", "755"}}})
+	b.op(Op{Do: OpMkpath, Out: target, Dir: b.root, Path: dest, A: KindDir, B: 0o755, C: abi.ResolveNoSymlinks})
+	b.attach(tmp, target)
+	for _, h := range b.host.CgroupV1 {
+		base := path.Base(h.Mountpoint)
+		var src Reg
+		if private {
+			fo := mountOptions{set: o.set, flags: h.Controllers}
+			if h.Name != "" {
+				fo.flags, fo.values = []string{"none"}, [][2]string{{"name", h.Name}}
+			}
+			src = b.newFS("cgroup", "cgroup", fo)
+		} else {
+			src = b.clone(h.Mountpoint+b.cfg.CgroupPath, true)
+			b.setattr(src, o.set, o.clear, 0, false)
+		}
+		b.op(Op{Do: OpMkdir, Dir: tmp, Path: base, A: 0o755})
+		on := b.reg()
+		b.op(Op{Do: OpOpen, Out: on, Dir: tmp, Path: base, A: abi.OPath | FlagDirectory | FlagNofollow, C: abi.ResolveBeneath})
+		b.attach(src, on)
+		b.close(src)
+		for _, c := range h.Controllers {
+			if c != base {
+				b.op(Op{Do: OpSymlink, Dir: tmp, Path: c, Data: base, Allow: []int{abi.EEXIST}})
+			}
+		}
+	}
+	b.setattr(tmp, o.set&abi.MountAttrRdonly, 0, 0, false)
+	b.finish(tmp, mountOptions{propagation: o.propagation, setRec: o.setRec, clearRec: o.clearRec}, 0, 0)
+	b.close(tmp)
+	return nil
+}

@@ -1,0 +1,71 @@
+// Package spec decodes, defaults and checks OCI configs and processes.
+//
+// It refuses what can be seen to be wrong without looking at the host, so that
+// the compiler (oci/plan) works on a config whose every value has a meaning. An
+// error starts with the path of the field: `linux.namespaces[2].path: ...`.
+//
+// Unknown members of the JSON are ignored, as the runtime-spec demands of
+// runtimes. The package is pure.
+package spec
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// MaxSize is the largest config taken, in bytes. Docker's with its seccomp
+// profile has about 60 KB.
+const MaxSize = 16 << 20
+
+// ErrInvalid is a config that cannot be meant.
+var ErrInvalid = errors.New("invalid config")
+
+// ErrUnsupported is a field that Strake does not carry out.
+var ErrUnsupported = errors.New("not supported")
+
+// Decode decodes, completes and checks a config.json.
+func Decode(data []byte) (*specs.Spec, error) {
+	if len(data) > MaxSize {
+		return nil, fmt.Errorf("%w: larger than %d bytes", ErrInvalid, MaxSize)
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(data, &s); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	Default(&s)
+	if err := Validate(&s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// DecodeProcess decodes, completes and checks a process.json.
+func DecodeProcess(data []byte) (*specs.Process, error) {
+	if len(data) > MaxSize {
+		return nil, fmt.Errorf("%w: larger than %d bytes", ErrInvalid, MaxSize)
+	}
+	var p specs.Process
+	if err := json.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("process: %w: %w", ErrInvalid, err)
+	}
+	if err := ValidateProcess(&p); err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+// Default fills in what the rest of the code relies on being there.
+func Default(s *specs.Spec) {
+	if s.Linux == nil {
+		s.Linux = &specs.Linux{}
+	}
+	if s.Process == nil {
+		s.Process = &specs.Process{}
+	}
+	if s.Process.Cwd == "" {
+		s.Process.Cwd = "/"
+	}
+}
