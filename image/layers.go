@@ -3,7 +3,6 @@ package image
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -56,12 +55,12 @@ func (p *pull) ensureLayers(ctx context.Context, diffIDs []digest.Digest, blobs 
 			continue
 		}
 		if err != nil {
-			err = errors.Join(err, w.draft.Discard())
+			w.draft.Discard()
 			continue
 		}
 		layers[i].key = layer.ChainKey(chains[i])
-		if e := p.finish(w, layers[i], layers[:i]); e != nil {
-			err = errors.Join(e, w.draft.Discard())
+		if err = p.finish(w, layers[i], layers[:i]); err != nil {
+			w.draft.Discard()
 		}
 	}
 	if err != nil {
@@ -155,7 +154,8 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 		}
 	}
 	if err != nil {
-		return "", nil, errors.Join(err, draft.Discard())
+		draft.Discard()
+		return "", nil, err
 	}
 	p.progress(Progress{Layer: blob.Digest, Phase: PhaseDone, Done: blob.Size, Total: blob.Size})
 	if len(result.Implied) > 0 {
@@ -163,7 +163,8 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 	}
 	key := layer.DiffKey(diffID)
 	if err := draft.Publish(key, diffID, result); err != nil {
-		return "", nil, errors.Join(fmt.Errorf("layer %s: %w", blob.Digest, err), draft.Discard())
+		draft.Discard()
+		return "", nil, fmt.Errorf("layer %s: %w", blob.Digest, err)
 	}
 	return key, nil, nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -24,6 +25,11 @@ const (
 	tmpDir      = "tmp"
 	emptyDir    = "empty"
 	infoVersion = 1
+
+	// flushLatest is how long a layer may stay unflushed because others are
+	// being written. A flush among the writing costs both: the file system's
+	// journal has one writer.
+	flushLatest = 30 * time.Second
 )
 
 // Key names a layer's directory: "sha256-HEX" for a layer that is the same on
@@ -70,8 +76,10 @@ type Store struct {
 	layers  map[Key]Info
 	bytes   int64
 	inodes  int64
-	unsafe  []Key // published, not yet durable
-	flusher bool  // one runs
+	unsafe  []Key       // published, not yet durable
+	drafts  int         // being written
+	late    *time.Timer // starts the flush at flushLatest, whatever is being written
+	flusher bool        // one runs
 }
 
 // OpenStore opens the directory, which the caller has locked, and repairs it:
@@ -138,7 +146,7 @@ func (s *Store) recover() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.startFlusher()
+	s.flushSoon()
 	return nil
 }
 
@@ -163,6 +171,9 @@ func (s *Store) read(key Key) (info Info, durable bool, err error) {
 // Close finishes the flush and the removals that are under way. Nobody may call
 // anything else by then.
 func (s *Store) Close() error {
+	s.mu.Lock()
+	s.startFlusher()
+	s.mu.Unlock()
 	s.work.Wait()
 	return sys.CloseFd(s.fd)
 }
@@ -205,7 +216,8 @@ func (s *Store) add(key Key, info Info) {
 	s.inodes += info.Inodes
 }
 
-// Draft is a layer that is being written. Publish or Discard ends it.
+// Draft is a layer that is being written. Publish ends it, or Discard after
+// Publish failed or instead of it.
 type Draft struct {
 	store *Store
 	dir   string
@@ -217,13 +229,18 @@ func (s *Store) NewDraft() (*Draft, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	s.drafts++
+	s.mu.Unlock()
 	d := &Draft{s, dir}
 	if err := os.Mkdir(d.Path(), 0o755); err != nil {
-		return nil, errors.Join(err, d.Discard())
+		d.Discard()
+		return nil, err
 	}
 	// Whatever the umask: this may stay the mode of the container's "/".
 	if err := os.Chmod(d.Path(), 0o755); err != nil {
-		return nil, errors.Join(err, d.Discard())
+		d.Discard()
+		return nil, err
 	}
 	return d, nil
 }
@@ -248,23 +265,26 @@ func (d *Draft) Publish(key Key, diffID digest.Digest, r Result) error {
 	defer s.mu.Unlock()
 	if _, ok := s.layers[key]; ok {
 		s.trash(d.dir)
-		return nil
+	} else {
+		if err := os.Rename(d.dir, filepath.Join(s.root, string(key))); err != nil {
+			return err
+		}
+		s.add(key, info)
+		s.unsafe = append(s.unsafe, key)
 	}
-	if err := os.Rename(d.dir, filepath.Join(s.root, string(key))); err != nil {
-		return err
-	}
-	s.add(key, info)
-	s.unsafe = append(s.unsafe, key)
-	s.startFlusher()
+	s.drafts--
+	s.flushSoon()
 	return nil
 }
 
 // Discard removes the draft, in the background.
-func (d *Draft) Discard() error {
-	d.store.mu.Lock()
-	defer d.store.mu.Unlock()
-	d.store.trash(d.dir)
-	return nil
+func (d *Draft) Discard() {
+	s := d.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trash(d.dir)
+	s.drafts--
+	s.flushSoon()
 }
 
 // Remove takes a layer away: at once by name, its files in the background.
@@ -312,8 +332,26 @@ func (s *Store) removeRubbish(dir string) {
 	}
 }
 
+// flushSoon starts the flusher when nothing is being written, else it sees to it
+// that it starts in time; mu is held.
+func (s *Store) flushSoon() {
+	if s.drafts == 0 {
+		s.startFlusher()
+	} else if s.late == nil && len(s.unsafe) > 0 {
+		s.late = time.AfterFunc(flushLatest, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.startFlusher()
+		})
+	}
+}
+
 // startFlusher runs one flusher if there is something for it; mu is held.
 func (s *Store) startFlusher() {
+	if s.late != nil {
+		s.late.Stop()
+		s.late = nil
+	}
 	if s.flusher || len(s.unsafe) == 0 {
 		return
 	}

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -22,6 +23,7 @@ const (
 	pipeDepth = 4
 	// maxZstdWindow bounds the memory of a zstd stream: that of --long=27.
 	maxZstdWindow = 128 << 20
+	gzipBuffer    = 64 << 10
 )
 
 // chunk is a buffer that up to two stages read; the last one frees it.
@@ -94,17 +96,6 @@ func (p *pipe) Read(b []byte) (int, error) {
 	n := copy(b, p.cur.data[p.pos:])
 	p.pos += n
 	return n, nil
-}
-
-// ReadByte keeps the decompressor from wrapping the pipe in a buffer.
-func (p *pipe) ReadByte() (byte, error) {
-	for p.cur == nil || p.pos == len(p.cur.data) {
-		if err := p.next(); err != nil {
-			return 0, err
-		}
-	}
-	p.pos++
-	return p.cur.data[p.pos-1], nil
 }
 
 // fill reads into the chunk until it is full or r ends.
@@ -181,7 +172,8 @@ func decompress(in *pipe, limits Limits, outs ...*pipe) error {
 	var plain io.Reader = counter
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(counter)
+		// A bufio.Reader has a fast path in the inflater.
+		z, err := gzip.NewReader(bufio.NewReaderSize(counter, gzipBuffer))
 		if err != nil {
 			return fmt.Errorf("%w: gzip: %w", ErrInvalid, err)
 		}
@@ -251,20 +243,6 @@ func (r *countingReader) Read(b []byte) (int, error) {
 	n, err := r.in.Read(b)
 	r.read += int64(n)
 	return n, err
-}
-
-// ReadByte implements io.ByteReader, for the gzip reader.
-func (r *countingReader) ReadByte() (byte, error) {
-	if len(r.head) > 0 {
-		b := r.head[0]
-		r.head = r.head[1:]
-		return b, nil
-	}
-	b, err := r.in.ReadByte()
-	if err == nil {
-		r.read++
-	}
-	return b, err
 }
 
 // hashTar is the stage that verifies the diffID.

@@ -103,7 +103,7 @@ func (b *blob) resume(cause error) error {
 	if b.breaks > maxBreaks {
 		return broken
 	}
-	if !wait(b.ctx, firstRetryDelay<<(b.breaks-1)) {
+	if !wait(b.ctx, b.repo.client.retryDelay<<(b.breaks-1)) {
 		return context.Cause(b.ctx)
 	}
 	if err := b.open(); err != nil {
@@ -112,7 +112,7 @@ func (b *blob) resume(cause error) error {
 	return nil
 }
 
-// Close implements io.Closer; it may run while another goroutine reads.
+// Close implements io.Closer.
 func (b *blob) Close() error {
 	b.cancel()
 	return b.body.Close()

@@ -59,8 +59,9 @@ type Config struct {
 // Client talks to registries. It is safe for concurrent use and holds only
 // connections.
 type Client struct {
-	config    Config
-	transport *http.Transport
+	config     Config
+	transport  *http.Transport
+	retryDelay time.Duration // before the second try; it doubles
 }
 
 // New makes a Client; it reads nothing yet.
@@ -71,7 +72,7 @@ func New(c Config) *Client {
 	if c.StallTimeout == 0 {
 		c.StallTimeout = 30 * time.Second
 	}
-	return &Client{config: c, transport: newTransport(nil)}
+	return &Client{config: c, transport: newTransport(nil), retryDelay: firstRetryDelay}
 }
 
 // Close drops idle connections.
@@ -186,7 +187,7 @@ func (r *Repository) request(ctx context.Context, h *host, method, kind, id stri
 			if !repeatable(err) {
 				return nil, last
 			}
-			if !wait(ctx, firstRetryDelay<<try) {
+			if !wait(ctx, r.client.retryDelay<<try) {
 				return nil, context.Cause(ctx)
 			}
 			continue
@@ -195,7 +196,7 @@ func (r *Repository) request(ctx context.Context, h *host, method, kind, id stri
 			return resp, nil
 		}
 		last = statusError(resp)
-		delay := retryAfter(resp, firstRetryDelay<<try)
+		delay := retryAfter(resp, r.client.retryDelay<<try)
 		challenges := resp.Header.Values("WWW-Authenticate")
 		resp.Body.Close()
 		switch resp.StatusCode {
