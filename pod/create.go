@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -193,7 +192,7 @@ func (m *Manager) createOptions(r *containerRecord, bundleDir string, rootfs cli
 		ID: r.ID, Bundle: bundleDir, Rootfs: []client.Mount{rootfs}, Terminal: r.Config.TTY,
 		StdinOnce: r.Config.StdinOnce, RuntimeRoot: m.runtimeState(), LogMaxBytes: m.o.MaxLogBytes,
 	}
-	o.Stdout = (&url.URL{Scheme: "cri", Path: r.LogPath}).String()
+	o.Stdout = "cri://" + r.LogPath
 	if !r.Config.TTY {
 		o.Stderr = o.Stdout
 	}

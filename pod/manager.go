@@ -139,7 +139,7 @@ func (m *Manager) Close(ctx context.Context) error {
 }
 
 // NetworkStatus is nil when new pods can get a network.
-func (m *Manager) NetworkStatus(ctx context.Context) error { return m.o.Network.Status(ctx) }
+func (m *Manager) NetworkStatus() error { return m.o.Network.Status(m.life) }
 
 // Info tells how many there are and what is going on.
 func (m *Manager) Info() Info {

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -62,7 +63,10 @@ func (m *Manager) recover(ctx context.Context) error {
 }
 
 func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
-	if sp.Err != nil || sp.Record.Phase == phaseCreating || sp.Record.ID != sp.ID {
+	if sp.Err == nil && sp.Record.ID != sp.ID {
+		sp.Record, sp.Err = nil, fmt.Errorf("the record is that of pod %q", sp.Record.ID)
+	}
+	if sp.Err != nil || sp.Record.Phase == phaseCreating {
 		return m.discardPod(ctx, sp)
 	}
 	p := newSandbox(*sp.Record)
@@ -80,7 +84,10 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 
 	// 2. Its containers.
 	for _, sc := range sp.Containers {
-		if sc.Err != nil || sc.Record.ID != sc.ID {
+		if sc.Err == nil && sc.Record.ID != sc.ID {
+			sc.Err = fmt.Errorf("the record is that of container %q", sc.Record.ID)
+		}
+		if sc.Err != nil {
 			if err := m.discardContainer(ctx, p.id, sc, monitor); err != nil {
 				m.o.Log.Error("recover container", "container", sc.ID, "error", err)
 			}
@@ -183,7 +190,6 @@ func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
 	known := network.Pod{ID: sp.ID}
 	if sp.Record != nil {
 		known = sp.Record.network()
-		known.ID = sp.ID
 	}
 	var containers []string
 	for _, c := range sp.Containers {
@@ -197,12 +203,8 @@ func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
 		}
 		return m.store.RemovePod(sp.ID)
 	}
-	reason := sp.Err
-	if reason == nil {
-		reason = err
-	}
 	to, asideErr := m.store.SetPodAside(sp.ID)
-	m.noteUnreadable("pod "+sp.ID, to, reason)
+	m.noteUnreadable("pod "+sp.ID, to, sp.Err)
 	return errors.Join(err, asideErr)
 }
 

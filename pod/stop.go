@@ -12,7 +12,8 @@ import (
 
 const verbStop = "stop container"
 
-// killTimeout is how long a killed process may take to end, in the kernel.
+// killTimeout is how long a monitor may take to send a signal, and a killed
+// process to end, in the kernel.
 const killTimeout = 2 * time.Minute
 
 // stopOrder is a stop under way; it is guarded by the pod's mu.
@@ -77,7 +78,7 @@ func (m *Manager) endContainer(ctx context.Context, w *work, c *container) error
 	c.pod.mu.Unlock()
 	if started && signal != syscall.SIGKILL && m.remaining(c, order) > 0 {
 		w.enter("stop signal")
-		if err := monitor.Kill(ctx, c.id, "", signal, false); err != nil && !ended(err) {
+		if err := m.signal(ctx, c, monitor, signal); err != nil && !ended(err) {
 			return err
 		}
 		w.enter("grace period")
@@ -128,8 +129,17 @@ func (m *Manager) remaining(c *container, order *stopOrder) time.Duration {
 	return time.Until(order.deadline)
 }
 
+// signal sends the stop signal to the container's init.
+func (m *Manager) signal(ctx context.Context, c *container, monitor Monitor, sig syscall.Signal) error {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	return monitor.Kill(ctx, c.id, "", sig, false)
+}
+
 // kill kills all of a container; a frozen one is thawed to die.
 func (m *Manager) kill(ctx context.Context, c *container, monitor Monitor) error {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
 	err := monitor.Kill(ctx, c.id, "", syscall.SIGKILL, true)
 	c.pod.mu.Lock()
 	paused := c.paused

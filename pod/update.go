@@ -38,6 +38,16 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, a
 	})
 }
 
+// UpdatePod would change the limits of the pod as a whole. Its cgroup is the
+// kubelet's, which writes it itself when told that we do not.
+func (m *Manager) UpdatePod(_ context.Context, id string, _, _ *Resources) error {
+	p, err := m.findPod(id)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("pod %s: resources: changing the limits of a whole pod: %w", p.what, ErrUnsupported)
+}
+
 // PauseContainer freezes a running container.
 func (m *Manager) PauseContainer(ctx context.Context, id string) error {
 	return m.freeze(ctx, id, true)

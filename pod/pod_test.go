@@ -1,0 +1,636 @@
+package pod
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/strake-containers/strake/image"
+)
+
+func podConfig(name string) PodConfig {
+	return PodConfig{Name: name, Namespace: "default", UID: "uid-" + name, Labels: map[string]string{"app": name}}
+}
+
+func containerConfig(name string) ContainerConfig {
+	return ContainerConfig{Name: name, Image: "busybox:latest", Command: []string{"/bin/server"}}
+}
+
+// mustRun runs a pod with one container, started.
+func mustRun(t testing.TB, m *Manager, name string) (pod, container string) {
+	t.Helper()
+	pod, err := m.RunPod(t.Context(), podConfig(name), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if container, err = m.CreateContainer(t.Context(), pod, containerConfig("main")); err != nil {
+		t.Fatal(err)
+	}
+	if err = m.StartContainer(t.Context(), container); err != nil {
+		t.Fatal(err)
+	}
+	return pod, container
+}
+
+func mustContainer(t testing.TB, m *Manager, id string) ContainerStatus {
+	t.Helper()
+	s, err := m.Container(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustExit(t testing.TB, m *Manager, id string) ContainerStatus {
+	t.Helper()
+	s, err := m.WaitContainer(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestLife(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	events, cancel := m.Subscribe()
+	defer cancel()
+	pod, id := mustRun(t, m, "web")
+
+	p, err := m.Pod(pod[:12])
+	if err != nil || p.State != PodReady || fmt.Sprint(p.IPs) != "[10.9.8.7]" || p.RuntimeHandler != "strake" {
+		t.Fatalf("pod: %+v, %v", p, err)
+	}
+	c := mustContainer(t, m, id)
+	if c.State != ContainerRunning || c.Pid != 4242 || c.StopSignal != "SIGQUIT" || c.ImageRef != "repo@sha256:2" ||
+		c.StartedAt.Before(c.CreatedAt) || c.LogPath == "" {
+		t.Fatalf("container: %+v", c)
+	}
+	r, err := m.ExecSync(t.Context(), id, []string{"echo", "hi"}, 0)
+	if err != nil || string(r.Stdout) != "echo hi" {
+		t.Fatalf("exec: %+v, %v", r, err)
+	}
+	n.exit(id, 3)
+	if c = mustExit(t, m, id); c.State != ContainerExited || c.ExitCode != 3 || c.Reason != ReasonError || c.FinishedAt.Before(c.StartedAt) {
+		t.Fatalf("exited: %+v", c)
+	}
+	for what, err := range map[string]error{
+		"exec":   second(m.ExecSync(t.Context(), id, []string{"true"}, 0)),
+		"start":  m.StartContainer(t.Context(), id),
+		"reopen": m.ReopenLog(t.Context(), id),
+		"update": m.UpdateContainer(t.Context(), id, Resources{}, nil),
+	} {
+		if !errors.Is(err, ErrState) {
+			t.Errorf("%s of an exited container: %v", what, err)
+		}
+	}
+	for range 2 { // all are idempotent
+		if err := errors.Join(m.StopContainer(t.Context(), id, time.Second), m.StopPod(t.Context(), pod)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, err := m.Pod(pod); err != nil || p.State != PodNotReady {
+		t.Fatalf("stopped pod: %+v, %v", p, err)
+	}
+	for range 2 {
+		if err := errors.Join(m.RemoveContainer(t.Context(), id), m.RemovePod(t.Context(), pod)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := m.Pod(pod); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("removed pod: %v", err)
+	}
+	n.checkEmpty()
+	if n.teardowns[pod] != 1 {
+		t.Errorf("network was torn down %d times", n.teardowns[pod])
+	}
+	var got []string
+	for len(events) > 0 {
+		e := <-events
+		kind := "container"
+		if e.ContainerID == e.PodID {
+			kind = "pod"
+		}
+		got = append(got, kind+" "+string(e.Type))
+	}
+	want := []string{
+		"pod created", "pod started", "container created", "container started", "container stopped",
+		"pod stopped", "container deleted", "pod deleted",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("events %q, want %q", got, want)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// Whichever step fails: the error names it, and nothing is left.
+func TestEachStepFails(t *testing.T) {
+	for at := 1; ; at++ {
+		n := newNode(t)
+		m := n.open()
+		n.failAt, n.failErr = at, errInjected
+		pod, err := m.RunPod(t.Context(), podConfig("web"), "")
+		var container string
+		if err == nil {
+			if container, err = m.CreateContainer(t.Context(), pod, containerConfig("main")); err == nil {
+				err = m.StartContainer(t.Context(), container)
+			}
+		}
+		n.mu.Lock()
+		n.failAt = 0
+		calls := slices.Clone(n.calls)
+		n.mu.Unlock()
+		if err == nil {
+			if at <= len(calls) {
+				t.Fatalf("call %d, %s, failed and nobody minded", at, calls[at-1])
+			}
+			if at < 10 {
+				t.Fatalf("only %d calls", at)
+			}
+			return
+		}
+		if !errors.Is(err, errInjected) || !strings.Contains(err.Error(), "default/web") || strings.Contains(err.Error(), "undo:") {
+			t.Errorf("call %d, %s: error %v", at, calls[at-1], err)
+		}
+		if container != "" {
+			// The start failed: it is an exited container that says so.
+			s := mustExit(t, m, container)
+			if s.Reason != ReasonStartError || s.ExitCode != exitStartError || !strings.Contains(s.Message, "injected") {
+				t.Errorf("not started: %+v", s)
+			}
+		}
+		if pod == "" && (len(m.Pods(PodFilter{})) != 0) {
+			t.Errorf("call %d: a pod is listed", at)
+		}
+		if pod != "" {
+			if err := m.RemovePod(t.Context(), pod); err != nil {
+				t.Errorf("call %d, %s: remove: %v", at, calls[at-1], err)
+			}
+		}
+		n.checkEmpty()
+		// And the same request works now.
+		pod, _ = mustRun(t, m, "web")
+		if err := m.RemovePod(t.Context(), pod); err != nil {
+			t.Error(err)
+		}
+		n.checkEmpty()
+	}
+}
+
+// Whichever step of ending fails: asking again finishes it.
+func TestEachStepOfEndingFails(t *testing.T) {
+	for at := 1; ; at++ {
+		n := newNode(t)
+		m := n.open()
+		pod, _ := mustRun(t, m, "web")
+		n.mu.Lock()
+		n.calls, n.failAt, n.failErr = nil, at, errInjected
+		n.mu.Unlock()
+		err := m.RemovePod(t.Context(), pod)
+		n.mu.Lock()
+		n.failAt = 0
+		made := len(n.calls)
+		n.mu.Unlock()
+		if err == nil && at > made {
+			return
+		}
+		if err := m.RemovePod(t.Context(), pod); err != nil {
+			t.Errorf("call %d: second removal: %v", at, err)
+		}
+		n.checkEmpty()
+	}
+}
+
+// A daemon killed in any step, of making or of ending: the next one finishes or
+// undoes it, and the name can be used.
+func TestKilledInEachStep(t *testing.T) {
+	for at := 1; ; at++ {
+		n := newNode(t)
+		m := n.open()
+		n.mu.Lock()
+		n.calls, n.hangAt = nil, at
+		n.mu.Unlock()
+		finished := make(chan struct{})
+		go func() {
+			defer close(finished)
+			pod, err := m.RunPod(context.Background(), podConfig("web"), "")
+			if err != nil {
+				return
+			}
+			id, err := m.CreateContainer(context.Background(), pod, containerConfig("main"))
+			if err != nil {
+				return
+			}
+			if m.StartContainer(context.Background(), id) == nil {
+				_ = m.RemovePod(context.Background(), pod)
+			}
+		}()
+		last := n.hangs(at, finished)
+		m = n.open() // the old one never moves again
+		for _, p := range m.Pods(PodFilter{}) {
+			if p.State == PodReady {
+				for _, c := range m.Containers(ContainerFilter{PodID: p.ID}) {
+					if c.State == ContainerUnknown {
+						t.Errorf("call %d: container %+v", at, c)
+					}
+				}
+			}
+			if err := m.RemovePod(t.Context(), p.ID); err != nil {
+				t.Errorf("call %d: %v", at, err)
+			}
+		}
+		n.checkEmpty()
+		pod, _ := mustRun(t, m, "web")
+		if err := m.RemovePod(t.Context(), pod); err != nil {
+			t.Error(err)
+		}
+		if last {
+			return
+		}
+	}
+}
+
+// hangs waits until call at is made, or everything is finished without it.
+func (n *node) hangs(at int, finished <-chan struct{}) (last bool) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-finished:
+			return true
+		case <-tick.C:
+		}
+		n.mu.Lock()
+		made := len(n.calls)
+		n.mu.Unlock()
+		if made >= at {
+			time.Sleep(5 * time.Millisecond) // what runs beside it gets to its own end
+			return false
+		}
+	}
+}
+
+func TestRestartChangesNothing(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	_, running := mustRun(t, m, "web")
+	_, exited := mustRun(t, m, "job")
+	n.exit(exited, 7)
+	mustExit(t, m, exited)
+	before, pods := m.Containers(ContainerFilter{}), m.Pods(PodFilter{})
+
+	m = n.open()
+	if after := m.Containers(ContainerFilter{}); !reflect.DeepEqual(before, after) {
+		t.Errorf("containers\nbefore %+v\nafter  %+v", before, after)
+	}
+	if after := m.Pods(PodFilter{}); !reflect.DeepEqual(pods, after) {
+		t.Errorf("pods\nbefore %+v\nafter  %+v", pods, after)
+	}
+	// The same request again is still the same pod.
+	if again, err := m.RunPod(t.Context(), podConfig("web"), ""); err != nil || again != pods[1].ID {
+		t.Errorf("the same pod again: %s, %v, want %s", again, err, pods[1].ID)
+	}
+	// An exit while nobody looks is not lost, nor one after.
+	n.epochEnds()
+	n.exit(running, 5)
+	m = n.open()
+	if s := mustExit(t, m, running); s.ExitCode != 5 || s.Reason != ReasonError {
+		t.Errorf("exit between two daemons: %+v", s)
+	}
+}
+
+func (n *node) epochEnds() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.epoch++
+}
+
+func TestReboot(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, id := mustRun(t, m, "web")
+	n.epochEnds()
+	for _, k := range n.monitors {
+		n.kill(k)
+	}
+	if err := os.RemoveAll(n.state); err != nil {
+		t.Fatal(err)
+	}
+	m = n.open()
+	if p, err := m.Pod(pod); err != nil || p.State != PodNotReady {
+		t.Errorf("pod after reboot: %+v, %v", p, err)
+	}
+	if c := mustContainer(t, m, id); c.State != ContainerExited || c.ExitCode != 137 || c.Reason != ReasonUnknown || c.FinishedAt.IsZero() {
+		t.Errorf("container after reboot: %+v", c)
+	}
+	for range 2 {
+		if err := m.StopPod(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n.teardowns[pod] != 1 {
+		t.Errorf("network was torn down %d times", n.teardowns[pod])
+	}
+	n.netns = map[string]bool{} // gone with the boot
+	if err := m.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	n.checkEmpty()
+}
+
+func TestUnreadableIsSetAside(t *testing.T) {
+	for name, damage := range map[string]string{
+		"no JSON": "{", "empty": "", "no version": `{"record":{}}`, "other id": `{"version":1,"record":{"id":"x","phase":"ready"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			m := n.open()
+			pod, _ := mustRun(t, m, "web")
+			other, broken := mustRun(t, m, "other")
+			n.epochEnds()
+			for _, path := range []string{
+				filepath.Join(m.store.PodDir(pod), "pod.json"),
+				filepath.Join(m.store.ContainerDir(other, broken), "container.json"),
+			} {
+				if err := os.WriteFile(path, []byte(damage), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m = n.open()
+			if i := m.Info(); i.Pods != 1 || i.Containers != 0 || len(i.Unreadable) != 2 {
+				t.Errorf("info: %+v", i)
+			}
+			if _, err := m.CreateContainer(t.Context(), other, containerConfig("main")); err != nil {
+				t.Errorf("the name of an unreadable container: %v", err)
+			}
+			mustRun(t, m, "web")
+			if len(names(filepath.Join(n.root, "unreadable"))) != 2 {
+				t.Error("not set aside")
+			}
+			for _, p := range m.Pods(PodFilter{}) {
+				if err := m.RemovePod(t.Context(), p.ID); err != nil {
+					t.Error(err)
+				}
+			}
+			n.checkEmpty()
+		})
+	}
+}
+
+func TestNewerFormatIsLeftAlone(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, _ := mustRun(t, m, "web")
+	path := filepath.Join(m.store.PodDir(pod), "pod.json")
+	if err := os.WriteFile(path, []byte(`{"version":99,"record":{}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Open(t.Context(), m.o)
+	if err == nil || !strings.Contains(err.Error(), "newer") {
+		t.Fatalf("opened a newer format: %v", err)
+	}
+	if data, err := os.ReadFile(path); err != nil || !bytes.Contains(data, []byte("99")) {
+		t.Errorf("it was touched: %s, %v", data, err)
+	}
+}
+
+// A client that gives up and asks again gets the first request's result.
+func TestRetryGetsTheFirstOne(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := m.RunPod(gone, podConfig("web"), "")
+	if err != nil && !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	var ids [8]string
+	var all sync.WaitGroup
+	for i := range ids {
+		all.Go(func() { ids[i], _ = m.RunPod(t.Context(), podConfig("web"), "") })
+	}
+	all.Wait()
+	for _, id := range ids {
+		if id == "" || id != ids[0] {
+			t.Fatalf("several pods: %q", ids)
+		}
+	}
+	var cids [8]string
+	for i := range cids {
+		all.Go(func() { cids[i], _ = m.CreateContainer(t.Context(), ids[0], containerConfig("main")) })
+	}
+	all.Wait()
+	for _, id := range cids {
+		if id == "" || id != cids[0] {
+			t.Fatalf("several containers: %q", cids)
+		}
+	}
+	// Another configuration under the same name is no retry.
+	other := podConfig("web")
+	other.Hostname = "else"
+	if _, err := m.RunPod(t.Context(), other, ""); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), ids[0]) {
+		t.Errorf("another pod of that name: %v", err)
+	}
+	c := containerConfig("main")
+	c.TTY = true
+	if _, err := m.CreateContainer(t.Context(), ids[0], c); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), cids[0]) {
+		t.Errorf("another container of that name: %v", err)
+	}
+	// After it is stopped, the name is free.
+	if err := m.StopPod(t.Context(), ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := m.RunPod(t.Context(), other, ""); err != nil || id == ids[0] {
+		t.Errorf("after stop: %s, %v", id, err)
+	}
+}
+
+func TestAbandonedPodIsRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		m := n.open()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := m.RunPod(gone, podConfig("claimed"), ""); err == nil {
+			t.Fatal("finished before its context's end was seen")
+		}
+		if _, err := m.RunPod(gone, podConfig("abandoned"), ""); err == nil {
+			t.Fatal("finished before its context's end was seen")
+		}
+		synctest.Wait()
+		if _, err := m.RunPod(t.Context(), podConfig("claimed"), ""); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(abandonedAfter + time.Second)
+		synctest.Wait()
+		pods := m.Pods(PodFilter{})
+		if len(pods) != 1 || pods[0].Config.Name != "claimed" {
+			t.Errorf("pods: %+v", pods)
+		}
+		if err := m.RemovePod(t.Context(), pods[0].ID); err != nil {
+			t.Error(err)
+		}
+		n.checkEmpty()
+	})
+}
+
+func TestShorterStopWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		m := n.open()
+		_, id := mustRun(t, m, "web")
+		n.container(id).ignoreTERM = true
+		began := time.Now()
+		var all sync.WaitGroup
+		for _, grace := range []time.Duration{time.Hour, 30 * time.Second, time.Minute} {
+			all.Go(func() {
+				if err := m.StopContainer(t.Context(), id, grace); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		// Meanwhile it can be used, and its log be reopened.
+		if _, err := m.ExecSync(t.Context(), id, []string{"true"}, 0); err != nil {
+			t.Error(err)
+		}
+		if err := m.ReopenLog(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		all.Wait()
+		if took := time.Since(began); took != 30*time.Second {
+			t.Errorf("stopped after %s", took)
+		}
+		k := mustContainer(t, m, id)
+		if k.ExitCode != 137 || k.Reason != ReasonError {
+			t.Errorf("killed: %+v", k)
+		}
+	})
+}
+
+func TestStopSignals(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	_, id := mustRun(t, m, "web")
+	k := n.container(id)
+	if err := m.StopContainer(t.Context(), id, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(k.signals, []syscall.Signal{syscall.SIGQUIT}) {
+		t.Errorf("signals %v, want the image's", k.signals)
+	}
+	if s := mustContainer(t, m, id); s.ExitCode != 128+3 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestMonitorKilled(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, id := mustRun(t, m, "web")
+	n.mu.Lock()
+	k := n.monitors[m.monitorAddress(pod)]
+	n.mu.Unlock()
+	n.kill(k)
+	if s := mustExit(t, m, id); s.ExitCode != 137 || s.Reason != ReasonUnknown {
+		t.Errorf("container: %+v", s)
+	}
+	if p, err := m.Pod(pod); err != nil || p.State != PodNotReady {
+		t.Errorf("pod: %+v, %v", p, err)
+	}
+	if _, err := m.CreateContainer(t.Context(), pod, containerConfig("next")); !errors.Is(err, ErrState) {
+		t.Errorf("create in it: %v", err)
+	}
+	if err := m.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	n.checkEmpty()
+}
+
+// A pod whose monitor never answers holds up nobody else.
+func TestStuckPodDelaysOnlyItself(t *testing.T) {
+	synctest.Test(t, stuckPodDelaysOnlyItself)
+}
+
+func stuckPodDelaysOnlyItself(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	stuck, id := mustRun(t, m, "stuck")
+	n.mu.Lock()
+	n.stuck[stuck] = true
+	n.mu.Unlock()
+	soon := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	if err := m.StopContainer(soon(), id, 0); err == nil || !strings.Contains(err.Error(), "kill") {
+		t.Errorf("stop of a stuck container: %v", err)
+	}
+	if err := m.RemovePod(soon(), stuck); err == nil || !strings.Contains(err.Error(), `"stop"`) {
+		t.Errorf("removal of a stuck pod: %v", err)
+	}
+	if len(m.Info().Stages) == 0 {
+		t.Error("no stage says where it is")
+	}
+	other, _ := mustRun(t, m, "other")
+	if err := m.RemovePod(t.Context(), other); err != nil {
+		t.Error(err)
+	}
+	if len(m.Containers(ContainerFilter{})) != 1 {
+		t.Error("lists do not answer")
+	}
+	if s, err := m.PodsStats(t.Context(), PodFilter{}); err != nil || len(s) != 0 {
+		t.Errorf("stats: %+v, %v", s, err)
+	}
+	n.mu.Lock()
+	n.stuck = map[string]bool{}
+	n.mu.Unlock()
+	// Each stuck call has its limit, after which the pod can be removed.
+	time.Sleep(2 * verbTimeout)
+	synctest.Wait()
+	if err := m.RemovePod(t.Context(), stuck); err != nil {
+		t.Error(err)
+	}
+	n.checkEmpty()
+}
+
+func TestRefusals(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	if _, err := m.RunPod(t.Context(), podConfig("web"), "kata"); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "runtime_handler") {
+		t.Errorf("unknown handler: %v", err)
+	}
+	pod, _ := mustRun(t, m, "web")
+	c := containerConfig("other")
+	c.Image = "missing"
+	if _, err := m.CreateContainer(t.Context(), pod, c); !errors.Is(err, image.ErrNotFound) {
+		t.Errorf("missing image: %v", err)
+	}
+	c = containerConfig("other")
+	c.CDIDevices = []string{"vendor.com/gpu=0"}
+	if _, err := m.CreateContainer(t.Context(), pod, c); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "CDI_devices") {
+		t.Errorf("CDI: %v", err)
+	}
+	if _, err := m.Pod("abcd"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("unknown pod: %v", err)
+	}
+	if err := m.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.RunPod(t.Context(), podConfig("late"), ""); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
