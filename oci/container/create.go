@@ -98,7 +98,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			}
 			return c.save(&r)
 		},
-		File: func(_ int, f *os.File) { proc.Console = f },
+		File: func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 	})
 	if err != nil {
 		return nil, nil, execError(err)

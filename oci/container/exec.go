@@ -59,7 +59,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		Files:    in.fds,
 		CgroupFD: in.cgroupFD(cg),
 		Sync:     func(step, pid int) error { return answer(step, pid, prog, nil) },
-		File:     func(_ int, f *os.File) { proc.Console = f },
+		File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 	})
 	if err != nil {
 		return nil, execError(err)

@@ -163,6 +163,20 @@ func runHelper(prog *plan.Program, s *specs.Spec, look func(pid int) error) erro
 	return err
 }
 
+// console prepares a terminal's master: one that stays in this process is made
+// non-blocking, so that Go's poller can wait for it and deadlines work.
+func console(f *os.File, socket string) *os.File {
+	if socket != "" {
+		return f
+	}
+	pollable, err := sys.DupPollable(f)
+	if err != nil {
+		return f
+	}
+	_ = f.Close() // the duplicate stays
+	return pollable
+}
+
 // sendConsole hands a terminal's master to the socket of whoever wants it and
 // closes ours.
 func sendConsole(socket string, p *Process) error {
