@@ -66,8 +66,9 @@ type Image struct {
 type PullOptions struct {
 	Auth     *Auth    // nil: anonymous
 	Platform Platform // zero: the store's
-	// Progress, if not nil, is called from several goroutines, often, and must
-	// not block. A caller that joins a pull in flight hears of it from then on.
+	// Progress, if not nil, is called from several goroutines, one at a time and
+	// often, and must not block; never after Pull has returned. A caller that
+	// joins a pull in flight hears of it from then on.
 	Progress func(Progress)
 }
 

@@ -41,7 +41,7 @@ func (p *pull) ensureLayers(ctx context.Context, diffIDs []digest.Digest, blobs 
 		for _, k := range keys {
 			p.hold(string(k))
 		}
-		if p.store.options.KeepLayerBlobs {
+		if p.keep {
 			p.hold(blobs[i].Digest.String())
 		}
 		g.Go(func() (err error) {
@@ -89,7 +89,7 @@ func (p *pull) ensureLayer(ctx context.Context, keys []layer.Key, diffID digest.
 			if _, ok := s.layers.Get(key); ok {
 				s.mu.Unlock()
 				p.progress(Progress{Layer: blob.Digest, Phase: PhaseExists, Done: blob.Size, Total: blob.Size})
-				return key, nil, nil
+				return key, nil, p.keepBlob(ctx, blob)
 			}
 		}
 		other, taken := s.unpack[diffID]
@@ -131,7 +131,7 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 		},
 	}
 	var kept *layout.BlobWriter
-	if s.options.KeepLayerBlobs && !s.layout.Has(blob.Digest) {
+	if p.keep && !s.layout.Has(blob.Digest) {
 		var err error
 		if kept, err = s.layout.NewBlob(); err != nil {
 			return "", nil, err
@@ -167,6 +167,33 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 		return "", nil, fmt.Errorf("layer %s: %w", blob.Digest, err)
 	}
 	return key, nil, nil
+}
+
+// keepBlob fetches the blob of a layer that was unpacked when blobs were not
+// kept.
+func (p *pull) keepBlob(ctx context.Context, blob v1.Descriptor) error {
+	if !p.keep || p.store.layout.Has(blob.Digest) {
+		return nil
+	}
+	in, err := p.from.Blob(ctx, blob)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := p.store.layout.NewBlob()
+	if err != nil {
+		return err
+	}
+	verifier := blob.Digest.Verifier()
+	if _, err := io.Copy(io.MultiWriter(out, verifier), in); err != nil {
+		out.Discard()
+		return err
+	}
+	if !verifier.Verified() {
+		out.Discard()
+		return fmt.Errorf("layer %s: %w", blob.Digest, ErrDigestMismatch)
+	}
+	return out.Publish(blob.Digest)
 }
 
 // hold keeps a layer or blob from collection until release.

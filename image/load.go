@@ -72,7 +72,7 @@ func (s *Store) LoadLayout(ctx context.Context, dir, nameless string) ([]Image, 
 			keys = func(top digest.Digest) []string { return []string{ref.String(), ref.WithDigest(top).String()} }
 		}
 		e.Annotations = nil
-		p := &pull{store: s, platform: s.platform(Platform{}), from: layoutSource{dir}, progress: func(Progress) {}}
+		p := &pull{store: s, platform: s.platform(Platform{}), from: layoutSource{dir}, keep: s.options.KeepLayerBlobs, progress: func(Progress) {}}
 		img, err := p.install(ctx, e, keys)
 		p.release()
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -25,8 +26,30 @@ type flight struct {
 	done    chan struct{} // closed when image and err are set
 	image   Image
 	err     error
-	waiters int              // under Store.mu
-	hear    []func(Progress) // under Store.mu
+	waiters int         // under Store.mu
+	hear    []*listener // under Store.mu
+}
+
+// listener is one caller's Progress function, which must not run once its Pull
+// has returned: what it writes to may be gone.
+type listener struct {
+	mu   sync.Mutex // taken with nothing else held
+	hear func(Progress)
+	gone bool
+}
+
+func (l *listener) tell(p Progress) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.gone {
+		l.hear(p)
+	}
+}
+
+func (l *listener) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone = true
 }
 
 // Pull fetches an image. Callers of one name share one fetch; a caller whose
@@ -37,7 +60,9 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 		return Image{}, err
 	}
 	platform := s.platform(o.Platform)
-	f := s.join(parsed, platform, o)
+	own := &listener{hear: o.Progress, gone: o.Progress == nil}
+	defer own.leave()
+	f := s.join(parsed, platform, o.Auth, own)
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -54,9 +79,9 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 
 // join finds the flight for a pull or starts it. Callers with different
 // credentials do not share: what one may see, the other may not.
-func (s *Store) join(ref registry.Reference, platform v1.Platform, o PullOptions) *flight {
-	auth, _ := json.Marshal(o.Auth) // plain strings always encode
-	key := fmt.Sprintf("%s %s/%s/%s %x", ref, platform.OS, platform.Architecture, platform.Variant, sha256.Sum256(auth))
+func (s *Store) join(ref registry.Reference, platform v1.Platform, auth *Auth, own *listener) *flight {
+	secret, _ := json.Marshal(auth) // plain strings always encode
+	key := fmt.Sprintf("%s %s/%s/%s %x", ref, platform.OS, platform.Architecture, platform.Variant, sha256.Sum256(secret))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.pulls[key]
@@ -65,12 +90,10 @@ func (s *Store) join(ref registry.Reference, platform v1.Platform, o PullOptions
 		ctx, cancel := context.WithCancel(context.Background())
 		f = &flight{cancel: cancel, done: make(chan struct{})}
 		s.pulls[key] = f
-		go s.fly(ctx, key, f, ref, platform, o.Auth)
+		go s.fly(ctx, key, f, ref, platform, auth)
 	}
 	f.waiters++
-	if o.Progress != nil {
-		f.hear = append(f.hear, o.Progress)
-	}
+	f.hear = append(f.hear, own)
 	return f
 }
 
@@ -85,13 +108,13 @@ func (s *Store) leave(f *flight) {
 // fly runs one pull to its end.
 func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Reference, platform v1.Platform, auth *Auth) {
 	defer f.cancel()
-	p := &pull{store: s, platform: platform, progress: func(ev Progress) {
+	p := &pull{store: s, platform: platform, keep: s.options.KeepLayerBlobs, progress: func(ev Progress) {
 		ev.Ref = ref.String()
 		s.mu.Lock()
 		hear := f.hear[:len(f.hear):len(f.hear)]
 		s.mu.Unlock()
-		for _, h := range hear {
-			h(ev)
+		for _, l := range hear {
+			l.tell(ev)
 		}
 	}}
 	image, err := p.run(ctx, ref, auth)
@@ -141,6 +164,7 @@ type pull struct {
 	store    *Store
 	platform v1.Platform
 	from     source
+	keep     bool // layer blobs
 	progress func(Progress)
 	held     []string // layer keys and blobs that a collection must leave
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 
@@ -61,6 +62,7 @@ type Store struct {
 	layout   *layout.Layout
 	layers   *layer.Store
 	parallel chan struct{} // a token for each layer that may be fetched
+	closed   atomic.Bool
 
 	// indexMu serialises changes of index.json and the collection of what it no
 	// longer leads to. It is taken before mu and held over an fsync.
@@ -170,8 +172,11 @@ func (s *Store) recover() error {
 }
 
 // Close waits for background work and gives the directory free. Pulls must have
-// ended: cancel their contexts first.
+// ended: cancel their contexts first. A second Close does nothing.
 func (s *Store) Close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
 	var err error
 	if s.layers != nil {
 		err = s.layers.Close()
