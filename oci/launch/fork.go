@@ -60,6 +60,8 @@ type forkArgs struct {
 //go:nocheckptr
 func fork(f *forkArgs) (pid uintptr, errno syscall.Errno, atSetns bool) {
 	beforeFork()
+	// Only now: until here the stack, and f if it lives there, may have moved.
+	f.clone.pidfd = uint64(uintptr(unsafe.Pointer(&f.pidfd)))
 	if f.pidNS >= 0 {
 		if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(f.pidNS), unix.CLONE_NEWPID, 0); errno != 0 {
 			afterFork()

@@ -205,7 +205,6 @@ func (c *conversation) fork() error {
 	f := &forkArgs{pidNS: -1, ownPidNS: -1}
 	f.clone = cloneArgs{
 		flags:      c.Program.CloneFlags | unix.CLONE_PIDFD,
-		pidfd:      uint64(uintptr(unsafe.Pointer(&f.pidfd))),
 		exitSignal: uint64(unix.SIGCHLD),
 	}
 	if c.CgroupFD >= 0 {
