@@ -37,6 +37,7 @@ usage: containerd-shim-strake-v2 -namespace NS -id ID [-address SOCKET] [-bundle
 // parameters are the command line.
 type parameters struct {
 	namespace, id, address, bundle string
+	socket                         string // of serve: the path of the listening socket
 	debug                          bool
 }
 
@@ -58,7 +59,7 @@ func run(args []string) error {
 	flags.StringVar(&p.bundle, "bundle", "", "")
 	flags.BoolVar(&p.debug, "debug", false, "")
 	flags.String("publish-binary", "", "")
-	flags.String("socket", "", "") // older containerd's; nobody passes a value
+	flags.StringVar(&p.socket, "socket", "", "")
 	flags.BoolVar(&showVersion, "v", false, "")
 	flags.BoolVar(&showInfo, "info", false, "")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {

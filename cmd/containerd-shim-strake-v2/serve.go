@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -35,7 +36,6 @@ func serve(p parameters) error {
 	if err := file.Close(); err != nil {
 		return fmt.Errorf("take the socket: %w", err)
 	}
-	address := l.Addr().String()
 
 	// The monitor ends when it is told to by its caller, not with a terminal, a
 	// session or a service. Not ignored but caught, and dropped: an ignored signal
@@ -63,12 +63,11 @@ func serve(p parameters) error {
 		return err
 	}
 	err = <-ended
-	// The socket stays out of reach of a successor's: it is ours by its path only
-	// as long as we listen, and we have only just stopped.
-	if filepath.IsAbs(address) {
-		if err := os.Remove(address); err != nil && !os.IsNotExist(err) {
-			return err
-		}
+	// A start that comes now finds a socket that nobody serves, and replaces it;
+	// between its doing so and this removal lies no time that matters, since
+	// nobody starts a monitor for a pod that is being shut down.
+	if rmErr := os.Remove(p.socket); rmErr != nil && !os.IsNotExist(rmErr) {
+		err = errors.Join(err, rmErr)
 	}
 	return err
 }

@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"os"
@@ -49,7 +49,7 @@ func start(p parameters) error {
 		return err
 	}
 	if listener != nil { // nil: the pod has a monitor
-		if err := spawn(p, listener); err != nil {
+		if err := spawn(p, path, listener); err != nil {
 			return errors.Join(err, os.Remove(path))
 		}
 	}
@@ -69,8 +69,11 @@ func socketPath(p parameters) (string, error) {
 	if err := os.MkdirAll(containerdSockets, 0o711); err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256([]byte(filepath.Join(p.address, p.namespace, group)))
-	return filepath.Join(containerdSockets, hex.EncodeToString(sum[:])), nil
+	// Not a cryptographic hash: its package costs every start more than a name
+	// that only containerd chooses is worth.
+	hash := fnv.New128a()
+	_, _ = io.WriteString(hash, filepath.Join(p.address, p.namespace, group)) // never fails
+	return filepath.Join(containerdSockets, hex.EncodeToString(hash.Sum(nil))), nil
 }
 
 // groupOf is the pod of a container, by the annotations that containerd and
@@ -116,7 +119,7 @@ func listen(path string) (*net.UnixListener, error) {
 
 // spawn starts the serving copy of this program, in a session of its own, and
 // leaves it to itself: when start exits it is nobody's child.
-func spawn(p parameters, listener *net.UnixListener) error {
+func spawn(p parameters, path string, listener *net.UnixListener) error {
 	defer func() { _ = listener.Close() }() // the copy has its own
 	socket, err := listener.File()
 	if err != nil {
@@ -132,7 +135,7 @@ func spawn(p parameters, listener *net.UnixListener) error {
 	if err != nil {
 		return err
 	}
-	argv := []string{os.Args[0], "-namespace", p.namespace, "-id", p.id, "-address", p.address, "-bundle", p.bundle}
+	argv := []string{os.Args[0], "-namespace", p.namespace, "-id", p.id, "-address", p.address, "-bundle", p.bundle, "-socket", path}
 	if p.debug {
 		argv = append(argv, "-debug")
 	}

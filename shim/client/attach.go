@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -25,13 +26,21 @@ type Attachment struct {
 }
 
 // Attach connects to the attach socket of a container that was created with a
-// cri:// log. Output begins with what the container writes from now on.
+// cri:// log. Once it has returned nothing of the output is missed: the first Read
+// is empty and says just that.
 func Attach(ctx context.Context, bundle string) (*Attachment, error) {
 	conn, err := wire.Dial(ctx, filepath.Join(bundle, wire.AttachSocket))
 	if err != nil {
 		return nil, fmt.Errorf("attach: %w: %w", ErrUnavailable, err)
 	}
-	return &Attachment{conn: conn, r: bufio.NewReaderSize(conn, wire.MaxAttach)}, nil
+	a := &Attachment{conn: conn, r: bufio.NewReaderSize(conn, wire.MaxAttach)}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends the wait
+	defer stop()
+	if _, err := a.r.Peek(1); err != nil {
+		_ = conn.Close() // nothing came
+		return nil, fmt.Errorf("attach: %w: %w", ErrUnavailable, errors.Join(context.Cause(ctx), err))
+	}
+	return a, nil
 }
 
 // Read returns the next piece of output, and whether it is stderr's. The error is
@@ -41,7 +50,7 @@ func (a *Attachment) Read() (data []byte, stderr bool, err error) {
 	for {
 		kind, payload, err := wire.ReadAttach(a.r)
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return nil, false, io.ErrUnexpectedEOF
 		case err != nil:
 			return nil, false, fmt.Errorf("attach: %w", err)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"maps"
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -65,5 +66,8 @@ func (m *Monitor) StopSandbox(ctx context.Context, id string) error {
 // is of no use afterwards, but is still to be closed.
 func (m *Monitor) ShutdownSandbox(ctx context.Context, id string) error {
 	_, err := m.sandbox.ShutdownSandbox(ctx, &sandboxapi.ShutdownSandboxRequest{SandboxID: id})
+	if err != nil && errors.Is(classOf(err), ErrUnavailable) {
+		return nil // it was quicker than its answer, or gone before
+	}
 	return call("shut down sandbox", id, "", err)
 }

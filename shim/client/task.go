@@ -3,7 +3,10 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -11,6 +14,8 @@ import (
 	"github.com/containerd/containerd/api/types"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -23,6 +28,10 @@ const (
 	processURL   = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 	resourcesURL = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 )
+
+// alreadyFinished is in the error of a Kill that comes too late, by which Task API
+// clients tell it from that of an unknown container: both have the code NotFound.
+const alreadyFinished = "process already finished"
 
 // Mount is one mount of a container's root file system, in order.
 type Mount struct {
@@ -122,10 +131,26 @@ func (m *Monitor) ExecSync(ctx context.Context, id string, p *specs.Process, tim
 		return ExecResult{}, call("exec in", id, "", err)
 	}
 	result := ExecResult{Stdout: r.Stdout, Stderr: r.Stderr, ExitCode: int(r.ExitCode)}
+	if r.OutputFile != "" {
+		if result.Stdout, result.Stderr, err = takeOutput(r.OutputFile, r.StdoutSize); err != nil {
+			return ExecResult{}, call("exec in", id, "", err)
+		}
+	}
 	if r.TimedOut {
 		return result, fmt.Errorf("exec in %s: command %q: %w after %s", id, p.Args, ErrTimeout, timeout)
 	}
 	return result, nil
+}
+
+// takeOutput reads and removes the file that the monitor puts large output into:
+// stdout, then stderr.
+func takeOutput(path string, stdoutSize int64) (stdout, stderr []byte, err error) {
+	data, err := os.ReadFile(path)
+	if err = errors.Join(err, os.Remove(path)); err != nil {
+		return nil, nil, err
+	}
+	n := min(max(stdoutSize, 0), int64(len(data)))
+	return data[:n], data[n:], nil
 }
 
 // Wait returns when the process has ended; at once if it has already.
@@ -147,9 +172,13 @@ func (m *Monitor) Delete(ctx context.Context, id, execID string) (Exit, error) {
 	return Exit{Status: int(r.ExitStatus), At: timeOf(r.ExitedAt), Pid: int(r.Pid)}, nil
 }
 
-// Kill signals a process, or with all every process of the container.
+// Kill signals a process, or with all every process of the container. It is
+// ErrNotRunning for one that has ended.
 func (m *Monitor) Kill(ctx context.Context, id, execID string, sig syscall.Signal, all bool) error {
 	_, err := m.task.Kill(ctx, &taskapi.KillRequest{ID: id, ExecID: execID, Signal: uint32(sig), All: all})
+	if err != nil && strings.Contains(message(err), alreadyFinished) {
+		err = status.Error(codes.FailedPrecondition, message(err))
+	}
 	return call("kill", id, execID, err)
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"syscall"
 
@@ -86,9 +85,11 @@ func pauseSpec(b *sandbox, rootfs string, ns container.Namespaces) (*specs.Spec,
 		}
 		linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path})
 	}
-	linux.CgroupsPath = path.Join("/", b.id, "pause")
+	// Beside the pod's containers, with no directory above that somebody would
+	// have to remove.
+	linux.CgroupsPath = "/" + b.id + "-pause"
 	if b.spec.Linux.CgroupsPath != "" {
-		linux.CgroupsPath = path.Join(b.spec.Linux.CgroupsPath, "pause")
+		linux.CgroupsPath = b.spec.Linux.CgroupsPath + "-pause"
 	}
 	return &specs.Spec{
 		Version: specs.Version,

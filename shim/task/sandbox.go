@@ -80,12 +80,23 @@ func (s *Service) startSandbox(ctx context.Context, r *sandboxRequest) (*startSa
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", b.id, err)
 	}
+	sharedMemory, err := makeShm(b.spec)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("sandbox %s: /dev/shm: %w", b.id, err), ns.Close())
+	}
 	var p *pause
 	if hasPrivatePID(b.spec) {
 		if p, err = s.startPause(ctx, b, ns); err != nil {
-			return nil, errors.Join(fmt.Errorf("sandbox %s: pause process: %w", b.id, err), ns.Close())
+			err = errors.Join(fmt.Errorf("sandbox %s: pause process: %w", b.id, err), ns.Close())
+			if sharedMemory != nil {
+				err = errors.Join(err, sharedMemory.Close())
+			}
+			return nil, err
 		}
 		ns[specs.PIDNamespace] = p.ns
+	}
+	if sharedMemory != nil {
+		ns[shm] = sharedMemory
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

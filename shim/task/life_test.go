@@ -1,0 +1,192 @@
+package task_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/testutil"
+	"github.com/strake-containers/strake/shim/client"
+)
+
+func TestLife(t *testing.T) {
+	testutil.CheckLeaks(t)
+	p := newPod(t)
+	defer p.monitor.Close()
+	ctx := t.Context()
+	b := p.create([]string{"sh", "-c", "echo out; echo err >&2; sleep 1000 & wait"})
+
+	if s, err := p.monitor.State(ctx, b.id, ""); err != nil || s.Status != "created" {
+		t.Fatalf("state before start: %+v, %v", s, err)
+	}
+	if _, err := p.monitor.Create(ctx, client.CreateOptions{ID: b.id, Bundle: b.bundle}); !errors.Is(err, client.ErrAlreadyExists) {
+		t.Errorf("create again: %v", err)
+	}
+	if _, err := p.monitor.Start(ctx, b.id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.monitor.Start(ctx, b.id); !errors.Is(err, client.ErrNotRunning) {
+		t.Errorf("start again: %v", err)
+	}
+	if _, err := p.monitor.Delete(ctx, b.id, ""); !errors.Is(err, client.ErrNotRunning) {
+		t.Errorf("delete of a running container: %v", err)
+	}
+	r, err := p.monitor.ExecSync(ctx, b.id, p.process("sh", "-c", "echo one; echo two >&2; exit 3"), 0, 1<<20)
+	if err != nil || string(r.Stdout) != "one\n" || string(r.Stderr) != "two\n" || r.ExitCode != 3 {
+		t.Errorf("exec: %q %q %d, %v", r.Stdout, r.Stderr, r.ExitCode, err)
+	}
+	if pids, err := p.monitor.Pids(ctx, b.id); err != nil || len(pids) != 2 {
+		t.Errorf("pids: %v, %v", pids, err)
+	}
+	if err := p.monitor.Kill(ctx, b.id, "", syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if e := b.wait(); e.Status != 137 || time.Since(e.At) > time.Minute {
+		t.Errorf("exit: %+v", e)
+	}
+	if e, err := client.ReadExit(b.bundle); err != nil || e.Status != 137 || e.Signal != 9 || e.OOMKilled {
+		t.Errorf("exit.json: %+v, %v", e, err)
+	}
+	if err := p.monitor.Kill(ctx, b.id, "", syscall.SIGTERM, false); !errors.Is(err, client.ErrNotRunning) {
+		t.Errorf("kill of an ended container: %v", err)
+	}
+	st, err := p.monitor.ContainerStatus(ctx, b.id)
+	if err != nil || st.State != "stopped" || st.ExitStatus != 137 || st.Signal != 9 || st.StartedAt.IsZero() || st.ExitedAt.Before(st.StartedAt) {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	if want := []string{"stderr F err", "stdout F out"}; !slices.Equal(sorted(b.lines()), want) {
+		t.Errorf("log: %q", b.lines())
+	}
+	if e, err := p.monitor.Delete(ctx, b.id, ""); err != nil || e.Status != 137 {
+		t.Errorf("delete: %+v, %v", e, err)
+	}
+	if _, err := p.monitor.State(ctx, b.id, ""); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("state after delete: %v", err)
+	}
+}
+
+func sorted(s []string) []string { slices.Sort(s); return s }
+
+func (p *pod) process(args ...string) *specs.Process {
+	return p.spec("", args...).Process
+}
+
+// A process may end before Start returns: its code and its output are kept.
+func TestFastExits(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	for i := range 200 {
+		code := i % 256
+		b := p.run([]string{"sh", "-c", "printf last; exit " + strconv.Itoa(code)})
+		if e := b.wait(); e.Status != code {
+			t.Fatalf("exit %d: %+v", code, e)
+		}
+		if lines := b.lines(); len(lines) != 1 || lines[0] != "stdout P last" {
+			t.Fatalf("exit %d: log %q", code, lines)
+		}
+		if e, err := client.ReadExit(b.bundle); err != nil || e.Status != code {
+			t.Fatalf("exit.json: %+v, %v", e, err)
+		}
+		b.remove()
+	}
+}
+
+func TestStartErrors(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	ctx := t.Context()
+	b := &box{pod: p, id: "missing", bundle: filepath.Join(p.bundle, "missing")}
+	if err := os.Mkdir(b.bundle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p.writeSpec(b.bundle, p.spec(b.id, "no-such-program"))
+	_, err := p.monitor.Create(ctx, client.CreateOptions{ID: b.id, Bundle: b.bundle, RuntimeRoot: p.bundle + "/runtime"})
+	if err == nil {
+		_, err = p.monitor.Start(ctx, b.id)
+		b.wait()
+		b.remove()
+	}
+	if err == nil || !strings.Contains(err.Error(), "no-such-program") {
+		t.Errorf("missing program: %v", err)
+	}
+	_, err = p.monitor.Create(ctx, client.CreateOptions{ID: "x", Bundle: p.bundle + "/none"})
+	if err == nil || !strings.Contains(err.Error(), "config.json") {
+		t.Errorf("missing bundle: %v", err)
+	}
+	_, err = p.monitor.Create(ctx, client.CreateOptions{ID: "../x", Bundle: b.bundle})
+	if err == nil || !strings.Contains(err.Error(), "plain name") {
+		t.Errorf("bad id: %v", err)
+	}
+	run := p.run([]string{"sleep", "1000"})
+	_, err = p.monitor.ExecSync(ctx, run.id, p.process("no-such-program"), 0, 100)
+	if err == nil || !strings.Contains(err.Error(), "no-such-program") {
+		t.Errorf("exec of a missing program: %v", err)
+	}
+	run.remove()
+}
+
+func TestPauseUpdateStats(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	ctx := t.Context()
+	b := p.run([]string{"sleep", "1000"})
+	if err := p.monitor.Pause(ctx, b.id); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := p.monitor.State(ctx, b.id, ""); err != nil || s.Status != "paused" {
+		t.Errorf("paused: %+v, %v", s, err)
+	}
+	if err := p.monitor.Resume(ctx, b.id); err != nil {
+		t.Fatal(err)
+	}
+	limit := int64(64 << 20)
+	if err := p.monitor.Update(ctx, b.id, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := p.monitor.Stats(ctx, []string{b.id, "none"}, "/strake-shim-"+p.id[len(p.id)-8:])
+	if err != nil || len(s.Containers) != 1 || s.Pod == nil {
+		t.Fatalf("stats: %+v, %v", s, err)
+	}
+	if got := s.Containers[b.id]; got.Memory.Limit != uint64(limit) || got.Memory.Usage == 0 || got.PidsCurrent != 1 {
+		t.Errorf("stats: %+v", got)
+	}
+	// A paused container dies too.
+	if err := p.monitor.Pause(ctx, b.id); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.monitor.Kill(ctx, b.id, "", syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if e := b.wait(); e.Status != 137 {
+		t.Errorf("exit: %+v", e)
+	}
+	b.remove()
+}
+
+func TestOOM(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	limit := int64(16 << 20)
+	b := p.run([]string{"sh", "-c", "dd if=/dev/zero of=/dev/null bs=64M count=1; echo $?; exec dd if=/dev/zero of=/dev/null bs=64M count=1"},
+		func(_ *client.CreateOptions, s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}
+		})
+	if e := b.wait(); e.Status != 137 {
+		t.Errorf("exit: %+v, log %q", e, b.lines())
+	}
+	if st, err := p.monitor.ContainerStatus(t.Context(), b.id); err != nil || !st.OOMKilled {
+		t.Errorf("status: %+v, %v", st, err)
+	}
+	if e, err := client.ReadExit(b.bundle); err != nil || !e.OOMKilled {
+		t.Errorf("exit.json: %+v, %v", e, err)
+	}
+	b.remove()
+}

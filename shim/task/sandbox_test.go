@@ -1,0 +1,165 @@
+package task_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/shim/client"
+)
+
+// startSandbox starts one with its own IPC and UTS namespaces, and others.
+func (p *pod) startSandbox(more ...specs.LinuxNamespace) client.Sandbox {
+	p.t.Helper()
+	spec := &specs.Spec{Version: specs.Version, Hostname: "the-pod", Linux: &specs.Linux{
+		CgroupsPath: "/strake-shim-" + p.id[len(p.id)-8:],
+		Namespaces:  append([]specs.LinuxNamespace{{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}, more...),
+	}}
+	p.writeSpec(p.bundle, spec)
+	if err := p.monitor.CreateSandbox(p.t.Context(), p.id, p.bundle); err != nil {
+		p.t.Fatal(err)
+	}
+	s, err := p.monitor.StartSandbox(p.t.Context(), p.id)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if s.State != "SANDBOX_READY" {
+		p.t.Errorf("sandbox: %+v", s)
+	}
+	return s
+}
+
+// inPod makes a container join the sandbox's namespaces.
+func inPod(s client.Sandbox) boxOption {
+	return func(_ *client.CreateOptions, spec *specs.Spec) {
+		spec.Hostname = ""
+		for i, ns := range spec.Linux.Namespaces {
+			spec.Linux.Namespaces[i].Path = s.Namespaces[string(ns.Type)]
+		}
+	}
+}
+
+func TestSandbox(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	ctx := t.Context()
+	s := p.startSandbox()
+	if len(s.Namespaces) != 2 || s.Namespaces["pid"] != "" {
+		t.Errorf("namespaces: %v", s.Namespaces)
+	}
+	b := p.run([]string{"sh", "-c", "hostname; ls -l /proc/self/ns/ipc"}, inPod(s))
+	b.wait()
+	ipc, err := os.Readlink(s.Namespaces["ipc"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := b.lines(); len(lines) != 2 || lines[0] != "stdout F the-pod" || !strings.HasSuffix(lines[1], ipc) {
+		t.Errorf("log: %q, ipc namespace %s", lines, ipc)
+	}
+	alive := p.run([]string{"sleep", "1000"}, inPod(s))
+	if err := p.monitor.StopSandbox(ctx, p.id); err != nil {
+		t.Fatal(err)
+	}
+	if e := alive.wait(); e.Status != 137 {
+		t.Errorf("exit: %+v", e)
+	}
+	if s, err := p.monitor.SandboxStatus(ctx, p.id); err != nil || s.State != "SANDBOX_NOTREADY" || len(s.Namespaces) != 0 {
+		t.Errorf("stopped: %+v, %v", s, err)
+	}
+	if err := p.monitor.StopSandbox(ctx, p.id); err != nil {
+		t.Errorf("stop again: %v", err)
+	}
+	alive.remove()
+	b.remove()
+	pid := s.Pid
+	if err := p.monitor.ShutdownSandbox(ctx, p.id); err != nil {
+		t.Fatal(err)
+	}
+	for range 200 {
+		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
+			if _, err := os.Stat(strings.TrimPrefix(p.monitor.Address(), "unix://")); err == nil {
+				t.Error("the socket is still there")
+			}
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the monitor is still there")
+}
+
+// With a shared PID namespace there is a first process, which collects orphans.
+func TestSharedPID(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	s := p.startSandbox(specs.LinuxNamespace{Type: specs.PIDNamespace})
+	a := p.run([]string{"sleep", "1000"}, inPod(s))
+	b := p.run([]string{"sh", "-c", "ps -o pid,user,args; (sleep 0.1 &); sleep 0.3; ps -o pid,stat,args"}, inPod(s))
+	b.wait()
+	out := strings.Join(b.lines(), "\n")
+	if !strings.Contains(out, " 1 65534    /pause") || !strings.Contains(out, "sleep 1000") {
+		t.Errorf("processes:\n%s", out)
+	}
+	if strings.Contains(out, "Z ") {
+		t.Errorf("a zombie:\n%s", out)
+	}
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(s.Pid) + "/smaps_rollup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kb := 0
+	for line := range strings.Lines(string(data)) {
+		var n int
+		if _, err := fmt.Sscanf(line, "Private_Dirty: %d kB", &n); err == nil {
+			kb += n
+		}
+	}
+	if kb == 0 || kb > 64 {
+		t.Errorf("the pause process has %d kB of private memory", kb)
+	}
+	if e, err := os.Stat("/proc/" + strconv.Itoa(s.Pid)); err != nil {
+		t.Errorf("pause: %v, %v", e, err)
+	}
+	if err := p.monitor.StopSandbox(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	if e := a.wait(); e.Status != 137 {
+		t.Errorf("exit: %+v", e)
+	}
+	a.remove()
+	b.remove()
+}
+
+// kill -9 of the client: a new one finds everything.
+func TestClientGone(t *testing.T) {
+	p := newPod(t)
+	ctx := t.Context()
+	s := p.startSandbox()
+	b := p.run([]string{"sh", "-c", "sleep 0.3; echo later; exit 4"}, inPod(s))
+	address := p.monitor.Address()
+	if err := p.monitor.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m, err := client.Connect(ctx, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	p.monitor = m
+	if again, err := m.SandboxStatus(ctx, p.id); err != nil || again.Pid != s.Pid || again.Namespaces["uts"] != s.Namespaces["uts"] {
+		t.Errorf("sandbox: %+v, %v; before %+v", again, err, s)
+	}
+	if e := b.wait(); e.Status != 4 {
+		t.Errorf("exit: %+v", e)
+	}
+	if lines := b.lines(); len(lines) != 1 || lines[0] != "stdout F later" {
+		t.Errorf("log: %q", lines)
+	}
+	b.remove()
+}
