@@ -193,6 +193,10 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 		return err
 	}
 	m.joinSandbox(p, started)
+	if shm := filepath.Join(dir, "shm"); p.shared.Shm == shm {
+		// Not through Mkdir's mode, which umask narrows.
+		return errors.Join(os.Mkdir(shm, 0o700), os.Chmod(shm, 0o777|os.ModeSticky))
+	}
 	return nil
 }
 
@@ -217,9 +221,13 @@ func (m *Manager) joinSandbox(p *sandbox, s client.Sandbox) {
 		shared.Namespaces["network"] = p.record.NetNS
 		shared.Hostname = filepath.Join(files, "hostname")
 	}
-	shared.Shm = shared.Namespaces["shm"]
-	if p.record.Config.Namespaces.IPC == bundle.NamespaceNode {
+	switch shm := shared.Namespaces["shm"]; {
+	case p.record.Config.Namespaces.IPC == bundle.NamespaceNode:
 		shared.Shm = "/dev/shm"
+	case shm != "":
+		shared.Shm = shm
+	default: // Linux before 6.15, or another monitor: a directory in memory, as /run is
+		shared.Shm = filepath.Join(m.podState(p.id), "shm")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

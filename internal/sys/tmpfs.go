@@ -1,0 +1,63 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// NewTmpfs makes a tmpfs that is mounted nowhere and lasts as long as the
+// returned file is open, or a mount made from it. Options are as in fstab:
+// nosuid, nodev, noexec, ro, and tmpfs's own key=value.
+func NewTmpfs(options []string) (*os.File, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("tmpfs: fsopen: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }() // the mount has its own reference
+	attributes := 0
+	for _, o := range options {
+		switch o {
+		case "nosuid":
+			attributes |= unix.MOUNT_ATTR_NOSUID
+		case "nodev":
+			attributes |= unix.MOUNT_ATTR_NODEV
+		case "noexec":
+			attributes |= unix.MOUNT_ATTR_NOEXEC
+		case "ro":
+			attributes |= unix.MOUNT_ATTR_RDONLY
+		default:
+			key, value, ok := strings.Cut(o, "=")
+			if !ok {
+				return nil, fmt.Errorf("tmpfs: option %q is not known", o)
+			}
+			if err := unix.FsconfigSetString(fs, key, value); err != nil {
+				return nil, fmt.Errorf("tmpfs: option %q: %w", o, err)
+			}
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, fmt.Errorf("tmpfs: create: %w", err)
+	}
+	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
+	if err != nil {
+		return nil, fmt.Errorf("tmpfs: fsmount: %w", err)
+	}
+	return os.NewFile(uintptr(m), "tmpfs"), nil
+}
+
+// CanClone reports whether other processes can make mounts of a detached one:
+// not before Linux 6.15.
+func CanClone(mount *os.File) (bool, error) {
+	fd, err := unix.OpenTree(int(mount.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if errors.Is(err, unix.EINVAL) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open_tree: %w", err)
+	}
+	return true, unix.Close(fd)
+}
