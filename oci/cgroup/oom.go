@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,8 @@ import (
 type OOMWatch struct {
 	notify  *os.File // readable when something may have happened
 	counter *os.File // the file that counts the kills
+	v2      bool
+	seen    uint64 // kills that Wait has returned for; v2 only
 }
 
 // WatchOOM starts a watch; the caller closes it. It fails with ErrUnsupported
@@ -21,7 +24,8 @@ type OOMWatch struct {
 //
 // On v2 it is an inotify descriptor on memory.events, on v1 an eventfd that
 // memory.oom_control signals. Both can be readable without a kill (another
-// event, or the removal of the cgroup), so ask Killed.
+// event, or the removal of the cgroup), so ask Killed. V1 signals that it is about
+// to kill, so ask Killed again when a process has ended: by then it counts.
 func (c *Cgroup) WatchOOM() (*OOMWatch, error) {
 	w, err := c.watchOOM()
 	if err != nil {
@@ -43,7 +47,7 @@ func (c *Cgroup) watchOOM() (*OOMWatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &OOMWatch{counter: os.NewFile(uintptr(fd), name)}
+	w := &OOMWatch{counter: os.NewFile(uintptr(fd), name), v2: h.v2}
 	if h.v2 {
 		w.notify, err = watchModify(name)
 	} else {
@@ -51,6 +55,9 @@ func (c *Cgroup) watchOOM() (*OOMWatch, error) {
 	}
 	if err != nil {
 		return nil, errors.Join(err, w.counter.Close())
+	}
+	if w.seen, err = w.count(); err != nil {
+		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
 }
@@ -98,19 +105,44 @@ func (w *OOMWatch) FD() int {
 // memory since it was made, and makes FD unreadable until the next event. It
 // fails once the cgroup is gone.
 func (w *OOMWatch) Killed() (bool, error) {
+	n, err := w.count()
+	return n > 0, err
+}
+
+// Wait blocks until there has been a kill since the last Wait, or since WatchOOM;
+// on v1, until one is imminent. It fails once the cgroup is gone, and when ctx
+// ends.
+func (w *OOMWatch) Wait(ctx context.Context) error {
+	for {
+		if err := sys.WaitReadable(ctx, w.notify); err != nil {
+			return err
+		}
+		n, err := w.count()
+		if err != nil {
+			return err
+		}
+		if n > w.seen || !w.v2 {
+			w.seen = n
+			return nil
+		}
+	}
+}
+
+func (w *OOMWatch) count() (kills uint64, err error) {
 	var buf [4096]byte
 	if conn, err := w.notify.SyscallConn(); err == nil {
 		_ = conn.Control(func(fd uintptr) { _, _ = syscall.Read(int(fd), buf[:]) }) // EAGAIN: nothing new
 	}
 	n, err := w.counter.ReadAt(buf[:], 0)
 	if n == 0 && err != nil {
-		return false, fmt.Errorf("OOM kills: %w", err)
+		return 0, fmt.Errorf("OOM kills: %w", err)
 	}
-	killed := false
 	flatKeyed(string(buf[:n]), func(key string, value uint64) {
-		killed = killed || key == "oom_kill" && value > 0
+		if key == "oom_kill" {
+			kills = value
+		}
 	})
-	return killed, nil
+	return kills, nil
 }
 
 // Close ends the watch.

@@ -312,6 +312,9 @@ func TestOOMWatch(t *testing.T) {
 		if err := waitReadable(w.FD(), 20*time.Second); err != nil {
 			t.Fatal(err)
 		}
+		if err := w.Wait(ctxFor(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
 		_ = h.Wait()
 		if killed, err := w.Killed(); !killed || err != nil {
 			t.Errorf("after the kill: killed %v, %v", killed, err)

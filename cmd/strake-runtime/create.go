@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/container"
+)
+
+// createFlags are those of create and run.
+type createFlags struct {
+	bundle, pidFile, consoleSocket, pidfdSocket string
+	noPivot, noNewKeyring                       bool
+	preserveFDs                                 int
+}
+
+func (c *createFlags) bind(f *flags) {
+	f.text(&c.bundle, "bundle,b", "DIR", "directory of config.json, the current one by default")
+	f.text(&c.pidFile, "pid-file", "FILE", "write the pid of the container's init to this file")
+	f.text(&c.consoleSocket, "console-socket", "SOCKET", "unix socket that gets the terminal's master")
+	f.text(&c.pidfdSocket, "pidfd-socket", "SOCKET", "unix socket that gets a pidfd of the container's init")
+	f.flag(&c.noPivot, "no-pivot", "do not pivot_root (for a rootfs on a ramdisk)")
+	f.flag(&c.noNewKeyring, "no-new-keyring", "keep the caller's session keyring")
+	f.number(&c.preserveFDs, "preserve-fds", "N", "hand on N descriptors from 3 on")
+}
+
+// options turns the flags into what the library wants. The caller closes the
+// extra files once the container is made.
+func (c *createFlags) options(a *app, id string) (container.CreateOptions, error) {
+	o := container.CreateOptions{
+		ID: id, StateRoot: a.root,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		ConsoleSocket: c.consoleSocket, PidFile: c.pidFile,
+		NoPivot: c.noPivot, NoNewKeyring: c.noNewKeyring,
+	}
+	var err error
+	if o.Bundle, err = filepath.Abs(c.bundle); err != nil {
+		return o, fmt.Errorf("--bundle: %w", err)
+	}
+	o.ExtraFiles, err = extraFiles(c.preserveFDs)
+	return o, err
+}
+
+// maxPreserved bounds --preserve-fds.
+const maxPreserved = 1 << 16
+
+// extraFiles are the descriptors from 3 on that the container is to have: those
+// of --preserve-fds and those of socket activation (sd_listen_fds(3)), whichever
+// are more.
+func extraFiles(preserve int) ([]*os.File, error) {
+	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && preserve == 0 {
+		preserve = n
+	}
+	if preserve < 0 || preserve > maxPreserved {
+		return nil, fmt.Errorf("--preserve-fds: %d is not 0 to %d", preserve, maxPreserved)
+	}
+	files := make([]*os.File, 0, preserve)
+	for fd := 3; fd < 3+preserve; fd++ {
+		f, err := sys.InheritedFile(fd, fmt.Sprintf("descriptor %d", fd))
+		if err != nil {
+			return nil, fmt.Errorf("--preserve-fds=%d: descriptor %d is not open: %w", preserve, fd, err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func bindCreate(a *app, f *flags) func(context.Context, []string) error {
+	var c createFlags
+	c.bind(f)
+	return func(ctx context.Context, args []string) error {
+		id, err := oneID(args)
+		if err != nil {
+			return fmt.Errorf("create: %w", err)
+		}
+		_, p, err := a.create(ctx, &c, id)
+		if err != nil {
+			return err
+		}
+		if p.Console != nil {
+			return errors.Join(p.Console.Close(), p.PidFD.Close())
+		}
+		return p.PidFD.Close()
+	}
+}
+
+// create makes the container and hands over its pidfd if that is asked for.
+func (a *app) create(ctx context.Context, c *createFlags, id string) (_ *container.Container, _ *container.Process, err error) {
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+
+	// 1. The container.
+	o, err := c.options(a, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	box, p, err := container.Create(ctx, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	undo.Push("delete container "+id, func() error { return box.Delete(context.WithoutCancel(ctx), true) })
+	a.log.warn(p.Warnings...)
+	a.log.trace(fmt.Sprintf("container %s: created, pid %d", id, p.Pid))
+
+	// 2. Its pidfd, to who wants it.
+	if c.pidfdSocket != "" {
+		if err := sys.SendFile(c.pidfdSocket, []byte("pidfd"), p.PidFD); err != nil {
+			return nil, nil, fmt.Errorf("--pidfd-socket: %w", err)
+		}
+	}
+	undo.Release()
+	return box, p, nil
+}

@@ -1,0 +1,222 @@
+// Command strake-runtime is an OCI runtime in the shape of runc: the same verbs,
+// flags, outputs and exit codes, so that containerd, CRI-O, Docker, Podman and
+// scripts can call it in runc's place.
+//
+// It parses, calls oci/container and shows what came out; each verb is a file.
+// It starts as fast as an empty Go program and must stay so: no flag library, no
+// protobuf, no net/http, no regexp, nothing done before it is asked for (a test
+// in internal/layout guards the import graph).
+//
+// Exit codes: that of the container's process for run and exec (128 plus the
+// signal's number if one killed it), 255 for an exec that failed, 1 for anything
+// else that failed. What failed goes to the file of --log, in runc's format, and
+// in one line to standard error.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/version"
+)
+
+// app is what the global flags said.
+type app struct {
+	root string
+	log  *logger
+}
+
+// verb is one command.
+type verb struct {
+	name, args, help string
+	// bind declares the verb's flags and returns what runs it with the
+	// positional arguments that are left.
+	bind func(*app, *flags) func(ctx context.Context, args []string) error
+}
+
+// verbs in the order of the help text.
+func verbs() []verb {
+	return []verb{
+		{"create", "ID", "make a container from a bundle; start runs its program", bindCreate},
+		{"start", "ID", "run the program of a created container", bindStart},
+		{"run", "ID", "create and start; wait for its end unless detached", bindRun},
+		{"exec", "ID COMMAND [ARG...] | --process FILE ID", "run one more process in a container", bindExec},
+		{"state", "ID", "show a container's state as JSON", bindState},
+		{"kill", "ID [SIGNAL]", "send a signal, SIGTERM by default, to the container's init", bindKill},
+		{"delete", "ID", "remove a stopped container", bindDelete},
+		{"list", "", "list the containers below --root", bindList},
+		{"ps", "ID [PS OPTION...]", "list a container's processes", bindPs},
+		{"pause", "ID", "stop all processes of a container where they are", bindPause},
+		{"resume", "ID", "let a paused container go on", bindResume},
+		{"update", "ID", "change a container's limits", bindUpdate},
+		{"events", "ID", "show counters and out-of-memory kills as JSON lines", bindEvents},
+		{"spec", "", "write a config.json to start from", bindSpec},
+		{"features", "", "show as JSON what this runtime can do", bindFeatures},
+		{"plan", "BUNDLE", "print the program that create would run for a bundle", bindPlan},
+	}
+}
+
+func main() { os.Exit(run(os.Args)) }
+
+func run(args []string) int {
+	name := filepath.Base(args[0])
+	a := &app{log: &logger{}}
+	defer a.log.close()
+
+	v, rest, err := a.globals(name, args[1:])
+	if err == nil && v != nil {
+		err = a.call(name, v, rest)
+	}
+	return a.outcome(name, err)
+}
+
+// outcome reports an error and turns it into the exit code.
+func (a *app) outcome(name string, err error) int {
+	var status exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status) && status.err == nil:
+		return status.code
+	case errors.As(err, &status):
+		a.fail(name, status.err)
+		return status.code
+	}
+	a.fail(name, err)
+	return 1
+}
+
+func (a *app) fail(name string, err error) {
+	a.log.write("error", err.Error())
+	fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
+}
+
+// exitStatus ends the program with a code; err, if any, is shown.
+type exitStatus struct {
+	code int
+	err  error
+}
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// globals parses what comes before the verb. The verb is nil if there is nothing
+// left to do.
+func (a *app) globals(name string, args []string) (*verb, []string, error) {
+	var f flags
+	var debug, systemd, showVersion, help bool
+	var logFile, rootless, ignored string
+	logFormat := "text"
+	a.root = defaultRoot()
+	f.text(&a.root, "root", "DIR", "state of the containers; on a tmpfs")
+	f.flag(&debug, "debug", "log more")
+	f.text(&logFile, "log", "FILE", "log to this file, not to standard error")
+	f.text(&logFormat, "log-format", "text|json", "format of the log")
+	f.flag(&systemd, "systemd-cgroup", "not supported yet: cgroups are made by path")
+	f.text(&rootless, "rootless", "true|false|auto", "taken for runc's sake")
+	f.text(&ignored, "criu", "FILE", "taken for runc's sake")
+	f.flag(&showVersion, "version,v", "print the version")
+	f.flag(&help, "help,h", "print this help")
+	rest, err := f.parse(args, stopAtArgument)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := a.log.open(logFile, logFormat, debug); err != nil {
+		return nil, nil, err
+	}
+	switch {
+	case showVersion:
+		return nil, nil, printVersion(name)
+	case help || len(rest) == 0 || rest[0] == "help":
+		return nil, nil, printHelp(name, &f)
+	case systemd:
+		return nil, nil, errors.New("--systemd-cgroup: not supported yet: leave it out, and give linux.cgroupsPath as a path")
+	}
+	switch rootless {
+	case "", "true", "false", "auto":
+	default:
+		return nil, nil, fmt.Errorf("--rootless: %q is not true, false or auto", rootless)
+	}
+	// Every process that looks for a container compares paths below root.
+	if a.root, err = filepath.Abs(a.root); err != nil {
+		return nil, nil, fmt.Errorf("--root: %w", err)
+	}
+	for _, v := range verbs() {
+		if v.name == rest[0] {
+			return &v, rest[1:], nil
+		}
+	}
+	switch rest[0] {
+	case "checkpoint", "restore":
+		return nil, nil, fmt.Errorf("%s: not supported yet", rest[0])
+	}
+	return nil, nil, fmt.Errorf("unknown command %q: see %s --help", rest[0], name)
+}
+
+func (a *app) call(name string, v *verb, args []string) error {
+	var f flags
+	var help bool
+	runVerb := v.bind(a, &f)
+	f.flag(&help, "help,h", "print this help")
+	mode := flagsAnywhere
+	if v.name == "exec" || v.name == "ps" { // what comes after the id is the command's own
+		mode = stopAtArgument
+	}
+	rest, err := f.parse(args, mode)
+	if err != nil {
+		return fmt.Errorf("%s: %w: see %s %s --help", v.name, err, name, v.name)
+	}
+	if help {
+		return printVerbHelp(name, v, &f)
+	}
+	ctx, stop := context.Background(), func() {}
+	if v.name != "run" && v.name != "exec" { // those forward signals once they have somebody to
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	}
+	defer stop()
+	return runVerb(ctx, rest)
+}
+
+func defaultRoot() string {
+	if os.Geteuid() != 0 {
+		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+			return filepath.Join(dir, "strake-runtime")
+		}
+	}
+	return "/run/strake-runtime"
+}
+
+// printVersion writes lines in the form that go-runc and Podman read.
+func printVersion(name string) error {
+	_, err := fmt.Printf("%s version %s\ncommit: %s\nspec: %s\n", name, version.Version, version.Version, specs.Version)
+	return err
+}
+
+func printHelp(name string, f *flags) error {
+	fmt.Printf("%s runs OCI containers.\n\nUsage: %s [GLOBAL FLAG...] COMMAND [FLAG...] [ARG...]\n\nCommands:\n", name, name)
+	for _, v := range verbs() {
+		fmt.Printf("  %-10s %s\n", v.name, v.help)
+	}
+	fmt.Println("\nGlobal flags:")
+	return f.print()
+}
+
+func printVerbHelp(name string, v *verb, f *flags) error {
+	fmt.Printf("%s %s: %s\n\nUsage: %s %s [FLAG...] %s\n\nFlags:\n", name, v.name, v.help, name, v.name, v.args)
+	return f.print()
+}
+
+// oneID checks that there is exactly one argument, the container's id.
+func oneID(args []string) (string, error) {
+	if len(args) != 1 {
+		return "", fmt.Errorf("one container id is wanted, not %d arguments", len(args))
+	}
+	return args[0], nil
+}

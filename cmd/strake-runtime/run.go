@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+func bindRun(a *app, f *flags) func(context.Context, []string) error {
+	var c createFlags
+	var detach, keep, noSubreaper bool
+	c.bind(f)
+	f.flag(&detach, "detach,d", "return once the program runs")
+	f.flag(&keep, "keep", "do not remove the container after its end")
+	f.flag(&noSubreaper, "no-subreaper", "leave orphans of the container to the parent")
+	return func(ctx context.Context, args []string) error {
+		id, err := oneID(args)
+		if err != nil {
+			return fmt.Errorf("run: %w", err)
+		}
+		if detach {
+			return a.runDetached(ctx, &c, id)
+		}
+		if !noSubreaper {
+			if err := sys.SetSubreaper(); err != nil {
+				return fmt.Errorf("become a subreaper: %w", err)
+			}
+		}
+		return a.runForeground(ctx, &c, id, keep)
+	}
+}
+
+func (a *app) runDetached(ctx context.Context, c *createFlags, id string) error {
+	box, p, err := a.create(ctx, c, id)
+	if err != nil {
+		return err
+	}
+	if p.Console != nil && c.consoleSocket == "" {
+		err = errors.New("a detached container with a terminal needs --console-socket")
+	} else {
+		err = box.Start(ctx)
+	}
+	if err != nil {
+		return errors.Join(err, box.Delete(context.WithoutCancel(ctx), true))
+	}
+	return nil
+}
+
+// runForeground waits for the container's end, lends it the terminal and passes
+// signals on.
+func (a *app) runForeground(ctx context.Context, c *createFlags, id string, keep bool) error {
+	// 1. Signals from now on are the container's; one that comes before it
+	// exists waits for it.
+	signals := catchSignals()
+	defer signals.stop()
+
+	// 2. The container.
+	box, p, err := a.create(ctx, c, id)
+	if err != nil {
+		return err
+	}
+	remove := func() error {
+		err := box.Delete(context.WithoutCancel(ctx), true)
+		if c.pidFile != "" {
+			_ = os.Remove(filepath.Clean(c.pidFile)) // it names nothing any more
+		}
+		return err
+	}
+
+	// 3. The terminal, then the program.
+	tty, err := openTTY(p.Console)
+	if err != nil {
+		return errors.Join(err, remove())
+	}
+	if err := box.Start(ctx); err != nil {
+		return errors.Join(err, tty.close(), remove())
+	}
+
+	// 4. Its end.
+	code, err := wait(p, signals, tty)
+	err = errors.Join(err, tty.close())
+	if !keep {
+		err = errors.Join(err, remove())
+	}
+	if err != nil {
+		return err
+	}
+	return exitStatus{code: code}
+}

@@ -1,0 +1,22 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/strake-containers/strake/oci/container"
+)
+
+func bindStart(a *app, _ *flags) func(context.Context, []string) error {
+	return func(ctx context.Context, args []string) error {
+		id, err := oneID(args)
+		if err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		c, err := container.Load(a.root, id)
+		if err != nil {
+			return err
+		}
+		return c.Start(ctx)
+	}
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/oci/spec"
+)
+
+func bindUpdate(a *app, f *flags) func(context.Context, []string) error {
+	var file string
+	r := specs.LinuxResources{
+		Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}, Pids: &specs.LinuxPids{}, BlockIO: &specs.LinuxBlockIO{},
+	}
+	f.text(&file, "resources,r", "FILE", "limits as an OCI resources object; - is standard input")
+	bindBytes(f, &r.Memory.Limit, "memory", "limit of memory")
+	bindBytes(f, &r.Memory.Reservation, "memory-reservation", "soft limit of memory")
+	bindBytes(f, &r.Memory.Swap, "memory-swap", "limit of memory and swap together")
+	bindUnsigned(f, &r.CPU.Shares, "cpu-share", "relative weight")
+	bindSigned(f, &r.CPU.Quota, "cpu-quota", "µs of CPU time per period")
+	bindUnsigned(f, &r.CPU.Period, "cpu-period", "length of the period in µs")
+	bindUnsigned(f, &r.CPU.Burst, "cpu-burst", "µs that may be saved up")
+	bindSigned(f, &r.CPU.RealtimeRuntime, "cpu-rt-runtime", "real-time µs per period")
+	bindUnsigned(f, &r.CPU.RealtimePeriod, "cpu-rt-period", "real-time period in µs")
+	bindSigned(f, &r.CPU.Idle, "cpu-idle", "1: run only when nobody else wants to")
+	f.text(&r.CPU.Cpus, "cpuset-cpus", "LIST", "CPUs to use, such as 0-3,7")
+	f.text(&r.CPU.Mems, "cpuset-mems", "LIST", "memory nodes to use")
+	bindSigned(f, &r.Pids.Limit, "pids-limit", "number of tasks; -1 for no limit")
+	f.add("blkio-weight", "N", "weight of block I/O, 10 to 1000", func(s string) error {
+		n, err := strconv.ParseUint(s, 10, 16)
+		weight := uint16(n)
+		r.BlockIO.Weight = &weight
+		return err
+	})
+	return func(_ context.Context, args []string) error {
+		id, err := oneID(args)
+		if err != nil {
+			return fmt.Errorf("update: %w", err)
+		}
+		if file != "" {
+			data, err := readInput(file)
+			if err != nil {
+				return fmt.Errorf("--resources: %w", err)
+			}
+			if err := json.Unmarshal(data, &r); err != nil {
+				return fmt.Errorf("--resources %s: %w", file, err)
+			}
+		}
+		c, err := container.Load(a.root, id)
+		if err != nil {
+			return err
+		}
+		return c.Update(&r)
+	}
+}
+
+func bindSigned(f *flags, to **int64, name, help string) {
+	f.add(name, "N", help, func(s string) error {
+		n, err := strconv.ParseInt(s, 10, 64)
+		*to = &n
+		return err
+	})
+}
+
+func bindUnsigned(f *flags, to **uint64, name, help string) {
+	f.add(name, "N", help, func(s string) error {
+		n, err := strconv.ParseUint(s, 10, 64)
+		*to = &n
+		return err
+	})
+}
+
+// bindBytes takes a number with or without a unit: 64M is 64 MiB.
+func bindBytes(f *flags, to **int64, name, help string) {
+	f.add(name, "BYTES", help+", such as 64M; -1 for none", func(s string) error {
+		n, err := parseBytes(s)
+		*to = &n
+		return err
+	})
+}
+
+func parseBytes(s string) (int64, error) {
+	unit := int64(1)
+	if len(s) > 1 {
+		switch s[len(s)-1] {
+		case 'b', 'B':
+			s = s[:len(s)-1]
+		}
+	}
+	if len(s) > 1 {
+		switch s[len(s)-1] {
+		case 'k', 'K':
+			unit = 1 << 10
+		case 'm', 'M':
+			unit = 1 << 20
+		case 'g', 'G':
+			unit = 1 << 30
+		case 't', 'T':
+			unit = 1 << 40
+		}
+		if unit > 1 {
+			s = s[:len(s)-1]
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	if n < -1 || n > (1<<63-1)/unit {
+		return 0, strconv.ErrRange
+	}
+	return n * unit, nil
+}
+
+// readInput reads a file that the user names, or standard input for "-", as far
+// as a config may be long.
+func readInput(name string) ([]byte, error) {
+	in := os.Stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }()
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, spec.MaxSize+1))
+	if err == nil && len(data) > spec.MaxSize {
+		return nil, fmt.Errorf("%s: larger than %d bytes", name, spec.MaxSize)
+	}
+	return data, err
+}

@@ -1,0 +1,36 @@
+package plan
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/strake-containers/strake/internal/abi"
+)
+
+// What the compiler takes, for `strake-runtime features`.
+
+// MountOptions are the options of mounts, sorted, without those that a file
+// system has of its own.
+func MountOptions() []string {
+	options := []string{"bind", "rbind", "defaults", "idmap", "ridmap", "tmpcopyup"}
+	options = slices.AppendSeq(options, maps.Keys(superFlags))
+	options = slices.AppendSeq(options, maps.Keys(propagations))
+	for name := range attributes {
+		options = append(options, name, "r"+name)
+	}
+	slices.Sort(options)
+	return slices.Compact(options)
+}
+
+// NamespaceTypes are the namespaces, sorted.
+func NamespaceTypes() []string {
+	var types []string
+	for _, n := range nsFlags {
+		types = append(types, string(n.kind))
+	}
+	slices.Sort(types)
+	return types
+}
+
+// CapabilityNames are the capabilities in the order of their numbers.
+func CapabilityNames() []string { return slices.Clone(abi.Capabilities) }
