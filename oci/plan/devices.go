@@ -184,8 +184,8 @@ func (b *builder) hide() {
 			// One empty directory covers all of them.
 			empty = b.newFS("tmpfs", "tmpfs", mountOptions{set: abi.MountAttrRdonly, values: [][2]string{{"size", "0"}, {"nr_inodes", "2"}}})
 		}
-		t := b.inRoot(p, 0, abi.ENOENT, abi.ENOTDIR, abi.EACCES)
-		b.mask(t, empty)
+		t := b.inRoot(p, 0, abi.ENOENT, abi.ENOTDIR)
+		b.cover(t, empty)
 		b.close(t)
 	}
 	if empty != 0 {
@@ -206,11 +206,11 @@ func (b *builder) hide() {
 	}
 }
 
-// mask covers t, if it is there: a directory by the empty one, a file by the
+// cover covers t, if it is there: a directory by the empty one, a file by the
 // host's null device. The device comes from a descriptor that the parent has
 // checked: what the image calls /dev/null is never bound (CVE-2025-31133). It
 // is read-only so that its owner and mode stay the host's.
-func (b *builder) mask(t, empty Reg) {
+func (b *builder) cover(t, empty Reg) {
 	_ = b.ifOpen(t, func() error {
 		m := b.reg()
 		_ = b.guarded(Op{Do: OpIsDir, Dir: t}, func() error {

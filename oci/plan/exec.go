@@ -14,8 +14,14 @@ func Exec(s *specs.Spec, process *specs.Process, host Host, cfg Config) (*Progra
 	own.Process = process
 	own.Mounts = nil
 	b := newBuilder(&own, &host, &cfg)
+	var cpus specs.CPUAffinity
+	if a := process.ExecCPUAffinity; a != nil {
+		cpus = *a
+	}
 	steps := []func() error{
+		func() error { return b.affinity("initial", cpus.Initial) },
 		b.joinCgroup,
+		func() error { return b.affinity("final", cpus.Final) },
 		b.joinAll,
 		b.execSession,
 		b.execTerminal,

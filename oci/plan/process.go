@@ -321,6 +321,3 @@ func (b *builder) seccompFilter() (*Op, error) {
 	}
 	return &Op{Do: OpSeccomp, A: uint64(prog.Flags), Raw: raw, Field: b.field}, nil
 }
-
-// scheduling compiles priorities, affinity, memory policy and personality.
-func (b *builder) scheduling(p *specs.Process) error { return nil }

@@ -1,0 +1,214 @@
+package plan
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/oci/spec"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// testHost is a host of everything.
+var testHost = Host{
+	Kernel: [2]int{6, 12}, Arch: "SCMP_ARCH_X86_64", Capabilities: 1<<41 - 1, AppArmor: true, SELinux: true, CgroupV2: true, Kcore: true,
+}
+
+func v1Host() Host {
+	h := testHost
+	h.CgroupV2 = false
+	h.Capabilities &^= 1 << 24
+	h.CgroupV1 = []CgroupV1{
+		{Mountpoint: "/sys/fs/cgroup/cpu,cpuacct", Controllers: []string{"cpu", "cpuacct"}},
+		{Mountpoint: "/sys/fs/cgroup/memory", Controllers: []string{"memory"}},
+		{Mountpoint: "/sys/fs/cgroup/systemd", Name: "systemd"},
+	}
+	return h
+}
+
+func readConfig(t *testing.T, name string) *specs.Spec {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := spec.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; run go test -update and read git diff", file)
+	}
+}
+
+func TestGoldenPrograms(t *testing.T) {
+	base := Config{ID: "c1", Bundle: "/bundle", CgroupPath: "/pods/c1"}
+	pod := base
+	pod.RootfsMounts = []Mount{{Type: "overlay", Source: "overlay",
+		Options: []string{"lowerdir=/l/2:/l/1", "upperdir=/u", "workdir=/w"}}}
+	v1 := base
+	v1.CgroupJoin = []string{"/sys/fs/cgroup/memory/pods/c1/tasks"}
+	shared := base
+	shared.RootfsParent = "/var"
+	for _, tt := range []struct {
+		name, config string
+		host         Host
+		cfg          Config
+	}{
+		{"default", "default", testHost, base},
+		{"default-v1", "default", v1Host(), v1},
+		{"docker", "docker", testHost, base},
+		{"pod", "pod", testHost, pod},
+		{"userns", "userns", testHost, base},
+		{"shared", "shared", testHost, shared},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, err := Create(readConfig(t, tt.config), tt.host, tt.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, tt.name, p.String())
+			checkProgram(t, p)
+		})
+	}
+	t.Run("exec", func(t *testing.T) {
+		s := readConfig(t, "docker")
+		x := &specs.Process{Args: []string{"ls", "-l"}, Cwd: "/srv", Terminal: true, Env: []string{"PATH=/bin:/usr/bin", "HOME=/x"},
+			User: specs.User{UID: 5, GID: 6}, ExecCPUAffinity: &specs.CPUAffinity{Initial: "0-1", Final: "1"}}
+		p, err := Exec(s, x, testHost, base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "exec", p.String())
+		checkProgram(t, p)
+	})
+}
+
+// checkProgram checks what holds for every program.
+func checkProgram(t *testing.T, p *Program) {
+	t.Helper()
+	data, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again Program
+	if err := json.Unmarshal(data, &again); err != nil {
+		t.Fatal(err)
+	}
+	if p.String() != again.String() {
+		t.Error("the program does not survive JSON")
+	}
+	pivoted := false
+	for i := range p.Ops {
+		o := &p.Ops[i]
+		if o.Field == "" {
+			t.Errorf("operation %d (%s) has no field", i, o)
+		}
+		if strings.HasPrefix(o.String(), string(o.Do)+" "+string(o.Do)) {
+			t.Errorf("operation %d has no text", i)
+		}
+		pivoted = pivoted || o.Do == OpPivot
+		// Before the root is the container's, a path without a descriptor is
+		// the host's: only sources that the config names, and a few of ours.
+		if !pivoted && o.Dir == 0 && strings.HasPrefix(o.Path, "/bundle/rootfs/") {
+			t.Errorf("operation %d goes into the rootfs by path: %s", i, o)
+		}
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for _, tt := range []struct {
+		change func(*specs.Spec, *Host)
+		want   string
+	}{
+		{func(s *specs.Spec, _ *Host) { s.Mounts[0].Options = []string{"tmpcopyup"} }, `mounts[0] ("proc" on "/proc"): option tmpcopyup: not supported`},
+		{func(s *specs.Spec, _ *Host) { s.Mounts[0].Destination = "/" }, `mounts[0] ("proc" on "/"): a mount on the root`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/../proc/sys/kernel", Type: "tmpfs"})
+		}, `inside /proc`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Source: "/y", Options: []string{"bind", "what"}})
+		}, `option "what" is not one of a bind mount`},
+		{func(s *specs.Spec, _ *Host) { s.Process.Capabilities.Bounding = []string{"CAP_X"} }, `process.capabilities.bounding[0] (CAP_X): unknown capability`},
+		{func(s *specs.Spec, h *Host) { s.Process.ApparmorProfile, h.AppArmor = "p", false }, `process.apparmorProfile (p): AppArmor is not enabled`},
+		{func(s *specs.Spec, h *Host) { s.Process.SelinuxLabel, h.SELinux = "l", false }, `process.selinuxLabel (l): SELinux is not enabled`},
+		{func(s *specs.Spec, _ *Host) { s.Linux.RootfsPropagation = "wild" }, `linux.rootfsPropagation (wild): unknown propagation`},
+		{func(s *specs.Spec, _ *Host) { s.Process.Scheduler = &specs.Scheduler{Policy: "X"} }, `process.scheduler (X): unknown policy`},
+		{func(s *specs.Spec, _ *Host) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "9-1"} }, `linux.memoryPolicy (MPOL_BIND): "9-1" is not a list`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		}, ""},
+		{func(s *specs.Spec, h *Host) {
+			h.Kernel = [2]int{5, 14}
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		}, `linux.timeOffsets: a new time namespace before Linux 6.0: not supported`},
+	} {
+		s, h := readConfig(t, "default"), testHost
+		tt.change(s, &h)
+		_, err := Create(s, h, Config{ID: "x", Bundle: "/b"})
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("error %v, want %q", err, tt.want)
+		}
+	}
+}
+
+func TestSplitLayers(t *testing.T) {
+	for in, want := range map[string]string{
+		"/a:/b":         "/a|/b",
+		`/with\:colon`:  "/with:colon",
+		`/back\\slash:`: `/back\slash|`,
+	} {
+		if got := strings.Join(splitLayers(in), "|"); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// FuzzCompile: any config is compiled or refused, never a panic.
+func FuzzCompile(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := spec.Decode(data)
+		if err != nil {
+			return
+		}
+		p, err := Create(s, v1Host(), Config{ID: "f", Bundle: "/b"})
+		if err == nil {
+			_ = p.String()
+		}
+		if p, err := Exec(s, s.Process, testHost, Config{ID: "f", Bundle: "/b"}); err == nil {
+			_ = p.String()
+		}
+	})
+}

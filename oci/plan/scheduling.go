@@ -1,0 +1,137 @@
+package plan
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+var schedPolicies = map[specs.LinuxSchedulerPolicy]uint64{
+	specs.SchedOther: 0, specs.SchedFIFO: 1, specs.SchedRR: 2, specs.SchedBatch: 3,
+	specs.SchedISO: 4, specs.SchedIdle: 5, specs.SchedDeadline: 6,
+}
+
+var schedFlags = map[specs.LinuxSchedulerFlag]uint64{
+	specs.SchedFlagResetOnFork: 0x1, specs.SchedFlagReclaim: 0x2, specs.SchedFlagDLOverrun: 0x4,
+	specs.SchedFlagKeepPolicy: 0x8, specs.SchedFlagKeepParams: 0x10,
+	specs.SchedFlagUtilClampMin: 0x20, specs.SchedFlagUtilClampMax: 0x40,
+}
+
+var ioClasses = map[specs.IOPriorityClass]uint64{
+	specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3,
+}
+
+var memoryModes = map[specs.MemoryPolicyModeType]uint64{
+	specs.MpolDefault: 0, specs.MpolPreferred: 1, specs.MpolBind: 2, specs.MpolInterleave: 3,
+	specs.MpolLocal: 4, specs.MpolPreferredMany: 5, specs.MpolWeightedInterleave: 6,
+}
+
+var memoryFlags = map[specs.MemoryPolicyFlagType]uint64{
+	specs.MpolFNumaBalancing: 1 << 13, specs.MpolFRelativeNodes: 1 << 14, specs.MpolFStaticNodes: 1 << 15,
+}
+
+// scheduling compiles priorities, memory policy and personality.
+func (b *builder) scheduling(p *specs.Process) error {
+	if s := p.Scheduler; s != nil {
+		b.at("process.scheduler", string(s.Policy))
+		policy, ok := schedPolicies[s.Policy]
+		if !ok {
+			return b.errorf("unknown policy")
+		}
+		var flags uint64
+		for _, f := range s.Flags {
+			bit, ok := schedFlags[f]
+			if !ok {
+				return b.errorf("unknown flag %q", f)
+			}
+			flags |= bit
+		}
+		b.op(Op{Do: OpSched, Nums: []uint64{policy, flags, uint64(uint32(s.Nice)), uint64(uint32(s.Priority)), s.Runtime, s.Deadline, s.Period}})
+	}
+	if io := p.IOPriority; io != nil {
+		b.at("process.ioPriority", string(io.Class))
+		class, ok := ioClasses[io.Class]
+		if !ok {
+			return b.errorf("unknown class")
+		}
+		if io.Priority < 0 || io.Priority > 7 {
+			return b.errorf("priority %d is not between 0 and 7", io.Priority)
+		}
+		b.op(Op{Do: OpIoprio, A: class<<13 | uint64(io.Priority)})
+	}
+	if m := b.spec.Linux.MemoryPolicy; m != nil {
+		b.at("linux.memoryPolicy", string(m.Mode))
+		mode, ok := memoryModes[m.Mode]
+		if !ok {
+			return b.errorf("unknown mode")
+		}
+		for _, f := range m.Flags {
+			bit, ok := memoryFlags[f]
+			if !ok {
+				return b.errorf("unknown flag %q", f)
+			}
+			mode |= bit
+		}
+		nodes, err := b.mask(m.Nodes)
+		if err != nil {
+			return err
+		}
+		b.op(Op{Do: OpMempolicy, A: mode, Raw: nodes})
+	}
+	if pe := b.spec.Linux.Personality; pe != nil {
+		b.at("linux.personality", string(pe.Domain))
+		const linux32 = 0x8
+		var persona uint64
+		if pe.Domain == specs.PerLinux32 {
+			persona = linux32
+		}
+		b.op(Op{Do: OpPersona, A: persona})
+	}
+	return nil
+}
+
+// affinity compiles the CPUs that a process added to a container may use: before
+// it joins the cgroup, and from then on.
+func (b *builder) affinity(which, cpus string) error {
+	if cpus == "" {
+		return nil
+	}
+	b.at("process.execCPUAffinity."+which, cpus)
+	raw, err := b.mask(cpus)
+	if err != nil {
+		return err
+	}
+	b.op(Op{Do: OpAffinity, Raw: raw})
+	return nil
+}
+
+// maxBit is the largest number in a mask of CPUs or memory nodes.
+const maxBit = 8191
+
+// mask makes a bit mask, in whole 64-bit words, of a list such as "0-3,7".
+func (b *builder) mask(list string) ([]byte, error) {
+	var raw []byte
+	for part := range strings.SplitSeq(list, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		lo, hi, isRange := strings.Cut(part, "-")
+		if !isRange {
+			hi = lo
+		}
+		from, err1 := strconv.ParseUint(lo, 10, 32)
+		to, err2 := strconv.ParseUint(hi, 10, 32)
+		if err1 != nil || err2 != nil || from > to || to > maxBit {
+			return nil, b.errorf("%q is not a list such as 0-3,7", list)
+		}
+		if need := int(to/64+1) * 8; len(raw) < need {
+			raw = append(raw, make([]byte, need-len(raw))...)
+		}
+		for n := from; n <= to; n++ {
+			raw[n/8] |= 1 << (n % 8)
+		}
+	}
+	return slices.Clip(raw), nil
+}
