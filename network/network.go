@@ -65,7 +65,7 @@ type Pod struct {
 	CgroupParent string            `json:"cgroupParent,omitempty"`
 	PortMappings []PortMapping     `json:"portMappings,omitempty"`
 	DNS          DNS               `json:"dns,omitzero"`
-	Bandwidth    Bandwidth         `json:"bandwidth,omitzero"`
+	Bandwidth    Bandwidth         `json:"bandwidth,omitzero"` // see Limits
 
 	// What the caller wants the network to choose; empty leaves it the choice.
 	MAC      string           `json:"mac,omitempty"`

@@ -151,10 +151,10 @@ func (b *Bridge) Setup(ctx context.Context, p network.Pod) (_ network.Result, er
 	if err := addVeth(l, host, ns); err != nil {
 		return network.Result{}, err
 	}
-	if err := furnishPod(ns, l, p.Bandwidth); err != nil {
+	if err := furnishPod(ns, l, want.limits); err != nil {
 		return network.Result{}, err
 	}
-	if err := limitPort(l.Veth, p.Bandwidth); err != nil {
+	if err := limitPort(l.Veth, want.limits); err != nil {
 		return network.Result{}, err
 	}
 	if err := b.openPorts(l); err != nil {

@@ -388,6 +388,7 @@ func TestRefused(t *testing.T) {
 	for want, p := range map[string]network.Pod{
 		"pod id":                  {ID: "../etc"},
 		"mac":                     {MAC: "01:00:00:00:00:01"},
+		"egress-bandwidth":        {Annotations: map[string]string{"kubernetes.io/egress-bandwidth": "fast"}},
 		"ipRanges":                {IPRanges: [][]netip.Prefix{{netip.MustParsePrefix("10.0.0.0/8")}}},
 		"protocol \"icmp\"":       port(network.PortMapping{HostPort: 1, ContainerPort: 1, Protocol: "icmp"}),
 		"containerPort":           port(network.PortMapping{HostPort: 1}),

@@ -44,6 +44,7 @@ type request struct {
 	ports     []port
 	ips       []netip.Addr
 	mac       string
+	limits    network.Bandwidth
 }
 
 func newRequest(p network.Pod) (request, error) {
@@ -58,6 +59,10 @@ func newRequest(p network.Pod) (request, error) {
 		if mac, err := net.ParseMAC(p.MAC); err != nil || len(mac) != 6 || mac[0]&1 != 0 {
 			return r, fmt.Errorf("mac %q: not an Ethernet unicast address", p.MAC)
 		}
+	}
+	var err error
+	if r.limits, err = p.Limits(); err != nil {
+		return r, err
 	}
 	if len(p.PortMappings) > maxPorts {
 		return r, fmt.Errorf("portMappings: %d are more than %d", len(p.PortMappings), maxPorts)

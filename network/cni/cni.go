@@ -121,7 +121,12 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 		}
 	}
 
-	// 2. The record, before any plugin can have done anything.
+	// 2. The record, before any plugin can have done anything. It has the
+	// limits as they were understood.
+	var err error
+	if p.Bandwidth, err = p.Limits(); err != nil {
+		return network.Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
+	}
 	n, err := loadNetwork(c.config.ConfDir)
 	if err != nil {
 		return network.Result{}, err
