@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -106,31 +107,33 @@ func TestKillAnywhere(t *testing.T) {
 	defer cancel()
 	must(t, n.Pull(ctx))
 
-	const workers, lives = 4, 12
+	const workers, kills = 4, 60
+	enough := make(chan struct{})
+	var lives atomic.Int64
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			for i := range lives {
+			for i := 0; ; i++ {
+				select {
+				case <-enough:
+					return
+				default:
+				}
 				life(ctx, t, n, fmt.Sprintf("w%d-%d", w, i), w%2 == 0)
+				lives.Add(1)
 			}
 		})
 	}
-	finished := make(chan struct{})
-	go func() { wg.Wait(); close(finished) }()
-	kills := 0
-	for {
-		select {
-		case <-finished:
-			t.Logf("%d kills during %d lives", kills, workers*lives)
-			if kills < 10 {
-				t.Errorf("only %d kills: the test did not test", kills)
-			}
-			return
-		case <-time.After(time.Duration(20+rand.IntN(230)) * time.Millisecond):
-			n.Kill()
-			n.StartDaemon()
-			kills++
-		}
+	for range kills {
+		<-time.After(time.Duration(5+rand.IntN(200)) * time.Millisecond)
+		n.Kill()
+		n.StartDaemon()
+	}
+	close(enough)
+	wg.Wait()
+	t.Logf("%d lives", lives.Load())
+	if lives.Load() < workers {
+		t.Error("next to nothing got done between the kills")
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -136,7 +137,8 @@ func Start(tb testing.TB, o Options) *Node {
 	}
 	tb.Cleanup(closeRegistry)
 	n.Image = image
-	n.conn, err = grpc.NewClient("unix://"+n.Address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	n.conn, err = grpc.NewClient("unix://"+n.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond}}))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -171,8 +173,14 @@ func (n *Node) StartDaemon() {
 		case <-ctx.Done():
 		}
 	}()
-	if _, err := n.Runtime.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true)); err != nil {
-		n.tb.Fatalf("straked does not answer: %v\n%s", err, n.log.String())
+	for {
+		_, err := n.Runtime.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true))
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil { // else it was the connection to the straked before
+			n.tb.Fatalf("straked does not answer: %v\n%s", err, n.log.String())
+		}
 	}
 }
 
@@ -229,7 +237,8 @@ func (n *Node) end(dir string) {
 	defer cancel()
 	select {
 	case <-n.exited:
-		n.tb.Errorf("straked has exited\n%s", n.log.String())
+		n.tb.Errorf("straked is not running at the end of the test")
+		n.KillRest()
 	default:
 		n.RemoveAll(ctx)
 		n.Terminate()
