@@ -31,6 +31,10 @@ func (m *Manager) Attach(ctx context.Context, id string, s Streams) error {
 	defer func() { _ = a.Close() }() // nothing is buffered
 	defer context.AfterFunc(ctx, func() { _ = a.Close() })()
 
+	if s.Connected != nil {
+		s.Connected()
+	}
+
 	done := make(chan struct{})
 	defer close(done)
 	go resize(ctx, s.Resize, done, func(z Size) { _ = a.Resize(z.Width, z.Height) }) // a broken connection shows in Read
@@ -55,7 +59,7 @@ func (m *Manager) Attach(ctx context.Context, id string, s Streams) error {
 		if stderr {
 			w = s.Stderr
 		}
-		if w == nil {
+		if w == nil || len(data) == 0 {
 			continue
 		}
 		if _, err := w.Write(data); err != nil {
