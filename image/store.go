@@ -146,11 +146,19 @@ func (s *Store) recover() error {
 	if err := s.readLeases(); err != nil {
 		return err
 	}
+	dropped := false
 	entries, err := s.layout.Index()
-	if err != nil {
+	if errors.Is(err, layout.ErrCorrupt) {
+		// Only a broken disk or a person makes this. The images can be pulled
+		// again; a daemon that does not start helps nobody.
+		aside, e := s.layout.SetIndexAside()
+		if e != nil {
+			return errors.Join(err, e)
+		}
+		s.log.Error("image index set aside, all images are dropped: pull them again", "kept", aside, "reason", err)
+	} else if err != nil {
 		return err
 	}
-	dropped := false
 	for _, e := range entries {
 		key, n, rec, err := s.restore(context.Background(), e)
 		if err != nil {
@@ -237,18 +245,26 @@ func (s *Store) find(ref string) (rec *record, key string, err error) {
 	return nil, "", fmt.Errorf("image %q: %w here", ref, ErrNotFound)
 }
 
-// describe makes the copy for a caller. mu is held.
+// describe makes the copy of an image for a caller. mu is held.
 func (s *Store) describe(rec *record) Image {
-	img := rec.image
+	var keys []string
 	for key, n := range s.names {
-		if n.id != img.ID {
-			continue
+		if n.id == rec.image.ID {
+			keys = append(keys, key)
 		}
+	}
+	return s.describeNamed(rec, keys)
+}
+
+// describeNamed is describe for who knows the image's names. mu is held.
+func (s *Store) describeNamed(rec *record, keys []string) Image {
+	img := rec.image
+	for _, key := range keys {
 		if s.pinned[key] {
 			img.Pinned = true
 		}
-		if n.pulledAt.After(img.PulledAt) {
-			img.PulledAt = n.pulledAt
+		if at := s.names[key].pulledAt; at.After(img.PulledAt) {
+			img.PulledAt = at
 		}
 		switch {
 		case strings.HasPrefix(key, "@"):
@@ -270,9 +286,13 @@ func (s *Store) describe(rec *record) Image {
 func (s *Store) List() []Image {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	keys := map[string][]string{} // by image: one walk over the names, not one per image
+	for key, n := range s.names {
+		keys[n.id] = append(keys[n.id], key)
+	}
 	list := make([]Image, 0, len(s.images))
-	for _, rec := range s.images {
-		list = append(list, s.describe(rec))
+	for id, rec := range s.images {
+		list = append(list, s.describeNamed(rec, keys[id]))
 	}
 	slices.SortFunc(list, func(a, b Image) int {
 		return cmp.Or(b.PulledAt.Compare(a.PulledAt), cmp.Compare(a.ID, b.ID))

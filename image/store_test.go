@@ -582,6 +582,7 @@ func TestOpenRepairs(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, false, true},
+		{"the index is torn", edit("index.json", "{"), false, false},
 		{"a lease is torn", edit("leases/held", "x"), true, true},
 		{"leftovers", func(t *testing.T, root string) {
 			for _, d := range []string{"layers/tmp/draft-x/fs", "layers/sha256-unknown/fs", "ingest/x"} {
@@ -764,6 +765,35 @@ func TestLoadLayout(t *testing.T) {
 		t.Error("loaded from nothing")
 	}
 	checkNothingElse(t, s)
+}
+
+// A full disk is an error that says so, and nothing is left of the attempt.
+func TestDiskFull(t *testing.T) {
+	testutil.RequireRoot(t, "mounts a small file system")
+	testutil.CheckLeaks(t)
+	reg := startRegistry(t)
+	add(t, reg, "a", "small", tarOf(t, "f=x"))
+	add(t, reg, "a", "large", tarOf(t, "f=x"), tarOf(t, "g="+strings.Repeat("x", 4<<20)))
+	root := t.TempDir()
+	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, "size=2m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(root, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	s := openStore(t, root, Options{})
+	want := pullImage(t, s, reg.Addr+"/a:small")
+	for range 3 { // each attempt finds the space that the last one gave back
+		if _, err := s.Pull(t.Context(), reg.Addr+"/a:large", PullOptions{}); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("error %v", err)
+		}
+		s = checkNothingElse(t, s)
+	}
+	if list := s.List(); len(list) != 1 || list[0].ID != want.ID {
+		t.Errorf("images %v", list)
+	}
 }
 
 func TestLimitsReachThePull(t *testing.T) {

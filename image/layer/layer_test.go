@@ -493,6 +493,29 @@ func FuzzUnpack(f *testing.F) {
 	})
 }
 
+// FuzzEntries makes well-formed tars of few names, so that entries meet: each
+// byte triple is a type, a name and a link's target.
+func FuzzEntries(f *testing.F) {
+	testutil.RequireRoot(f, "devices and owners")
+	types := []byte{tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeFifo}
+	names := []string{"a", "b", "a/b", "a/b/c", "b/a", "a/../b", "../a", "/b/b", ".", "a/c/d/e", "..", "../canary",
+		".wh.a", ".wh.b", "a/.wh.b", "a/.wh..wh..opq", ".wh..wh..opq", "b/.wh.a", "a/b/../../.."}
+	f.Add([]byte{1, 0, 0, 0, 2, 0, 2, 1, 2, 0, 4, 0, 3, 1, 2, 0, 12, 0})
+	f.Add([]byte{2, 0, 6, 0, 2, 0, 3, 1, 11, 1, 0, 0, 0, 9, 0, 0, 13, 0, 1, 1, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var hdrs []tar.Header
+		for ; len(data) >= 3 && len(hdrs) < 200; data = data[3:] {
+			hdrs = append(hdrs, tar.Header{
+				Typeflag: types[int(data[0])%len(types)], Name: names[int(data[1])%len(names)], Linkname: names[int(data[2])%len(names)],
+			})
+		}
+		dir, r, err := unpack(t, tarOf(t, nil, hdrs...), Limits{})
+		if err == nil {
+			checkCount(t, dir, r)
+		}
+	})
+}
+
 // checkCount compares the account with a walk.
 func checkCount(t *testing.T, dir string, r Result) {
 	t.Helper()

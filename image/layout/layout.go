@@ -11,6 +11,8 @@ package layout
 
 import (
 	"crypto/rand"
+	_ "crypto/sha256" // digests name their algorithm, the program must have it
+	_ "crypto/sha512"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,8 +35,9 @@ const (
 	maxIndex  = 64 << 20
 )
 
-// ErrCorrupt marks a blob whose content is not its digest's.
-var ErrCorrupt = errors.New("corrupt blob")
+// ErrCorrupt marks a blob whose content is not its digest's, or an index that is
+// no JSON.
+var ErrCorrupt = errors.New("corrupt")
 
 // Layout is an open image layout. Methods may run concurrently.
 type Layout struct {
@@ -108,9 +111,16 @@ func ReadIndex(root string) ([]v1.Descriptor, error) {
 	}
 	var index v1.Index
 	if err := json.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrCorrupt, err)
 	}
 	return index.Manifests, nil
+}
+
+// SetIndexAside renames an index.json that cannot be read, for a person to look
+// at, and returns where to.
+func (l *Layout) SetIndexAside() (string, error) {
+	path := filepath.Join(l.root, v1.ImageIndexFile)
+	return path + ".broken", os.Rename(path, path+".broken")
 }
 
 // Index gives the entries of index.json.

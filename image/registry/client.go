@@ -3,7 +3,7 @@
 // resumption. It never writes a file and never trusts a byte: manifests are
 // verified against their digest here, blobs by whoever consumes the stream.
 //
-// docs/adr/images-registry-client.md says why this is not a library's. Sources:
+// docs/adr/0007 says why this is not a library's. Sources:
 // OCI distribution-spec 1.1, Docker's registry token specification, and for the
 // configuration containerd's hosts.toml and Docker's certs.d.
 package registry

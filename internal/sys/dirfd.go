@@ -109,9 +109,6 @@ type Stat struct {
 // IsDir reports a directory.
 func (s Stat) IsDir() bool { return s.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// IsSymlink reports a symbolic link.
-func (s Stat) IsSymlink() bool { return s.Mode&unix.S_IFMT == unix.S_IFLNK }
-
 // IsRegular reports a plain file.
 func (s Stat) IsRegular() bool { return s.Mode&unix.S_IFMT == unix.S_IFREG }
 
