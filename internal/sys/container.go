@@ -165,3 +165,8 @@ func KillPidFD(fd int, sig syscall.Signal) error {
 	}
 	return err
 }
+
+// Exchange swaps two paths atomically.
+func Exchange(a, b string) error {
+	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+}

@@ -32,7 +32,7 @@ var serial atomic.Int64
 func newEnv(t *testing.T) *env {
 	t.Helper()
 	testutil.RequireRoot(t, "containers are made")
-	testutil.CheckLeaks(t)
+	checkLeaks(t)
 	state, err := os.MkdirTemp("/run", "strake-core-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +58,41 @@ func makeRootfs(t *testing.T, dir string) {
 		must(t, os.Symlink("busybox", filepath.Join(dir, "bin", a)))
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n1000:x:7:7::/wrong:/bin/sh\n"), 0o644))
+}
+
+// checkLeaks fails the test if a descriptor, a child or a mount of a container is
+// left at its end. Mounts of other tests, which run beside this one, do not
+// count.
+func checkLeaks(t *testing.T) {
+	t.Helper()
+	fds := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		must(t, err)
+		return len(entries)
+	}
+	// The poller's descriptors come with first use.
+	r, w, err := os.Pipe()
+	must(t, err)
+	_ = errors.Join(r.SetReadDeadline(time.Time{}), r.Close(), w.Close())
+	before := fds()
+	t.Cleanup(func() {
+		if n := fds(); n > before {
+			entries, _ := filepath.Glob("/proc/self/fd/*")
+			for _, fd := range entries {
+				target, _ := os.Readlink(fd)
+				t.Logf("%s: %s", fd, target)
+			}
+			t.Errorf("%d descriptors leaked", n-before)
+		}
+		data, err := os.ReadFile("/proc/self/mountinfo")
+		must(t, err)
+		if strings.Contains(string(data), t.Name()) {
+			t.Errorf("mounts leaked:\n%s", data)
+		}
+		if exit, ok, err := sys.PeekChild(); ok || err != nil {
+			t.Errorf("child left: %+v, %v", exit, err)
+		}
+	})
 }
 
 func must(t *testing.T, err error) {

@@ -136,26 +136,27 @@ func (b *builder) makeNamespaces() error {
 	return nil
 }
 
+// becomeUserRoot compiles the way to root of the user namespace: the parent
+// writes the maps of a new one, and what takes the host's privilege.
+func (b *builder) becomeUserRoot() {
+	b.at("linux.uidMappings", "")
+	if b.ns[specs.UserNamespace].path == "" {
+		b.UIDMap, b.GIDMap = IDMap(b.spec.Linux.UIDMappings), IDMap(b.spec.Linux.GIDMappings)
+	}
+	if b.UIDMap != "" || b.OOM != nil {
+		b.op(Op{Do: OpSync, A: SyncUserNS})
+	}
+	b.at("linux.uidMappings", "root of the user namespace")
+	b.op(Op{Do: OpGroups, Allow: []int{abi.EPERM}})
+	b.op(Op{Do: OpSetgid})
+	b.op(Op{Do: OpSetuid})
+}
+
 // session compiles what the process is before it has a root.
 func (b *builder) session() error {
-	p := b.spec.Process
 	if b.inUser {
-		if n := b.ns[specs.UserNamespace]; n.path == "" {
-			b.at("linux.uidMappings", "")
-			b.UIDMap, b.GIDMap = IDMap(b.spec.Linux.UIDMappings), IDMap(b.spec.Linux.GIDMappings)
-			b.OOM = p.OOMScoreAdj
-			b.op(Op{Do: OpSync, A: SyncUserNS})
-		} else {
-			b.at("linux.namespaces", "user")
-			b.OOM = p.OOMScoreAdj
-			if b.OOM != nil {
-				b.op(Op{Do: OpSync, A: SyncUserNS})
-			}
-		}
-		b.at("linux.uidMappings", "root of the user namespace")
-		b.op(Op{Do: OpGroups, Allow: []int{abi.EPERM}})
-		b.op(Op{Do: OpSetgid})
-		b.op(Op{Do: OpSetuid})
+		b.OOM = b.spec.Process.OOMScoreAdj
+		b.becomeUserRoot()
 	} else {
 		b.oomScore()
 	}

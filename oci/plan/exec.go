@@ -61,14 +61,9 @@ func (b *builder) joinAll() error {
 
 func (b *builder) execSession() error {
 	if b.inUser {
-		b.at("process.oomScoreAdj", "")
-		if b.OOM = b.spec.Process.OOMScoreAdj; b.OOM != nil {
-			b.op(Op{Do: OpSync, A: SyncUserNS})
-		}
-		b.at("process.user", "root of the user namespace")
-		b.op(Op{Do: OpGroups, Allow: []int{abi.EPERM}})
-		b.op(Op{Do: OpSetgid})
-		b.op(Op{Do: OpSetuid})
+		b.OOM = b.spec.Process.OOMScoreAdj
+		b.ns[specs.UserNamespace] = namespace{path: "joined"}
+		b.becomeUserRoot()
 	} else {
 		b.oomScore()
 	}
@@ -99,6 +94,12 @@ func Pin(s *specs.Spec, host Host) (*Program, error) {
 	steps := []func() error{
 		b.readNamespaces,
 		b.makeNamespaces,
+		func() error {
+			if b.inUser {
+				b.becomeUserRoot()
+			}
+			return nil
+		},
 		b.cgroupNamespace,
 		b.identity,
 		b.sysctls,

@@ -155,7 +155,9 @@ func TestRefusals(t *testing.T) {
 		{func(s *specs.Spec, h *Host) { s.Process.SelinuxLabel, h.SELinux = "l", false }, `process.selinuxLabel (l): SELinux is not enabled`},
 		{func(s *specs.Spec, _ *Host) { s.Linux.RootfsPropagation = "wild" }, `linux.rootfsPropagation (wild): unknown propagation`},
 		{func(s *specs.Spec, _ *Host) { s.Process.Scheduler = &specs.Scheduler{Policy: "X"} }, `process.scheduler (X): unknown policy`},
-		{func(s *specs.Spec, _ *Host) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "9-1"} }, `linux.memoryPolicy (MPOL_BIND): "9-1" is not a list`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "9-1"}
+		}, `linux.memoryPolicy (MPOL_BIND): "9-1" is not a list`},
 		{func(s *specs.Spec, _ *Host) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 		}, ""},

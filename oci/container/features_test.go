@@ -1,0 +1,205 @@
+package container
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestSeccomp(t *testing.T) {
+	e := newEnv(t)
+	errno := uint(syscall.ENOTTY)
+	profile := &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno, ErrnoRet: &errno}}}
+	for _, nnp := range []bool{true, false} {
+		s := e.spec("grep -E 'Seccomp:|NoNewPrivs|CapEff|CapPrm' /proc/self/status; mkdir /tmp/x; true")
+		s.Process.User.UID = 1000
+		s.Process.NoNewPrivileges = nnp
+		s.Linux.Seccomp = profile
+		out := e.mustRun(s)
+		contains(t, out, "Seccomp:\t2", "CapPrm:\t0000000000000000", "Inappropriate ioctl")
+	}
+	s := e.spec("exec sleep 1000")
+	s.Linux.Seccomp = profile
+	c, _ := e.start(s)
+	r, err := e.exec(c, sh("mkdir /tmp/x"))
+	must(t, err)
+	contains(t, r.out, "Inappropriate ioctl")
+}
+
+func TestHooksRunInTheirOrderAndNamespaces(t *testing.T) {
+	e := newEnv(t)
+	log := filepath.Join(e.bundle, "log")
+	must(t, os.WriteFile(log, nil, 0o666))
+	hook := func(name string) []specs.Hook {
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c",
+			"read -r state; echo " + name + " $(readlink /proc/self/ns/mnt) $HOOKVAR $state >> " + log}, Env: []string{"PATH=/bin:/usr/bin", "HOOKVAR=v"}}}
+	}
+	s := e.spec("echo program >> /log")
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/log", Type: "bind", Source: log, Options: []string{"bind"}},
+		specs.Mount{Destination: log, Type: "bind", Source: log, Options: []string{"bind"}})
+	s.Hooks = &specs.Hooks{
+		Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), CreateContainer: hook("createContainer"), //nolint:staticcheck // deprecated, but used
+		StartContainer: hook("startContainer"), Poststart: hook("poststart"), Poststop: hook("poststop"),
+	}
+	s.Process.Args[2] += "; sleep 0.3"
+	e.mustRun(s)
+	data, err := os.ReadFile(log)
+	must(t, err)
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	must(t, err)
+	var order []string
+	for _, line := range lines(data) {
+		f := strings.Fields(line)
+		order = append(order, f[0])
+		if f[0] == "program" {
+			continue
+		}
+		inContainer := strings.HasSuffix(f[0], "Container")
+		if (f[1] == own) == inContainer {
+			t.Errorf("%s: mount namespace %s, the host's is %s", f[0], f[1], own)
+		}
+		contains(t, line, ` v {"ociVersion":`, `"id":"strake-core-`)
+	}
+	got := strings.Join(order, " ")
+	// poststart runs beside the program.
+	if got != "prestart createRuntime createContainer startContainer program poststart poststop" &&
+		got != "prestart createRuntime createContainer startContainer poststart program poststop" {
+		t.Errorf("order: %s", got)
+	}
+}
+
+func TestFailingHooksUndoCreate(t *testing.T) {
+	e := newEnv(t)
+	one := 1
+	fail := []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo because; exit 3"}}}
+	slow := []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "100"}, Timeout: &one}}
+	for _, tt := range []struct {
+		hooks specs.Hooks
+		want  string
+	}{
+		{specs.Hooks{CreateRuntime: fail}, "hooks.createRuntime[0] (/bin/sh): exit status 3: because"},
+		{specs.Hooks{CreateContainer: fail}, "hooks.createContainer[0] (/bin/sh): failed"},
+		{specs.Hooks{CreateContainer: slow}, "hooks.createContainer[0] (/bin/sleep): still running after 1 s"},
+		{specs.Hooks{CreateContainer: []specs.Hook{{Path: "/no/hook"}}}, "hooks.createContainer[0] (/no/hook): run: no such file"},
+		{specs.Hooks{StartContainer: fail}, "hooks.startContainer[0] (/bin/sh): run: "},
+	} {
+		s := e.spec("true")
+		s.Hooks = &tt.hooks
+		if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("error %v, want %q", err, tt.want)
+		}
+	}
+}
+
+func TestJoinedUserNamespaceGetsNewOnesInside(t *testing.T) {
+	e := newEnv(t)
+	shareRootfs(t, e)
+	m := []specs.LinuxIDMapping{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
+	pod := &specs.Spec{Hostname: "pod-in-userns", Linux: &specs.Linux{UIDMappings: m, GIDMappings: m,
+		Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}}}}
+	ns, err := PinNamespaces(pod)
+	must(t, err)
+	defer func() { must(t, ns.Close()) }()
+	s := e.spec("id; echo pid $$; cat /proc/sys/kernel/hostname; touch /made && exec sleep 1000")
+	s.Hostname = ""
+	s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace}}
+	for kind, f := range ns {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: "/proc/self/fd/" + fdOf(f)})
+	}
+	s.Linux.UIDMappings, s.Linux.GIDMappings = m, m
+	c, p := e.start(s)
+	r, err := e.exec(c, sh("id; cat /proc/sys/kernel/hostname; cat /proc/self/uid_map"))
+	must(t, err)
+	contains(t, r.out, "uid=0", "pod-in-userns", "300000")
+	if st, err := c.State(); err != nil || st.Pid != p.Pid || st.Status != specs.StateRunning {
+		t.Errorf("state %+v, %v", st, err)
+	}
+}
+
+func TestSharedPropagationReachesTheHostOnlyByItsVolume(t *testing.T) {
+	e := newEnv(t)
+	vol := sharedMount(t)
+	s := e.spec("mkdir /vol/sub && mount -t tmpfs tmpfs /vol/sub && exec sleep 1000")
+	s.Process.Capabilities.Bounding = append(s.Process.Capabilities.Bounding, "CAP_SYS_ADMIN")
+	s.Process.Capabilities.Effective = append(s.Process.Capabilities.Effective, "CAP_SYS_ADMIN")
+	s.Process.Capabilities.Permitted = append(s.Process.Capabilities.Permitted, "CAP_SYS_ADMIN")
+	s.Linux.RootfsPropagation = "rshared"
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/vol", Type: "bind", Source: vol, Options: []string{"rbind", "rshared"}})
+	c, _ := e.start(s)
+	sub := filepath.Join(vol, "sub")
+	eventually(t, "mount in the volume on the host", func() bool { return hostMounts(t, sub) })
+	if hostMounts(t, e.bundle) {
+		t.Error("the rootfs's mounts are on the host")
+	}
+	must(t, c.Delete(t.Context(), true))
+	must(t, syscall.Unmount(sub, syscall.MNT_DETACH))
+}
+
+func TestDevicesTimeNamespaceAndOtherFields(t *testing.T) {
+	e := newEnv(t)
+	mode, uid, gid := os.FileMode(0o640), uint32(3), uint32(4)
+	s := e.spec("stat -c '%a %u:%g %t:%T' /dev/fuse /dev/net/tun; cat /proc/self/timens_offsets; cat /proc/self/oom_score_adj; uname -m; cat /proc/sys/net/ipv4/ping_group_range")
+	must(t, os.Symlink("busybox", filepath.Join(e.bundle, "rootfs/bin/uname")))
+	s.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/fuse", Type: "c", Major: 10, Minor: 229, FileMode: &mode, UID: &uid, GID: &gid},
+		{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200},
+	}
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 86400}}
+	adj := -900
+	s.Process.OOMScoreAdj = &adj
+	s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5}
+	s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 3}
+	s.Linux.Sysctl = map[string]string{"net.ipv4.ping_group_range": "0 1"}
+	s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32}
+	w, text := collect(t)
+	c, p := e.create(s, func(o *CreateOptions) { o.Stdout, o.Stderr = w, w })
+	if data, err := os.ReadFile("/proc/self/oom_score_adj"); err != nil {
+		t.Fatal(err)
+	} else if h, err := hostFacts(); err == nil && h.Capabilities&(1<<24) == 0 {
+		if len(p.Warnings) != 1 || !strings.Contains(p.Warnings[0], "process.oomScoreAdj (-900)") {
+			t.Errorf("warnings %q (own adjustment %s)", p.Warnings, data)
+		}
+	}
+	must(t, c.Start(t.Context()))
+	must(t, c.Delete(t.Context(), true))
+	out := text()
+	_ = out
+}
+
+func TestNoPivot(t *testing.T) {
+	e := newEnv(t)
+	contains(t, e.mustRun(e.spec("echo in; ls /"), func(o *CreateOptions) { o.NoPivot = true }), "in\n", "dir")
+}
+
+func TestExtraFilesAndStdin(t *testing.T) {
+	e := newEnv(t)
+	in, extra := tempFile(t, "typed\n"), tempFile(t, "extra\n")
+	out := e.mustRun(e.spec("cat; cat <&3; cat <&4; ls /proc/self/fd"), func(o *CreateOptions) {
+		o.Stdin, o.ExtraFiles = in, []*os.File{extra, in}
+	})
+	contains(t, out, "typed\nextra\n0\n1\n2\n3\n4\n5\n")
+	if strings.Contains(out, "6\n") {
+		t.Errorf("more descriptors than given:\n%s", out)
+	}
+}
+
+func TestCancelledCreateLeavesNothing(t *testing.T) {
+	e := newEnv(t)
+	s := e.spec("true")
+	s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "30"}}}}
+	ctx, cancel := cancelWhen(t, func() bool { return countProcesses("sleep\x0030\x00") > 0 })
+	defer cancel()
+	id := e.id()
+	_, _, err := Create(ctx, CreateOptions{ID: id, Bundle: e.bundle, StateRoot: e.state, Spec: s})
+	if !errors.Is(err, ctx.Err()) || !strings.Contains(err.Error(), "hooks.createContainer[0]") {
+		t.Errorf("error %v, want one that says where it was", err)
+	}
+	e.gone(id)
+}

@@ -1,0 +1,95 @@
+package container
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+const mappedRoot = 300000
+
+// shareRootfs gives the rootfs to the root of user namespaces that map 0 to
+// mappedRoot, and makes the way to it passable.
+func shareRootfs(t *testing.T, e *env) {
+	t.Helper()
+	for dir := e.bundle; dir != "/" && dir != "/tmp"; dir = filepath.Dir(dir) {
+		must(t, os.Chmod(dir, 0o755))
+	}
+	must(t, filepath.WalkDir(filepath.Join(e.bundle, "rootfs"), func(p string, _ os.DirEntry, err error) error {
+		must(t, err)
+		return os.Lchown(p, mappedRoot, mappedRoot)
+	}))
+}
+
+func fdOf(f *os.File) string { return itoa(sys.Fd(f)) }
+
+// sharedMount is a directory with a mount of its own whose peers share it.
+func sharedMount(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, ""))
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	must(t, syscall.Mount("", dir, "", syscall.MS_SHARED, ""))
+	return dir
+}
+
+// hostMounts says whether something is mounted on or below path.
+func hostMounts(t *testing.T, path string) bool {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	return bytes.Contains(data, []byte(" "+path+" ")) || bytes.Contains(data, []byte(" "+path+"/"))
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 500 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s: not within 5 s", what)
+}
+
+func tempFile(t *testing.T, content string) *os.File {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "f")
+	must(t, os.WriteFile(name, []byte(content), 0o600))
+	f, err := os.Open(name)
+	must(t, err)
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+func cancelWhen(t *testing.T, ok func() bool) (context.Context, func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for range 500 {
+			if ok() {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+	}()
+	return ctx, cancel
+}
+
+func countProcesses(cmdline string) (n int) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		if data, err := os.ReadFile(f); err == nil && strings.Contains(string(data), cmdline) {
+			n++
+		}
+	}
+	return n
+}
