@@ -59,6 +59,7 @@ type sandbox struct {
 	names      map[containerKey]*container
 	lane       lane
 	stopping   bool // no new containers
+	flushed    bool // its record outlives a power cut
 	making     *work
 	abandoned  *time.Timer // removes a pod that nobody came back for
 }

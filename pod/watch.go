@@ -90,7 +90,11 @@ func (m *Manager) flush(c *container) {
 		return
 	}
 	err := m.updateContainer(c, true, func(*containerRecord) {})
-	if err == nil {
+	c.pod.mu.Lock()
+	first := !c.pod.flushed // that it exists is enough: its end is every boot's
+	c.pod.flushed = true
+	c.pod.mu.Unlock()
+	if err == nil && first {
 		err = m.updatePod(c.pod, true, func(*podRecord) {})
 	}
 	c.pod.mu.Lock()
