@@ -64,7 +64,7 @@ func (p *pull) ensureLayers(ctx context.Context, diffIDs []digest.Digest, blobs 
 		}
 	}
 	if err != nil {
-		return nil, classify(err)
+		return nil, err
 	}
 	return layers, nil
 }

@@ -76,7 +76,7 @@ func (s *Store) LoadLayout(ctx context.Context, dir, nameless string) ([]Image, 
 		img, err := p.install(ctx, e, keys)
 		p.release()
 		if err != nil {
-			return images, fmt.Errorf("load %s: %w", dir, errors.Join(err, s.collectGarbage()))
+			return images, fmt.Errorf("load %s: %w", dir, errors.Join(classify(err), s.collectGarbage()))
 		}
 		images = append(images, img)
 	}

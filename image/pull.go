@@ -72,7 +72,7 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 		return Image{}, fmt.Errorf("pull %s: %w", parsed, context.Cause(ctx))
 	}
 	if f.err != nil {
-		return Image{}, fmt.Errorf("pull %s: %w", parsed, f.err)
+		return Image{}, fmt.Errorf("pull %s: %w", parsed, classify(f.err))
 	}
 	return f.image, nil
 }
@@ -296,7 +296,7 @@ type newImage struct {
 	docs   documents
 }
 
-// classified gives an error of package layer its class here, text unchanged.
+// classified gives an error of a package below its class here, text unchanged.
 type classified struct {
 	class, err error
 }
@@ -308,7 +308,8 @@ func classify(err error) error {
 	switch {
 	case errors.Is(err, layer.ErrDigestMismatch):
 		return classified{ErrDigestMismatch, err}
-	case errors.Is(err, layer.ErrInvalid), errors.Is(err, layer.ErrLimit):
+	case errors.Is(err, layer.ErrInvalid), errors.Is(err, layer.ErrLimit),
+		errors.Is(err, registry.ErrInvalidManifest), errors.Is(err, registry.ErrTooLarge):
 		return classified{ErrInvalidImage, err}
 	}
 	return err

@@ -425,8 +425,8 @@ func TestPullFaults(t *testing.T) {
 		{"another machine's", "bad:1", nil, ErrUnsupported},
 		{"no such platform", "bad:index", nil, ErrUnsupported},
 		{"schema 1", "bad:schema1", nil, ErrUnsupported},
-		{"huge manifest", "bad:huge", nil, registry.ErrTooLarge},
-		{"no manifest", "bad:text", nil, registry.ErrInvalidManifest},
+		{"huge manifest", "bad:huge", nil, ErrInvalidImage},
+		{"no manifest", "bad:text", nil, ErrInvalidImage},
 		{"hostile layer", "bad:escape", nil, ErrInvalidImage},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -803,5 +803,29 @@ func TestLimitsReachThePull(t *testing.T) {
 	s := openStore(t, t.TempDir(), Options{Limits: layer.Limits{Bytes: 2}})
 	if _, err := s.Pull(t.Context(), reg.Addr+"/a:1", PullOptions{}); !errors.Is(err, ErrInvalidImage) || !errors.Is(err, layer.ErrLimit) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A container's root file system from 60 layers: its lease and their names.
+func BenchmarkRootfs60(b *testing.B) {
+	testutil.RequireRoot(b, "layers have owners")
+	reg := startRegistry(b)
+	var layers [][]byte
+	for i := range 60 {
+		layers = append(layers, tarOf(b, fmt.Sprintf("f%d", i)))
+	}
+	add(b, reg, "a", "1", layers...)
+	s := openStore(b, b.TempDir(), Options{})
+	img, err := s.Pull(b.Context(), reg.Addr+"/a:1", PullOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.Rootfs(img.ID, "c"); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Release("c"); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
