@@ -72,7 +72,7 @@ func newRealNode(t *testing.T) *realNode {
 		t.Fatal(err)
 	}
 	n.state = state
-	testutil.CheckLeaks(t)
+	testutil.CheckLeaks(t, state, n.root)
 	t.Cleanup(func() {
 		for _, p := range n.m.Pods(PodFilter{}) {
 			if err := n.m.RemovePod(context.Background(), p.ID); err != nil {

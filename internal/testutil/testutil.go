@@ -21,8 +21,9 @@ func RequireRoot(tb testing.TB, why string) {
 
 // CheckLeaks fails the test if, at its end (after the cleanups registered later
 // than this call), this process has more file descriptors or the host more
-// mounts than now, or if a child of this process is left.
-func CheckLeaks(tb testing.TB) {
+// mounts than now, or if a child of this process is left. With under, only mounts
+// below those paths count: for tests that run beside others that mount things.
+func CheckLeaks(tb testing.TB, under ...string) {
 	tb.Helper()
 	fds, mounts := openFiles(tb), mountPoints(tb)
 	tb.Cleanup(func() {
@@ -30,7 +31,10 @@ func CheckLeaks(tb testing.TB) {
 			tb.Errorf("leaked file descriptor: %s", fd)
 		}
 		for _, m := range added(mounts, mountPoints(tb)) {
-			tb.Errorf("leaked mount: %s", m)
+			ours := func(dir string) bool { return strings.HasPrefix(m, dir) }
+			if len(under) == 0 || slices.ContainsFunc(under, ours) {
+				tb.Errorf("leaked mount: %s", m)
+			}
 		}
 		for _, pid := range children(tb) {
 			tb.Errorf("leaked child process: %s", pid)
