@@ -144,13 +144,15 @@ func processError(err error) error {
 	case errors.As(err, &stopped):
 		return &exitError{code: stopped.exitCode()}
 	}
-	code := exitStrake
-	// The runtime names the field of what it could not do; CRI has no other way.
-	if text := message(err); strings.Contains(text, "process.args") {
-		code = exitCannot
-		if strings.Contains(text, "no such file or directory") || strings.Contains(text, "not found") {
-			code = exitNotFound
-		}
+	// The runtime says of a command that it cannot execute: exec: "NAME": why. CRI
+	// has no other way to tell that from the daemon's own failures.
+	_, why, found := strings.Cut(message(err), `exec: "`)
+	if !found {
+		return &exitError{code: exitStrake, err: err}
 	}
-	return &exitError{code: code, err: err}
+	code := exitCannot
+	if strings.Contains(why, "no such file or directory") || strings.Contains(why, "not found") {
+		code = exitNotFound
+	}
+	return &exitError{code: code, err: errors.New(`exec: "` + why)}
 }

@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/strake-containers/strake/cli/stream"
+	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
 // annotationNonce tells a run's own pod from another's of the same name.
@@ -95,6 +97,13 @@ func (a *app) run(ctx context.Context, c *client, o *runOptions, image string, a
 	if err != nil {
 		return err
 	}
+	if o.rm && !o.detach {
+		release, err := c.hold(making, podID)
+		defer release()
+		if err != nil {
+			return err
+		}
+	}
 	keep := false
 	defer func() {
 		if keep {
@@ -168,6 +177,37 @@ func reserve(ctx context.Context, c *client, pod *cri.PodSandboxConfig, nonce st
 		}
 	}
 	return "", fmt.Errorf("no free name found: give one with --name")
+}
+
+// hold keeps straked from removing the pod of a --rm before its output has been
+// read and its exit code is known, until release or until strake dies. A restart
+// of straked does not end it.
+func (c *client) hold(ctx context.Context, podID string) (release func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	first := make(chan error, 1)
+	tell := func(err error) {
+		select {
+		case first <- err:
+		default: // only the first is waited for
+		}
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			stream, err := c.strake.Hold(ctx, &strakev1.HoldRequest{PodId: podID}, grpc.WaitForReady(true))
+			for err == nil {
+				if _, err = stream.Recv(); err == nil {
+					tell(nil)
+				}
+			}
+			if status.Code(err) != codes.Unavailable || !pause(ctx) {
+				tell(err)
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }, <-first
 }
 
 func (c *client) start(ctx context.Context, id string) error {

@@ -192,21 +192,26 @@ func attachError(ctx context.Context, err error) error {
 	return err
 }
 
-// retryPause keeps wait from asking a daemon that is shutting down in a loop.
-const retryPause = 200 * time.Millisecond
-
 // wait returns how the container ended. It outlives a restart of the daemon: the
 // container does, and the next daemon knows.
 func (c *client) wait(ctx context.Context, id string) (*strakev1.WaitContainerResponse, error) {
 	for {
 		exit, err := c.strake.WaitContainer(ctx, &strakev1.WaitContainerRequest{ContainerId: id}, grpc.WaitForReady(true))
-		if err == nil || status.Code(err) != codes.Unavailable {
+		if err == nil || status.Code(err) != codes.Unavailable || !pause(ctx) {
 			return exit, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(retryPause):
-		}
+	}
+}
+
+// retryPause keeps a client from asking a daemon that is shutting down in a loop.
+const retryPause = 100 * time.Millisecond
+
+// pause lets some time pass; false if ctx ended.
+func pause(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(retryPause):
+		return true
 	}
 }

@@ -10,14 +10,27 @@ import (
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
-// startReaper removes the pods with strakev1.AutoRemove as they end, beginning with those
-// that ended while no daemon ran. Done is closed when ctx has ended and no
-// removal is under way.
-func startReaper(ctx context.Context, pods Pods, log *slog.Logger) (done <-chan struct{}) {
+// reaper removes the pods with strakev1.AutoRemove as they end, beginning with
+// those that ended while no daemon ran, unless somebody holds them.
+type reaper struct {
+	pods Pods
+	log  *slog.Logger
+	wg   sync.WaitGroup
+
+	mu   sync.Mutex      // a leaf
+	busy map[string]bool // pods that are being removed
+	held map[string]int  // pods, and how many hold each
+}
+
+func newReaper(pods Pods, log *slog.Logger) *reaper {
+	return &reaper{pods: pods, log: log, busy: map[string]bool{}, held: map[string]int{}}
+}
+
+// start begins. Done is closed when ctx has ended and no removal is under way.
+func (r *reaper) start(ctx context.Context) (done <-chan struct{}) {
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		r := &reaper{pods: pods, log: log, busy: map[string]bool{}}
 		for ctx.Err() == nil {
 			r.follow(ctx)
 		}
@@ -26,13 +39,28 @@ func startReaper(ctx context.Context, pods Pods, log *slog.Logger) (done <-chan 
 	return finished
 }
 
-type reaper struct {
-	pods Pods
-	log  *slog.Logger
-	wg   sync.WaitGroup
+// hold keeps a pod until release.
+func (r *reaper) hold(podID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.held[podID]++
+}
 
-	mu   sync.Mutex
-	busy map[string]bool // pods that are being removed
+// release ends a hold; the last one removes the pod if it has ended meanwhile.
+func (r *reaper) release(ctx context.Context, podID string) {
+	r.mu.Lock()
+	r.held[podID]--
+	last := r.held[podID] == 0
+	if last {
+		delete(r.held, podID)
+	}
+	r.mu.Unlock()
+	if !last {
+		return
+	}
+	if p, err := r.pods.Pod(podID); err == nil { // else it has been removed
+		r.check(ctx, p, r.pods.Containers(pod.ContainerFilter{PodID: podID}))
+	}
 }
 
 // follow removes what has ended and then what ends, until ctx does or the
@@ -58,10 +86,10 @@ func (r *reaper) follow(ctx context.Context) {
 	}
 }
 
-// check removes the pod in the background if it wants that and has containers,
-// all of which have ended.
+// check removes the pod in the background if it wants that, nobody holds it, and
+// it has containers, all of which have ended.
 func (r *reaper) check(ctx context.Context, p pod.PodStatus, containers []pod.ContainerStatus) {
-	if p.Config.Annotations[strakev1.AutoRemove] != "true" || len(containers) == 0 {
+	if ctx.Err() != nil || p.Config.Annotations[strakev1.AutoRemove] != "true" || len(containers) == 0 {
 		return
 	}
 	if slices.ContainsFunc(containers, func(c pod.ContainerStatus) bool { return c.State != pod.ContainerExited }) {
@@ -69,7 +97,7 @@ func (r *reaper) check(ctx context.Context, p pod.PodStatus, containers []pod.Co
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.busy[p.ID] {
+	if r.busy[p.ID] || r.held[p.ID] > 0 {
 		return
 	}
 	r.busy[p.ID] = true
@@ -78,7 +106,7 @@ func (r *reaper) check(ctx context.Context, p pod.PodStatus, containers []pod.Co
 		if err == nil {
 			err = r.pods.RemovePod(ctx, p.ID)
 		}
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			r.log.Warn("a pod of strake run --rm stays: remove it with strake rm -f", "pod", p.Config.Name, "id", p.ID, "error", err)
 		}
 		r.mu.Lock()

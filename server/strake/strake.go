@@ -71,8 +71,9 @@ type Deps struct {
 // Both end with ctx, calls that wait or stream too; wait for done before the
 // Manager is closed.
 func Register(ctx context.Context, r grpc.ServiceRegistrar, d Deps) (done <-chan struct{}) {
-	strakev1.RegisterStrakeServer(r, &service{Deps: d, started: time.Now(), ending: ctx})
-	return startReaper(ctx, d.Pods, d.Log)
+	reaper := newReaper(d.Pods, d.Log)
+	strakev1.RegisterStrakeServer(r, &service{Deps: d, started: time.Now(), ending: ctx, reaper: reaper})
+	return reaper.start(ctx)
 }
 
 type service struct {
@@ -80,6 +81,7 @@ type service struct {
 	Deps
 	started time.Time
 	ending  context.Context // over when the daemon stops
+	reaper  *reaper
 }
 
 // errEnding tells a client to ask the next daemon.
@@ -175,6 +177,21 @@ func (s *service) KillContainer(ctx context.Context, r *strakev1.KillContainerRe
 		return nil, asStatus(err)
 	}
 	return &strakev1.KillContainerResponse{}, nil
+}
+
+func (s *service) Hold(r *strakev1.HoldRequest, stream grpc.ServerStreamingServer[strakev1.HoldResponse]) error {
+	s.reaper.hold(r.PodId)
+	defer s.reaper.release(s.ending, r.PodId)
+	if _, err := s.Pods.Pod(r.PodId); err != nil {
+		return asStatus(err)
+	}
+	if err := stream.Send(&strakev1.HoldResponse{}); err != nil {
+		return err
+	}
+	ctx, end := s.untilEnd(stream.Context())
+	defer end()
+	<-ctx.Done()
+	return callError(ctx, ctx.Err())
 }
 
 func imageMessage(img image.Image) *strakev1.Image {

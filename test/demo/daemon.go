@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -70,7 +71,9 @@ func newDemo(bin string) (*demo, error) {
 	if err := os.WriteFile(d.path("config.toml"), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	d.conn, err = grpc.NewClient("unix://"+d.path("sock"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	d.conn, err = grpc.NewClient("unix://"+d.path("sock"), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		// The daemon is there in milliseconds; the usual pause after a failure is a second.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1.5, MaxDelay: 20 * time.Millisecond}}))
 	if err != nil {
 		return nil, err
 	}
@@ -100,9 +103,9 @@ func (d *demo) start(ctx context.Context) error {
 		close(exited)
 	}()
 	d.exited = exited
-	d.conn.ResetConnectBackoff()
 	if _, err := d.pods.Version(ctx, &cri.VersionRequest{}, grpc.WaitForReady(true)); err != nil {
-		return fmt.Errorf("straked does not answer, see %s: %w", d.log.Name(), err)
+		log, _ := os.ReadFile(d.log.Name()) // the error is worse news
+		return fmt.Errorf("straked does not answer: %w\n%s", err, log)
 	}
 	return nil
 }
@@ -123,8 +126,13 @@ func (d *demo) abandon() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	err := d.removePods(ctx)
-	err = errors.Join(err, d.stop(os.Interrupt), d.removeHost(ctx))
+	var err error
+	select {
+	case <-d.exited:
+	default:
+		err = errors.Join(d.removePods(ctx), d.stop(os.Interrupt))
+	}
+	err = errors.Join(err, d.removeHost(ctx))
 	fmt.Fprintf(os.Stderr, "straked's log is %s\n", d.log.Name())
 	return err
 }

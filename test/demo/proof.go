@@ -39,6 +39,8 @@ func (d *demo) removeHost(ctx context.Context) error {
 	return err
 }
 
+var errStayed = errors.New("this stayed")
+
 // prove looks at the kernel, not at what straked says.
 func (d *demo) prove(context.Context) error {
 	var left []string
@@ -58,16 +60,16 @@ func (d *demo) prove(context.Context) error {
 			found, err := kind.find()
 			left = append(left, found...)
 			if err == nil && len(found) > 0 {
-				err = errors.New(strings.Join(found, "\n"))
+				return fmt.Sprintf("%d left", len(found)), errStayed
 			}
 			return "none", err
 		})
-		if err != nil {
-			left = append(left, err.Error())
+		if err != nil && !errors.Is(err, errStayed) {
+			return err
 		}
 	}
 	if len(left) > 0 {
-		return fmt.Errorf("this stayed:\n%s", strings.Join(left, "\n"))
+		return fmt.Errorf("%w:\n%s", errStayed, strings.Join(left, "\n"))
 	}
 	return errors.Join(d.conn.Close(), d.log.Close(), os.RemoveAll(d.dir))
 }

@@ -1051,6 +1051,86 @@ func (*KillContainerResponse) Descriptor() ([]byte, []int) {
 	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
 }
 
+type HoldRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodId         string                 `protobuf:"bytes,1,opt,name=pod_id,json=podId,proto3" json:"pod_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *HoldRequest) GetPodId() string {
+	if x != nil {
+		return x.PodId
+	}
+	return ""
+}
+
+type HoldResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldResponse) Reset() {
+	*x = HoldResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldResponse) ProtoMessage() {}
+
+func (x *HoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
+func (*HoldResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
+}
+
 // Input is what the client sends in Exec and Attach: first exec or attach, then
 // the rest in any order.
 type Input struct {
@@ -1069,7 +1149,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1161,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1174,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Input) GetEvent() isInput_Event {
@@ -1199,7 +1279,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1291,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1304,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Output) GetEvent() isOutput_Event {
@@ -1314,7 +1394,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1406,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1419,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -1409,7 +1489,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1501,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1514,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -1466,7 +1546,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1558,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1571,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
 }
 
 type Ready struct {
@@ -1502,7 +1582,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1594,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1607,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
 }
 
 type Size struct {
@@ -1540,7 +1620,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1632,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1645,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -1591,7 +1671,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1683,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1696,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1713,7 +1793,10 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x14KillContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\tR\x06signal\"\x17\n" +
-	"\x15KillContainerResponse\"\xeb\x01\n" +
+	"\x15KillContainerResponse\"$\n" +
+	"\vHoldRequest\x12\x15\n" +
+	"\x06pod_id\x18\x01 \x01(\tR\x05podId\"\x0e\n" +
+	"\fHoldResponse\"\xeb\x01\n" +
 	"\x05Input\x12*\n" +
 	"\x04exec\x18\x01 \x01(\v2\x14.strake.v1.ExecStartH\x00R\x04exec\x120\n" +
 	"\x06attach\x18\x02 \x01(\v2\x16.strake.v1.AttachStartH\x00R\x06attach\x12\x16\n" +
@@ -1749,13 +1832,14 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\"\x1a\n" +
 	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code2\xdf\x03\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code2\x9a\x04\n" +
 	"\x06Strake\x12=\n" +
 	"\x06System\x12\x18.strake.v1.SystemRequest\x1a\x19.strake.v1.SystemResponse\x129\n" +
 	"\x04Pull\x12\x16.strake.v1.PullRequest\x1a\x17.strake.v1.PullResponse0\x01\x12O\n" +
 	"\fInspectImage\x12\x1e.strake.v1.InspectImageRequest\x1a\x1f.strake.v1.InspectImageResponse\x12R\n" +
 	"\rWaitContainer\x12\x1f.strake.v1.WaitContainerRequest\x1a .strake.v1.WaitContainerResponse\x12R\n" +
-	"\rKillContainer\x12\x1f.strake.v1.KillContainerRequest\x1a .strake.v1.KillContainerResponse\x12/\n" +
+	"\rKillContainer\x12\x1f.strake.v1.KillContainerRequest\x1a .strake.v1.KillContainerResponse\x129\n" +
+	"\x04Hold\x12\x16.strake.v1.HoldRequest\x1a\x17.strake.v1.HoldResponse0\x01\x12/\n" +
 	"\x04Exec\x12\x10.strake.v1.Input\x1a\x11.strake.v1.Output(\x010\x01\x121\n" +
 	"\x06Attach\x12\x10.strake.v1.Input\x1a\x11.strake.v1.Output(\x010\x01BCZAgithub.com/strake-containers/strake/server/api/strake/v1;strakev1b\x06proto3"
 
@@ -1771,7 +1855,7 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*SystemRequest)(nil),         // 0: strake.v1.SystemRequest
 	(*SystemResponse)(nil),        // 1: strake.v1.SystemResponse
@@ -1788,14 +1872,16 @@ var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*WaitContainerResponse)(nil), // 12: strake.v1.WaitContainerResponse
 	(*KillContainerRequest)(nil),  // 13: strake.v1.KillContainerRequest
 	(*KillContainerResponse)(nil), // 14: strake.v1.KillContainerResponse
-	(*Input)(nil),                 // 15: strake.v1.Input
-	(*Output)(nil),                // 16: strake.v1.Output
-	(*ExecStart)(nil),             // 17: strake.v1.ExecStart
-	(*AttachStart)(nil),           // 18: strake.v1.AttachStart
-	(*CloseStdin)(nil),            // 19: strake.v1.CloseStdin
-	(*Ready)(nil),                 // 20: strake.v1.Ready
-	(*Size)(nil),                  // 21: strake.v1.Size
-	(*Exit)(nil),                  // 22: strake.v1.Exit
+	(*HoldRequest)(nil),           // 15: strake.v1.HoldRequest
+	(*HoldResponse)(nil),          // 16: strake.v1.HoldResponse
+	(*Input)(nil),                 // 17: strake.v1.Input
+	(*Output)(nil),                // 18: strake.v1.Output
+	(*ExecStart)(nil),             // 19: strake.v1.ExecStart
+	(*AttachStart)(nil),           // 20: strake.v1.AttachStart
+	(*CloseStdin)(nil),            // 21: strake.v1.CloseStdin
+	(*Ready)(nil),                 // 22: strake.v1.Ready
+	(*Size)(nil),                  // 23: strake.v1.Size
+	(*Exit)(nil),                  // 24: strake.v1.Exit
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	2,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
@@ -1804,29 +1890,31 @@ var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	7,  // 3: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
 	8,  // 4: strake.v1.PullResponse.image:type_name -> strake.v1.Image
 	8,  // 5: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
-	17, // 6: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
-	18, // 7: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
-	19, // 8: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
-	21, // 9: strake.v1.Input.resize:type_name -> strake.v1.Size
-	20, // 10: strake.v1.Output.ready:type_name -> strake.v1.Ready
-	22, // 11: strake.v1.Output.exit:type_name -> strake.v1.Exit
-	21, // 12: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	19, // 6: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	20, // 7: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	21, // 8: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	23, // 9: strake.v1.Input.resize:type_name -> strake.v1.Size
+	22, // 10: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	24, // 11: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	23, // 12: strake.v1.ExecStart.size:type_name -> strake.v1.Size
 	0,  // 13: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
 	4,  // 14: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
 	9,  // 15: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
 	11, // 16: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
 	13, // 17: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	15, // 18: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	15, // 19: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 20: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	6,  // 21: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	10, // 22: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	12, // 23: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	14, // 24: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	16, // 25: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	16, // 26: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	20, // [20:27] is the sub-list for method output_type
-	13, // [13:20] is the sub-list for method input_type
+	15, // 18: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
+	17, // 19: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	17, // 20: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 21: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	6,  // 22: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	10, // 23: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	12, // 24: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	14, // 25: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	16, // 26: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
+	18, // 27: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	18, // 28: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	21, // [21:29] is the sub-list for method output_type
+	13, // [13:21] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1841,14 +1929,14 @@ func file_server_api_strake_v1_strake_proto_init() {
 		(*PullResponse_Progress)(nil),
 		(*PullResponse_Image)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[15].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[17].OneofWrappers = []any{
 		(*Input_Exec)(nil),
 		(*Input_Attach)(nil),
 		(*Input_Stdin)(nil),
 		(*Input_CloseStdin)(nil),
 		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[16].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[18].OneofWrappers = []any{
 		(*Output_Ready)(nil),
 		(*Output_Stdout)(nil),
 		(*Output_Stderr)(nil),
@@ -1860,7 +1948,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

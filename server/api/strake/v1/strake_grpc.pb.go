@@ -28,6 +28,7 @@ const (
 	Strake_InspectImage_FullMethodName  = "/strake.v1.Strake/InspectImage"
 	Strake_WaitContainer_FullMethodName = "/strake.v1.Strake/WaitContainer"
 	Strake_KillContainer_FullMethodName = "/strake.v1.Strake/KillContainer"
+	Strake_Hold_FullMethodName          = "/strake.v1.Strake/Hold"
 	Strake_Exec_FullMethodName          = "/strake.v1.Strake/Exec"
 	Strake_Attach_FullMethodName        = "/strake.v1.Strake/Attach"
 )
@@ -47,6 +48,10 @@ type StrakeClient interface {
 	WaitContainer(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*WaitContainerResponse, error)
 	// KillContainer sends one signal to the container's first process.
 	KillContainer(ctx context.Context, in *KillContainerRequest, opts ...grpc.CallOption) (*KillContainerResponse, error)
+	// Hold keeps a pod with the auto-remove annotation from being removed while
+	// the call lasts: for whoever still wants its log. The one response says that
+	// the pod is held. A client that dies lets go.
+	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error)
 	// Exec runs one more process in a running container. Unlike CRI's Exec it can
 	// set the process's environment, user and directory, it can close the
 	// process's standard input, and it needs no second connection.
@@ -123,9 +128,28 @@ func (c *strakeClient) KillContainer(ctx context.Context, in *KillContainerReque
 	return out, nil
 }
 
+func (c *strakeClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[1], Strake_Hold_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[HoldRequest, HoldResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_HoldClient = grpc.ServerStreamingClient[HoldResponse]
+
 func (c *strakeClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[1], Strake_Exec_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[2], Strake_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +162,7 @@ type Strake_ExecClient = grpc.BidiStreamingClient[Input, Output]
 
 func (c *strakeClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[2], Strake_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[3], Strake_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +188,10 @@ type StrakeServer interface {
 	WaitContainer(context.Context, *WaitContainerRequest) (*WaitContainerResponse, error)
 	// KillContainer sends one signal to the container's first process.
 	KillContainer(context.Context, *KillContainerRequest) (*KillContainerResponse, error)
+	// Hold keeps a pod with the auto-remove annotation from being removed while
+	// the call lasts: for whoever still wants its log. The one response says that
+	// the pod is held. A client that dies lets go.
+	Hold(*HoldRequest, grpc.ServerStreamingServer[HoldResponse]) error
 	// Exec runs one more process in a running container. Unlike CRI's Exec it can
 	// set the process's environment, user and directory, it can close the
 	// process's standard input, and it needs no second connection.
@@ -195,6 +223,9 @@ func (UnimplementedStrakeServer) WaitContainer(context.Context, *WaitContainerRe
 }
 func (UnimplementedStrakeServer) KillContainer(context.Context, *KillContainerRequest) (*KillContainerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method KillContainer not implemented")
+}
+func (UnimplementedStrakeServer) Hold(*HoldRequest, grpc.ServerStreamingServer[HoldResponse]) error {
+	return status.Error(codes.Unimplemented, "method Hold not implemented")
 }
 func (UnimplementedStrakeServer) Exec(grpc.BidiStreamingServer[Input, Output]) error {
 	return status.Error(codes.Unimplemented, "method Exec not implemented")
@@ -306,6 +337,17 @@ func _Strake_KillContainer_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Strake_Hold_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(HoldRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StrakeServer).Hold(m, &grpc.GenericServerStream[HoldRequest, HoldResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_HoldServer = grpc.ServerStreamingServer[HoldResponse]
+
 func _Strake_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(StrakeServer).Exec(&grpc.GenericServerStream[Input, Output]{ServerStream: stream})
 }
@@ -348,6 +390,11 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Pull",
 			Handler:       _Strake_Pull_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Hold",
+			Handler:       _Strake_Hold_Handler,
 			ServerStreams: true,
 		},
 		{
