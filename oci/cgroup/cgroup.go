@@ -6,8 +6,8 @@
 // controllers are v1's but the v2 hierarchy still counts, freezes and kills
 // processes, which it does better. That is used wherever it is mounted.
 //
-// The package holds no state but the directories that a Cgroup made, takes no
-// lock and starts no goroutine that outlives a call. Two processes may work on
+// The package holds no state but the highest directory that a Cgroup made, takes
+// no lock and starts no goroutine that outlives a call. Two processes may work on
 // the same cgroup; the kernel is the judge. It never touches the root cgroup and
 // never removes a directory with processes in it.
 //
@@ -68,7 +68,8 @@ type Cgroup struct {
 	path string // clean, absolute, below the root of each hierarchy
 	mode Mode
 	all  []hierarchy // v2 last
-	made []string    // directories that Create made, parents first
+	made []string    // directories that Create made, parents first, for its undo
+	top  string      // see Top
 }
 
 // New names a cgroup; nothing is created. Path is what linux.cgroupsPath says:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -73,6 +74,7 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 		}
 	}
 	undo.Release()
+	c.top = c.madeEverywhere()
 	return nil
 }
 
@@ -302,26 +304,62 @@ func enableControllers(dir string, wanted []string) error {
 	return nil
 }
 
+// Top is the highest directory above or at the cgroup's path that Create made, in
+// every hierarchy; "" before Create. Keep it if another process is to Delete.
+func (c *Cgroup) Top() string { return c.top }
+
+// Adopt tells a Cgroup what Top another one of the same path returned.
+func (c *Cgroup) Adopt(top string) { c.top = top }
+
 // Delete removes the cgroup with its descendants in every hierarchy, and the
-// parents that Create of this very Cgroup made, if nobody else uses them. One
-// that is gone is fine. With processes left it fails with ErrBusy, after giving
-// those that were just killed a moment to go.
+// parents up to Top, if nobody else uses them. One that is gone is fine. With
+// processes left it fails with ErrBusy, after giving those that were just killed
+// a moment to go.
 func (c *Cgroup) Delete() error {
 	if err := c.removeTrees(); err != nil {
 		return fmt.Errorf("cgroup %s: delete: %w", c.path, err)
 	}
-	return c.removeMade()
+	for p := path.Dir(c.path); c.top != "" && len(p) >= len(c.top) && p != "/"; p = path.Dir(p) {
+		for _, h := range c.all {
+			if err := removeEmpty(h.mount + p); err != nil {
+				return fmt.Errorf("cgroup %s: delete: %w", c.path, err)
+			}
+		}
+	}
+	return nil
 }
 
-// removeMade removes what Create made, children first, as far as it is empty.
+// removeMade is Create's undo: what it made goes, children first.
 func (c *Cgroup) removeMade() error {
-	for i := len(c.made) - 1; i >= 0; i-- {
-		if err := rmdir(c.made[i]); err != nil && !isErrno(err, syscall.EBUSY, syscall.ENOTEMPTY) {
+	for _, dir := range slices.Backward(c.made) {
+		if err := removeEmpty(dir); err != nil {
 			return err
 		}
 	}
-	c.made = nil
+	c.made, c.top = nil, ""
 	return nil
+}
+
+// removeEmpty removes a directory unless somebody uses it.
+func removeEmpty(dir string) error {
+	if err := rmdir(dir); err != nil && !isErrno(err, syscall.EBUSY, syscall.ENOTEMPTY) {
+		return err
+	}
+	return nil
+}
+
+// madeEverywhere is the highest path that was made in every hierarchy.
+func (c *Cgroup) madeEverywhere() string {
+	top := ""
+	for p := c.path; p != "/"; p = path.Dir(p) {
+		for _, h := range c.all {
+			if !slices.Contains(c.made, h.mount+p) {
+				return top
+			}
+		}
+		top = p
+	}
+	return top
 }
 
 func contains(list []string, s string) bool {

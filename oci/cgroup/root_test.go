@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -252,6 +253,42 @@ func TestFreezeGivesUp(t *testing.T) {
 		}
 		if err := c.WaitEmpty(ctx); !errors.Is(err, context.Canceled) {
 			t.Errorf("WaitEmpty: %v; want Canceled", err)
+		}
+	})
+}
+
+// Another process deletes, knowing Top; a neighbour keeps the parent.
+func TestDeleteByAnother(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		if want := "/" + strings.Split(c.Path(), "/")[1]; c.Top() != want {
+			t.Errorf("Top is %q, want %q", c.Top(), want)
+		}
+		neighbour, err := New(path.Dir(c.Path())+"/neighbour", c.Mode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := neighbour.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		if neighbour.Top() != neighbour.Path() {
+			t.Errorf("the neighbour's Top is %q", neighbour.Top())
+		}
+		again, err := New(c.Path(), c.Mode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		again.Adopt(c.Top())
+		if err := again.Delete(); err != nil {
+			t.Fatal(err)
+		}
+		if c.Exists() || !neighbour.Exists() {
+			t.Errorf("after Delete: there %v, neighbour there %v", c.Exists(), neighbour.Exists())
+		}
+		if err := neighbour.Delete(); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -1,0 +1,232 @@
+/*
+ * floor: the kernel's share of running a container.
+ *
+ *	floor ROOTFS NAME COMMAND [ARG]...
+ *
+ * It does for COMMAND what an OCI runtime does for runc's example config (`runc
+ * spec`): cgroups with the default device rules, six namespaces, the seven
+ * mounts, device nodes, masked and read-only paths, pivot_root, capabilities,
+ * no_new_privs, execve; then it waits and removes the cgroups. It reads no
+ * config, keeps no state, checks nothing and trusts every path, so no runtime
+ * can be faster than this without doing less. It is a ruler for test/bench, not
+ * a way to run anything.
+ *
+ * On cgroup v1 the child joins by writing "0" to the tasks files, which is the
+ * fastest way there is (see oci/cgroup); the v2 hierarchy it is born in.
+ */
+#define _GNU_SOURCE
+#include <err.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CGROUP "/sys/fs/cgroup"
+
+static const char *v1[] = {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"};
+#define NV1 (sizeof(v1) / sizeof(*v1))
+
+static const char *name;
+static int unified; /* cgroup v2 only */
+
+static void check(int rc, const char *what)
+{
+	if (rc < 0)
+		err(1, "%s", what);
+}
+
+static int put(const char *file, const char *text)
+{
+	int fd = open(file, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	ssize_t n = write(fd, text, strlen(text));
+	close(fd);
+	return n < 0 ? -1 : 0;
+}
+
+static const char *in(const char *hierarchy, const char *file)
+{
+	static char path[512];
+	snprintf(path, sizeof path, CGROUP "%s%s/%s%s%s", *hierarchy ? "/" : "", hierarchy, name, *file ? "/" : "", file);
+	return path;
+}
+
+static void make_cgroups(void)
+{
+	static const char *allow[] = {"c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm",
+				      "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm"};
+	char buf[256];
+
+	if (unified) {
+		check(mkdir(in("", ""), 0755), "mkdir cgroup");
+		return; /* the device program would be one system call more */
+	}
+	for (size_t i = 0; i < NV1; i++)
+		check(mkdir(in(v1[i], ""), 0755), v1[i]);
+	check(mkdir(in("unified", ""), 0755), "unified");
+	for (int i = 0; i < 2; i++) {
+		const char *file = i ? "cpuset.mems" : "cpuset.cpus";
+		char parent[64];
+		snprintf(parent, sizeof parent, CGROUP "/cpuset/%s", file);
+		int fd = open(parent, O_RDONLY | O_CLOEXEC);
+		ssize_t n = read(fd, buf, sizeof buf - 1);
+		close(fd);
+		buf[n > 0 ? n : 0] = 0;
+		check(put(in("cpuset", file), buf), file);
+	}
+	check(put(in("devices", "devices.deny"), "a"), "devices.deny");
+	int fd = open(in("devices", "devices.allow"), O_WRONLY | O_CLOEXEC);
+	for (size_t i = 0; i < sizeof allow / sizeof *allow; i++)
+		check(write(fd, allow[i], strlen(allow[i])), "devices.allow");
+	close(fd);
+}
+
+static void remove_cgroups(void)
+{
+	if (unified) {
+		rmdir(in("", ""));
+		return;
+	}
+	for (size_t i = 0; i < NV1; i++)
+		rmdir(in(v1[i], ""));
+	rmdir(in("unified", ""));
+}
+
+/* mount on a directory that may have to be made */
+static void mnt(const char *source, const char *on, const char *type, unsigned long flags, const char *data)
+{
+	mkdir(on, 0755);
+	check(mount(source, on, type, flags, data), on);
+}
+
+static void mask(const char *path, int empty)
+{
+	struct stat st;
+	char target[64];
+
+	if (stat(path, &st))
+		return;
+	if (S_ISDIR(st.st_mode)) {
+		snprintf(target, sizeof target, "/proc/self/fd/%d", empty);
+		check(mount(target, path, NULL, MS_BIND, NULL), path);
+	} else {
+		check(mount("/dev/null", path, NULL, MS_BIND, NULL), path);
+	}
+}
+
+static void readonly(const char *path)
+{
+	if (mount(path, path, NULL, MS_BIND | MS_REC, NULL))
+		return;
+	check(mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), path);
+}
+
+static void child(const char *rootfs, char **argv)
+{
+	static const struct { const char *path; int minor, major; } nodes[] = {
+		{"dev/null", 3, 1}, {"dev/zero", 5, 1}, {"dev/full", 7, 1},
+		{"dev/random", 8, 1}, {"dev/urandom", 9, 1}, {"dev/tty", 0, 5}};
+	static const char *links[][2] = {{"/proc/self/fd", "dev/fd"}, {"/proc/self/fd/0", "dev/stdin"},
+		{"/proc/self/fd/1", "dev/stdout"}, {"/proc/self/fd/2", "dev/stderr"}, {"/proc/kcore", "dev/core"}, {"pts/ptmx", "dev/ptmx"}};
+	static const char *masked[] = {"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"};
+	static const char *ro[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
+	const unsigned long locked = MS_NOSUID | MS_NOEXEC | MS_NODEV;
+
+	for (size_t i = 0; !unified && i < NV1; i++)
+		check(put(in(v1[i], "tasks"), "0"), "join");
+	check(unshare(CLONE_NEWCGROUP), "unshare cgroup");
+	setsid();
+	syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, name);
+
+	check(mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL), "propagation");
+	check(mount(rootfs, rootfs, NULL, MS_BIND | MS_REC, NULL), "bind rootfs");
+	check(chdir(rootfs), "chdir");
+	mnt("proc", "proc", "proc", 0, NULL);
+	mnt("tmpfs", "dev", "tmpfs", MS_NOSUID | MS_STRICTATIME, "mode=755,size=65536k");
+	mnt("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5");
+	mnt("shm", "dev/shm", "tmpfs", locked, "mode=1777,size=65536k");
+	mnt("mqueue", "dev/mqueue", "mqueue", locked, NULL);
+	mnt("sysfs", "sys", "sysfs", locked | MS_RDONLY, NULL);
+	if (unified) {
+		mnt("cgroup", "sys/fs/cgroup", "cgroup2", locked | MS_RELATIME | MS_RDONLY, NULL);
+	} else {
+		mnt("tmpfs", "sys/fs/cgroup", "tmpfs", locked, "mode=755");
+		for (size_t i = 0; i < NV1; i++) {
+			char on[64];
+			snprintf(on, sizeof on, "sys/fs/cgroup/%s", v1[i]);
+			mnt("cgroup", on, "cgroup", locked | MS_RELATIME | MS_RDONLY, i == NV1 - 1 ? "none,name=systemd" : v1[i]);
+		}
+		check(mount(NULL, "sys/fs/cgroup", NULL, MS_REMOUNT | MS_BIND | locked | MS_RDONLY, NULL), "cgroup");
+	}
+	umask(0);
+	for (size_t i = 0; i < sizeof nodes / sizeof *nodes; i++)
+		check(mknod(nodes[i].path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)), nodes[i].path);
+	for (size_t i = 0; i < sizeof links / sizeof *links; i++)
+		check(symlink(links[i][0], links[i][1]), links[i][1]);
+	umask(022);
+	check(sethostname("floor", 5), "sethostname");
+
+	check(syscall(SYS_pivot_root, ".", "."), "pivot_root");
+	check(umount2(".", MNT_DETACH), "umount old root");
+	check(mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL), "read-only root");
+	mnt("tmpfs", "/proc/acpi", "tmpfs", MS_RDONLY, NULL); /* one empty directory for all */
+	int empty = open("/proc/acpi", O_PATH | O_CLOEXEC);
+	for (size_t i = 1; i < sizeof masked / sizeof *masked; i++)
+		mask(masked[i], empty);
+	for (size_t i = 0; i < sizeof ro / sizeof *ro; i++)
+		readonly(ro[i]);
+
+	struct rlimit files = {1024, 1024};
+	setrlimit(RLIMIT_NOFILE, &files);
+	const uint64_t caps = 1ULL << CAP_AUDIT_WRITE | 1ULL << CAP_KILL | 1ULL << CAP_NET_BIND_SERVICE;
+	for (int c = 0; c <= 40; c++)
+		if (!(caps >> c & 1))
+			prctl(PR_CAPBSET_DROP, c);
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct data[2] = {{caps, caps, 0}, {0, 0, 0}};
+	check(syscall(SYS_capset, &header, data), "capset");
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
+	execv(*argv, argv);
+	err(127, "%s", *argv);
+}
+
+int main(int argc, char **argv)
+{
+	struct statfs fs;
+	int status;
+
+	if (argc < 4)
+		errx(2, "usage: floor ROOTFS NAME COMMAND [ARG]...");
+	name = argv[2];
+	unified = !statfs(CGROUP, &fs) && fs.f_type == 0x63677270;
+	make_cgroups();
+	struct clone_args args = {
+		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_INTO_CGROUP | CLONE_VFORK,
+		.exit_signal = SIGCHLD,
+		.cgroup = open(in(unified ? "" : "unified", ""), O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+	};
+	long pid = syscall(SYS_clone3, &args, sizeof args);
+	check(pid, "clone3");
+	if (pid == 0)
+		child(argv[1], argv + 3);
+	check(waitpid(pid, &status, 0), "waitpid");
+	remove_cgroups();
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
