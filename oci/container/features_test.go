@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 func TestSeccomp(t *testing.T) {
@@ -168,9 +170,9 @@ func TestDevicesTimeNamespaceAndOtherFields(t *testing.T) {
 		}
 	}
 	must(t, c.Start(t.Context()))
-	must(t, c.Delete(t.Context(), true))
-	out := text()
-	_ = out
+	must(t, sys.WaitReadable(t.Context(), p.PidFD))
+	must(t, c.Delete(t.Context(), false))
+	contains(t, text(), "640 3:4 a:e5\n666 0:0 a:c8", "86400", "i686", "0\t1")
 }
 
 func TestNoPivot(t *testing.T) {

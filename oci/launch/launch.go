@@ -110,7 +110,7 @@ func Run(ctx context.Context, r Request) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for r, fd := range c.files {
+	for r, fd := range c.files { // lower has checked the registers
 		c.img.regs[r] = int64(fd)
 	}
 	if err := c.fork(); err != nil {

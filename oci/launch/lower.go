@@ -65,8 +65,11 @@ var errTooLarge = errors.New("too large")
 // what /proc/PID shows of it (CVE-2016-9962, CVE-2019-5736), and closes every
 // descriptor but those in keep (ascending).
 func lower(p *plan.Program, self fileID, keep []int) (*image, error) {
-	if len(p.Ops) > 0x3fff {
+	if len(p.Ops) > 0x3000 {
 		return nil, fmt.Errorf("program of %d operations: %w", len(p.Ops), errTooLarge)
+	}
+	if err := checkRegisters(p); err != nil {
+		return nil, err
 	}
 	const scratchRegs = 8
 	n := p.Regs + 1 + scratchRegs + p.Target
@@ -113,6 +116,46 @@ func lower(p *plan.Program, self fileID, keep []int) (*image, error) {
 	}
 	l.fix()
 	return l.image, nil
+}
+
+// checkRegisters makes sure that a program, which may come from a file, touches
+// no memory but its registers.
+func checkRegisters(p *plan.Program) error {
+	check := func(where string, regs ...plan.Reg) error {
+		for _, r := range regs {
+			if r < 0 || int(r) > p.Regs {
+				return fmt.Errorf("%s: register %d of %d", where, r, p.Regs)
+			}
+		}
+		return nil
+	}
+	if sync := p.Input(plan.InSync); sync == nil || sync.Reg == 0 {
+		return errors.New("program has no register for the parent")
+	}
+	for i := range p.Inputs {
+		if err := check(p.Inputs[i].Field, p.Inputs[i].Reg); err != nil {
+			return err
+		}
+	}
+	for i := range p.Ops {
+		o := &p.Ops[i]
+		if err := check(o.Where(), o.Out, o.Dir, o.On); err != nil {
+			return err
+		}
+		if err := check(o.Where(), o.Regs...); err != nil {
+			return err
+		}
+		if o.Do == plan.OpStdio && len(o.Regs) != p.Target {
+			return fmt.Errorf("%s: %d descriptors, %d announced", o.Where(), len(o.Regs), p.Target)
+		}
+		if (o.Do == plan.OpLookup || o.Do == plan.OpExec || o.Do == plan.OpHook) && len(o.Args) == 0 {
+			return fmt.Errorf("%s: no arguments", o.Where())
+		}
+		if o.Do == plan.OpMount && len(o.Args) != 2 {
+			return fmt.Errorf("%s: mount wants a type and options", o.Where())
+		}
+	}
+	return check("namespace", p.PidNS)
 }
 
 // emit appends an instruction and returns its index.

@@ -1,0 +1,97 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// creatorEnv makes the test binary a creator of one container, to be killed.
+const creatorEnv = "STRAKE_TEST_CREATOR"
+
+func TestMain(m *testing.M) {
+	if v := os.Getenv(creatorEnv); v != "" {
+		if err := beCreator(v); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+type creation struct {
+	ID, Bundle, State string
+	Spec              *specs.Spec
+}
+
+func beCreator(v string) error {
+	var c creation
+	if err := json.Unmarshal([]byte(v), &c); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	made, _, err := Create(ctx, CreateOptions{ID: c.ID, Bundle: c.Bundle, StateRoot: c.State, Spec: c.Spec})
+	if err != nil {
+		return err
+	}
+	if err := made.Start(ctx); err != nil {
+		return err
+	}
+	return made.Delete(ctx, true)
+}
+
+// A creator that is killed at any moment of create, start or delete leaves
+// something that Delete with force removes.
+func TestKilledCreatorLeavesWhatDeleteRemoves(t *testing.T) {
+	e := newEnv(t)
+	self, err := os.Executable()
+	must(t, err)
+	steps := 120
+	if testing.Short() {
+		steps = 20
+	}
+	states := map[string]int{}
+	for i := range steps {
+		c := creation{ID: e.id(), Bundle: e.bundle, State: e.state, Spec: e.spec("exec sleep 1000")}
+		data, err := json.Marshal(c)
+		must(t, err)
+		cmd := exec.Command(self)
+		cmd.Env = []string{creatorEnv + "=" + string(data)}
+		must(t, cmd.Start())
+		// From its first moment on, wherever that falls in its work.
+		dir := filepath.Join(e.state, c.ID)
+		for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); {
+			if _, err := os.Stat(dir); err == nil {
+				break
+			}
+		}
+		time.Sleep(time.Duration(i) * 60 * time.Microsecond)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed, or done
+		left, err := Load(e.state, c.ID)
+		if errors.Is(err, ErrNotExist) {
+			states["gone"]++
+			e.gone(c.ID)
+			continue
+		}
+		must(t, err)
+		if s, err := left.State(); err == nil {
+			states[string(s.Status)]++
+		}
+		must(t, left.Delete(t.Context(), true))
+		e.gone(c.ID)
+	}
+	t.Logf("found after the kill: %v", states)
+	if n := countProcesses("sleep\x001000\x00"); n > 0 {
+		t.Errorf("%d processes are left", n)
+	}
+}

@@ -1,0 +1,161 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-containers/strake/oci/plan"
+)
+
+// program is a program with the inputs that every one has.
+func program(ops ...plan.Op) *plan.Program {
+	for i := range ops {
+		ops[i].Field = "test"
+	}
+	return &plan.Program{Inputs: []plan.Input{{Reg: 1, Kind: plan.InSync}, {Reg: 2, Kind: plan.InStdout}}, Regs: 9, Ops: ops}
+}
+
+func run(t *testing.T, p *plan.Program, files map[plan.Reg]int) error {
+	t.Helper()
+	proc, err := Run(t.Context(), Request{Program: p, Files: files, CgroupFD: -1})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = proc.PidFD.Close() }()
+	return Kill(proc)
+}
+
+func TestAFailingOperationIsNamed(t *testing.T) {
+	err := run(t, program(
+		plan.Op{Do: plan.OpUmask, A: 0o22},
+		plan.Op{Do: plan.OpOpen, Path: "/no/such", Out: 3, Note: "a note"},
+	), nil)
+	var e *Error
+	if !errors.As(err, &e) || e.Errno != syscall.ENOENT || err.Error() != "test (a note): open: no such file or directory" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestAllowedErrorsSkipsAndExec(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := program(
+		plan.Op{Do: plan.OpOpen, Path: "/no/such", Out: 3, Allow: []int{int(syscall.ENOENT)}},
+		plan.Op{Do: plan.OpIfOpen, Dir: 3, A: 1},
+		plan.Op{Do: plan.OpOpen, Path: "/also/missing", Out: 4},
+		plan.Op{Do: plan.OpOpen, Path: "/", A: plan.FlagDirectory, Out: 5},
+		plan.Op{Do: plan.OpIsDir, Dir: 5, A: 1},
+		plan.Op{Do: plan.OpSkip, A: 1},
+		plan.Op{Do: plan.OpOpen, Path: "/missing/too", Out: 4},
+		plan.Op{Do: plan.OpLookup, Args: []string{"sh"}, Env: []string{"/nowhere/sh", "/bin/sh"}},
+		plan.Op{Do: plan.OpStdio, Regs: []plan.Reg{2, 2, 2}},
+		plan.Op{Do: plan.OpExec, Args: []string{"sh", "-c", "echo $V; ls /proc/self/fd | tr '\\n' ' '"}, Env: []string{"V=value", "PATH=/bin:/usr/bin"}},
+	)
+	p.Target = 3
+	proc, err := Run(t.Context(), Request{Program: p, Files: map[plan.Reg]int{2: int(w.Fd())}, CgroupFD: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	buf := make([]byte, 100)
+	var out string
+	for {
+		n, err := r.Read(buf)
+		out += string(buf[:n])
+		if err != nil {
+			break
+		}
+	}
+	_ = r.Close()
+	if err := Kill(proc); err != nil {
+		t.Error(err)
+	}
+	if out != "value\n0 1 2 3 " { // 3 is ls's own
+		t.Errorf("output %q", out)
+	}
+}
+
+func TestAKilledChildIsSaidToBe(t *testing.T) {
+	_, err := Run(t.Context(), Request{Program: program(plan.Op{Do: plan.OpSync, A: 7}), CgroupFD: -1,
+		Sync: func(_, pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }})
+	if err == nil || !strings.Contains(err.Error(), "process was killed") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestACancelledRunSaysWhereItWas(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	p := program(plan.Op{Do: plan.OpSync, A: 1}, plan.Op{Do: plan.OpPause, Note: "for ever"})
+	_, err := Run(ctx, Request{Program: p, CgroupFD: -1, Sync: func(int, int) error { cancel(); return nil }})
+	if !errors.Is(err, context.Canceled) || !strings.HasPrefix(err.Error(), "test") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestBadProgramsAreRefused(t *testing.T) {
+	many := make([]plan.Op, 0x4000)
+	for _, tt := range []struct {
+		p    *plan.Program
+		want string
+	}{
+		{program(plan.Op{Do: "dance"}), `unknown operation "dance"`},
+		{program(plan.Op{Do: plan.OpSkip, A: 5}), "jump behind the end"},
+		{program(plan.Op{Do: plan.OpChdir, Path: "a\x00b"}), "NUL"},
+		{program(plan.Op{Do: plan.OpSched}), "sched wants 7 numbers"},
+		{program(many...), "too large"},
+		{&plan.Program{Inputs: []plan.Input{{Reg: 1, Kind: plan.InSync}}, Regs: 300}, "too large"},
+		{&plan.Program{}, "no register for the parent"},
+		{&plan.Program{Inputs: []plan.Input{{Reg: 1, Kind: plan.InSync}}, Regs: 1, Ops: []plan.Op{{Do: plan.OpClose, Dir: 99}}}, "register 99"},
+	} {
+		if err := run(t, tt.p, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("error %v, want %q", err, tt.want)
+		}
+	}
+}
+
+func TestFindHome(t *testing.T) {
+	for _, tt := range []struct {
+		passwd, want string
+		uid          uintptr
+	}{
+		{"root:x:0:0:root:/root:/bin/sh\n", "/root", 0},
+		{"a:x:1:1::/a:\nb:x:2:2::/b:\n", "/b", 2},
+		{"7:x:1:1::/wrong:\nb:x:7:2::/right:", "/right", 7},
+		{"a:x:1:1::/a", "/", 1}, // cut off
+		{"a:x:1:1::relative:\n", "/", 1},
+		{"a:x::1::/empty:\n", "/", 0},
+		{"a:x:-1:1::/neg:\na:x:99999999999:1::/big:\n", "/", 1},
+		{"a:x:1:1::/" + strings.Repeat("l", homeSlot) + ":\n", "/", 1},
+		{"", "/", 0},
+	} {
+		if got := homeOf(tt.passwd, tt.uid); got != tt.want {
+			t.Errorf("%.40q for %d: %q, want %q", tt.passwd, tt.uid, got, tt.want)
+		}
+	}
+}
+
+func homeOf(passwd string, uid uintptr) string {
+	slot := make([]byte, homeSlot)
+	copy(slot, "HOME=/")
+	data := append([]byte(passwd), 0)
+	findHome(uintptr(unsafe.Pointer(&slot[0])), uid, uintptr(unsafe.Pointer(&data[0])), uintptr(len(passwd)))
+	return unix.ByteSliceToString(slot)[len("HOME="):]
+}
+
+func FuzzFindHome(f *testing.F) {
+	f.Add("root:x:0:0:root:/root:/bin/sh\n", uint32(0))
+	f.Fuzz(func(t *testing.T, passwd string, uid uint32) {
+		if h := homeOf(passwd, uintptr(uid)); !strings.HasPrefix(h, "/") {
+			t.Errorf("home %q", h)
+		}
+	})
+}
