@@ -61,9 +61,10 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 	if err := cg.Create(s.Linux.Resources); err != nil {
-		return nil, nil, fmt.Errorf("linux.resources: %w", err)
+		return nil, nil, err
 	}
 	undo.Push("remove cgroup", cg.Delete)
+	r.CgroupTop = cg.Top()
 
 	// 4. The program, and the descriptors that it starts with.
 	prog, err := compile(&o, s, cg)

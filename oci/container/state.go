@@ -37,6 +37,7 @@ type record struct {
 	Bundle      string            `json:"bundle"`
 	Rootfs      string            `json:"rootfs"`
 	Cgroup      string            `json:"cgroup"`
+	CgroupTop   string            `json:"cgroupTop,omitempty"` // cgroup.Top: the parents to remove
 	Created     time.Time         `json:"created"`
 	Pid         int               `json:"pid"` // 0: being created
 	StartTime   uint64            `json:"startTime"`
@@ -223,7 +224,12 @@ func (c *Container) cgroupOf(r *record) (*cgroup.Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cgroup.New(r.Cgroup, mode)
+	cg, err := cgroup.New(r.Cgroup, mode)
+	if err != nil {
+		return nil, err
+	}
+	cg.Adopt(r.CgroupTop)
+	return cg, nil
 }
 
 // procStat is what we want of /proc/PID/stat.

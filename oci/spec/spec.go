@@ -62,6 +62,12 @@ func Default(s *specs.Spec) {
 	if s.Linux == nil {
 		s.Linux = &specs.Linux{}
 	}
+	if s.Linux.Resources == nil {
+		s.Linux.Resources = &specs.LinuxResources{}
+	}
+	if s.Linux.Resources.Devices == nil {
+		s.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{} // not nil: oci/cgroup allows the default devices only
+	}
 	if s.Process == nil {
 		s.Process = &specs.Process{}
 	}
