@@ -36,25 +36,25 @@ func DefaultTOML() []byte { return slices.Clone(defaultTOML) }
 
 // Config is the whole configuration, every field set.
 type Config struct {
-	Root           string             `toml:"root"`
-	State          string             `toml:"state"`
-	Address        string             `toml:"address"`
-	LogLevel       string             `toml:"log_level"`
-	LogFormat      string             `toml:"log_format"`
-	CgroupDriver   string             `toml:"cgroup_driver"`
-	DefaultRuntime string             `toml:"default_runtime"`
-	CNI            CNI                `toml:"cni"`
-	Network        Network            `toml:"network"`
-	Registry       Registry           `toml:"registry"`
-	Runtimes       map[string]Runtime `toml:"runtimes"`
-	Stream         Stream             `toml:"stream"`
-	Metrics        Metrics            `toml:"metrics"`
+	Root           string             `toml:"root" json:"root"`
+	State          string             `toml:"state" json:"state"`
+	Address        string             `toml:"address" json:"address"`
+	LogLevel       string             `toml:"log_level" json:"log_level"`
+	LogFormat      string             `toml:"log_format" json:"log_format"`
+	CgroupDriver   string             `toml:"cgroup_driver" json:"cgroup_driver"`
+	DefaultRuntime string             `toml:"default_runtime" json:"default_runtime"`
+	CNI            CNI                `toml:"cni" json:"cni"`
+	Network        Network            `toml:"network" json:"network"`
+	Registry       Registry           `toml:"registry" json:"registry"`
+	Runtimes       map[string]Runtime `toml:"runtimes" json:"runtimes"`
+	Stream         Stream             `toml:"stream" json:"stream"`
+	Metrics        Metrics            `toml:"metrics" json:"metrics"`
 }
 
 // CNI says where network configurations and plugins are found.
 type CNI struct {
-	ConfDir string   `toml:"conf_dir"`
-	BinDirs []string `toml:"bin_dirs"`
+	ConfDir string   `toml:"conf_dir" json:"conf_dir"`
+	BinDirs []string `toml:"bin_dirs" json:"bin_dirs"`
 }
 
 // Network configures the built-in bridge, used while CNI.ConfDir holds no
@@ -63,32 +63,32 @@ type CNI struct {
 // Subnets are of its pods, one of each address family at most; none takes an
 // IPv4 one that the host does not use.
 type Network struct {
-	Bridge  string   `toml:"bridge"`
-	Subnets []string `toml:"subnets"`
+	Bridge  string   `toml:"bridge" json:"bridge"`
+	Subnets []string `toml:"subnets" json:"subnets"`
 }
 
 // Registry configures pulls. ConfigPath is a certs.d tree, or several separated
 // by colons; "" for none.
 type Registry struct {
-	ConfigPath string `toml:"config_path"`
+	ConfigPath string `toml:"config_path" json:"config_path"`
 }
 
 // Runtime is one runtime handler. Type "strake" is the built-in one; its Path
 // is the monitor's binary, "" to look beside straked and in PATH.
 type Runtime struct {
-	Type    string            `toml:"type"`
-	Path    string            `toml:"path"`
-	Options map[string]string `toml:"options"`
+	Type    string            `toml:"type" json:"type"`
+	Path    string            `toml:"path" json:"path"`
+	Options map[string]string `toml:"options" json:"options"`
 }
 
 // Stream configures the server of exec, attach and port-forward.
 type Stream struct {
-	Address string `toml:"address"`
+	Address string `toml:"address" json:"address"`
 }
 
 // Metrics configures the Prometheus endpoint; Address "" turns it off.
 type Metrics struct {
-	Address string `toml:"address"`
+	Address string `toml:"address" json:"address"`
 }
 
 // Default returns the configuration of an empty file.

@@ -23,11 +23,12 @@ var ErrInUse = errors.New("another daemon is using it")
 // counts as left behind. Connecting needs no reply from the daemon itself.
 const dialTimeout = 2 * time.Second
 
-// Socket is a listening unix socket and the lock that makes it ours.
+// Socket is a listening unix socket and the lock that makes it ours. Who serves
+// on Listener may close it; the lock is held until Close.
 type Socket struct {
-	net.Listener
-	address string
-	lock    *os.File
+	Listener net.Listener
+	address  string
+	lock     *os.File
 }
 
 // Listen listens on the unix socket address, with mode 0600; a missing directory

@@ -21,7 +21,7 @@ func TestListen(t *testing.T) {
 	}
 	accepted := make(chan error, 1)
 	go func() {
-		conn, err := s.Accept()
+		conn, err := s.Listener.Accept()
 		if err == nil {
 			err = conn.Close()
 		}

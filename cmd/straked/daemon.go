@@ -118,7 +118,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 
 	// 6. Serve until the signal.
 	serving.Go(streams.Serve)
-	serving.Go(func() error { return rpc.Serve(socket) })
+	serving.Go(func() error { return rpc.Serve(socket.Listener) })
 	if err := sdnotify.Send(sdnotify.Ready); err != nil {
 		log.Warn("systemd was not told that straked is ready", "error", err)
 	}

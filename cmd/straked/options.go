@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,9 +35,25 @@ func newLogger(w io.Writer, c config.Config) *slog.Logger {
 	}
 	log := slog.New(h)
 	slog.SetDefault(log)
-	klog.SetSlogLogger(log)
+	klog.SetSlogLogger(slog.New(quiet{h}))
 	return log
 }
+
+// quiet logs at debug what the kubelet's library calls errors, such as a client
+// that goes away: the client has been told, and nobody has to act.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, _ slog.Level) bool {
+	return q.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return q.Handler.Handle(ctx, r)
+}
+
+func (q quiet) WithAttrs(a []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(a)} }
+func (q quiet) WithGroup(name string) slog.Handler   { return quiet{q.Handler.WithGroup(name)} }
 
 // monitors finds the monitor's program of each runtime: where its path says,
 // beside this program, or in PATH.
@@ -78,7 +95,7 @@ func findMonitor() (string, error) {
 func handlers(c config.Config) []cri.Handler {
 	var out []cri.Handler
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
-		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: true, UserNamespaces: true})
+		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: true})
 	}
 	return out
 }
