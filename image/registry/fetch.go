@@ -158,6 +158,9 @@ func (r *Repository) eachHost(what string, may func(*host) bool, try func(*host)
 		if !may(h) {
 			continue
 		}
+		if h.fallback && len(all) > 0 && !errors.Is(all[len(all)-1], ErrUnavailable) {
+			continue // the same registry has answered, and would not say otherwise over TLS
+		}
 		err := try(h)
 		if err == nil {
 			return nil
@@ -176,7 +179,8 @@ func (r *Repository) eachHost(what string, may func(*host) bool, try func(*host)
 	return joined(all)
 }
 
-// joined is errors.Join on one line.
+// joined is errors.Join on one line. Its class is that of the last error: the
+// registry itself comes after its mirrors.
 type joined []error
 
 func (j joined) Error() string {
@@ -187,7 +191,7 @@ func (j joined) Error() string {
 	return strings.Join(texts, "; then ")
 }
 
-func (j joined) Unwrap() []error { return j }
+func (j joined) Unwrap() error { return j[len(j)-1] }
 
 // prefer moves the host that answered to the front for what follows: it has
 // the image. Resolve calls it before anything else runs.

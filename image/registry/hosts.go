@@ -27,6 +27,7 @@ type endpoint struct {
 	upstream bool    // the registry itself: it may see the caller's credentials
 	resolve  bool    // trusted to say what a tag means
 	pull     bool
+	fallback bool        // the endpoint before it, another way: for when that cannot be spoken to
 	tls      *tls.Config // nil: the system's roots
 	header   http.Header
 }
@@ -94,7 +95,7 @@ func defaultEndpoints(domain string, conf *tls.Config) []endpoint {
 	}
 	plain := ep
 	plain.base.Scheme = "http"
-	ep.tls = &tls.Config{InsecureSkipVerify: true}
+	ep.tls, ep.fallback = &tls.Config{InsecureSkipVerify: true}, true
 	return []endpoint{plain, ep}
 }
 

@@ -30,7 +30,7 @@ func TestImages(t *testing.T) {
 		"unknown repository": {host + "/no/such:image", codes.NotFound, []string{"no/such"}},
 		"unknown tag":        {n.Image + "-no", codes.NotFound, []string{n.Image + "-no"}},
 		"malformed":          {"UPPER//case", codes.InvalidArgument, []string{"UPPER//case"}},
-		"nobody listens":     {"127.0.0.1:1/a/b:c", codes.Unavailable, []string{"127.0.0.1:1", "refused"}},
+		"nobody listens":     {"127.0.0.1:1/a/b:c", codes.Unknown, []string{"RegistryUnavailable", "127.0.0.1:1", "refused"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := n.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: c.image}})
