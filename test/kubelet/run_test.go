@@ -1,8 +1,10 @@
 package kubelet
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -106,8 +108,8 @@ func start(t *testing.T, n *node.Node) *kubelet {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(program, "--config", filepath.Join(dir, "config.yaml"), "--root-dir", filepath.Join(dir, "root"),
-		"--cert-dir", filepath.Join(dir, "root"), "--hostname-override", "strake-test", "--v", "2")
+	cmd := exec.Command(program, "--config", filepath.Join(dir, "config.yaml"), "--root-dir", k.root(),
+		"--cert-dir", k.root(), "--hostname-override", "strake-test", "--v", "2")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -132,6 +134,8 @@ func (k *kubelet) write(name, content string) {
 	}
 }
 
+func (k *kubelet) root() string { return filepath.Join(k.dir, "root") }
+
 // manifest adds, changes or (without content) removes a static pod.
 func (k *kubelet) manifest(name, content string) {
 	k.t.Helper()
@@ -150,17 +154,27 @@ func (k *kubelet) end() {
 		if log, err := os.ReadFile(k.logFile); err == nil {
 			k.t.Logf("the end of the kubelet's log:\n%s", log[max(0, len(log)-20000):])
 		}
-		k.n.RemoveAll(k.t.Context())
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the test's own is done
+		defer cancel()
+		k.n.RemoveAll(ctx)
 	}
 	for _, c := range k.cgroupDirs() {
 		if err := os.Remove(c); err != nil {
 			k.t.Error(err)
 		}
 	}
+	// The kubelet mounts its root on itself and leaves it.
+	if err := syscall.Unmount(k.root(), 0); err != nil && !errors.Is(err, syscall.EINVAL) {
+		k.t.Errorf("unmount %s: %v", k.root(), err)
+		return // never delete through a mount
+	}
 	if err := os.RemoveAll(k.dir); err != nil {
 		k.t.Error(err)
 	}
 }
+
+// podName is the manifest's name and the node's.
+const podName = "web-strake-test"
 
 // staticPod is the part of a v1.Pod that the test looks at.
 type staticPod struct {
@@ -253,7 +267,7 @@ func (k *kubelet) awaitNone(timeout time.Duration) {
 }
 
 // awaitStats waits until the kubelet's summary has the container's CPU time and memory.
-func (k *kubelet) awaitStats(podName, name string, timeout time.Duration) {
+func (k *kubelet) awaitStats(name string, timeout time.Duration) {
 	k.t.Helper()
 	var summary struct {
 		Pods []struct {
@@ -285,16 +299,21 @@ func (k *kubelet) awaitStats(podName, name string, timeout time.Duration) {
 // log is what the container's current or last run has written, by the kubelet.
 func (k *kubelet) log(name string) string {
 	k.t.Helper()
-	return k.https(http.MethodGet, "/containerLogs/default/web-strake-test/"+name, nil)
+	status, body := k.https(http.MethodGet, "/containerLogs/default/"+podName+"/"+name, nil)
+	if status != http.StatusOK {
+		k.t.Errorf("logs of %s: %d %s", name, status, body)
+	}
+	return body
 }
 
-// exec runs a command by the kubelet's run handler (CRI's ExecSync).
-func (k *kubelet) exec(name string, command ...string) string {
+// run runs a command by the kubelet's run handler (CRI's ExecSync), which
+// splits it at spaces.
+func (k *kubelet) run(name string, command ...string) (status int, output string) {
 	k.t.Helper()
-	return k.https(http.MethodPost, "/run/default/web-strake-test/"+name, url.Values{"cmd": {strings.Join(command, " ")}})
+	return k.https(http.MethodPost, "/run/default/"+podName+"/"+name, url.Values{"cmd": {strings.Join(command, " ")}})
 }
 
-func (k *kubelet) https(method, path string, query url.Values) string {
+func (k *kubelet) https(method, path string, query url.Values) (status int, body string) {
 	k.t.Helper()
 	u := url.URL{Scheme: "https", Host: fmt.Sprintf("127.0.0.1:%d", k.port), Path: path, RawQuery: query.Encode()}
 	request, err := http.NewRequestWithContext(k.t.Context(), method, u.String(), nil)
@@ -303,28 +322,34 @@ func (k *kubelet) https(method, path string, query url.Values) string {
 	}
 	// Its certificate is its own.
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
-	response, err := client.Do(request)
-	return read(k.t, response, err)
+	return read(k.t, client.Do)(request)
 }
 
 func get(t *testing.T, url string) string {
 	t.Helper()
-	response, err := http.Get(url)
-	return read(t, response, err)
+	status, body := read(t, http.Get)(url)
+	if status != http.StatusOK {
+		t.Errorf("%s: %d %s", url, status, body)
+	}
+	return body
 }
 
-func read(t *testing.T, response *http.Response, err error) string {
-	t.Helper()
-	if err != nil {
-		t.Error(err)
-		return ""
+// read makes a function that does a request one that returns the whole answer.
+func read[R any](t *testing.T, do func(R) (*http.Response, error)) func(R) (status int, body string) {
+	return func(r R) (int, string) {
+		t.Helper()
+		response, err := do(r)
+		if err != nil {
+			t.Error(err)
+			return 0, ""
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		return response.StatusCode, string(body)
 	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		t.Errorf("%s: %s %v\n%s", response.Request.URL, response.Status, err, body)
-	}
-	return string(body)
 }
 
 // cgroup is a path below the kubelet's root, the same in every hierarchy.
@@ -354,7 +379,7 @@ func (k *kubelet) leftovers() []string {
 	left := slices.DeleteFunc(k.cgroupDirs(), func(dir string) bool { return !strings.Contains(dir, "/pod") })
 	mounts, _ := os.ReadFile("/proc/self/mountinfo") // procfs is there
 	for line := range strings.Lines(string(mounts)) {
-		if at := strings.Fields(line)[4]; strings.HasPrefix(at, k.dir) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, k.dir) && at != k.root() {
 			left = append(left, "mount "+at)
 		}
 	}

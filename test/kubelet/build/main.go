@@ -34,6 +34,10 @@ func main() {
 }
 
 func build(version, dir string) error {
+	dir, err := filepath.Abs(dir) // go build runs in it
+	if err != nil {
+		return err
+	}
 	target := filepath.Join(dir, "kubelet-"+version)
 	if _, err := os.Stat(target); err == nil {
 		return nil
@@ -71,11 +75,7 @@ func build(version, dir string) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("go build: %w", err)
 	}
-	abs, err := filepath.Abs(half)
-	if err != nil {
-		return err
-	}
-	return os.Rename(abs, target)
+	return os.Rename(half, target)
 }
 
 // stagingModules are those that the module replaces by folders of its own.
