@@ -39,6 +39,7 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 	if err != nil {
 		return err
 	}
+	started := now() // before the fact: the process may end before the answer comes
 	pid, err := monitor.Start(ctx, c.id)
 	if err != nil {
 		m.startFailed(ctx, c, monitor, err)
@@ -48,7 +49,7 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 	// 2. So it is written. It may have ended already: its watcher waits for this.
 	w.enter("record")
 	err = m.updateContainer(c, false, func(r *containerRecord) {
-		r.State, r.StartedAt = ContainerRunning, now()
+		r.State, r.StartedAt = ContainerRunning, started
 		if pid > 0 {
 			r.Pid = pid
 		}
