@@ -397,7 +397,9 @@ func (w lineWriter) Write(p []byte) (int, error) {
 func TestPortForward(t *testing.T) {
 	n := start(t)
 	p := runPod(t, n, "forward", false)
-	p.run(n.ContainerConfig("web", "sh", "-c", "mkdir /www && echo forwarded >/www/index.html && exec httpd -f -h /www -p 127.0.0.1:8080"))
+	web := p.run(n.ContainerConfig("web", "sh", "-c", "mkdir /www && echo forwarded >/www/index.html && exec httpd -f -h /www -p 127.0.0.1:8080"))
+	// A refused connection ends the client's whole session, as kubectl's.
+	waitFor(t, "the server", func() bool { return p.exec(web, "wget", "-q", "-O-", "http://127.0.0.1:8080/").ExitCode == 0 })
 	r, err := n.Runtime.PortForward(t.Context(), &cri.PortForwardRequest{PodSandboxId: p.id, Port: []int32{8080}})
 	if err != nil {
 		t.Fatal(err)
@@ -428,13 +430,7 @@ func TestPortForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := net.JoinHostPort("127.0.0.1", itoa(ports[0].Local))
-	var body string
-	for range 50 { // httpd may not listen yet
-		if body, err = get("http://" + address + "/"); err == nil {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	body, err := get("http://" + address + "/")
 	if err != nil || body != "forwarded\n" {
 		t.Errorf("got %q, %v; %s", body, err, &errOut)
 	}
