@@ -46,7 +46,7 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 	undo.Push("remove cgroup "+c.path, c.removeMade)
 	reused := false
 	for _, h := range c.all {
-		fresh, err := c.makeDir(h)
+		fresh, err := c.makeDir(h, c.wanted(h, groups))
 		if err != nil {
 			return err
 		}
@@ -157,14 +157,32 @@ func (c *Cgroup) setDevices(f deviceFilter, fresh bool) error {
 	return nil
 }
 
-// makeDir makes the cgroup's directory in one hierarchy and reports whether it
-// was not there. It notes in c.made what it made.
-func (c *Cgroup) makeDir(h hierarchy) (fresh bool, err error) {
-	if h.v2 && len(h.controllers) > 0 {
+// wanted are the controllers to turn on above the cgroup: all that v2 has, so
+// that everything is counted; but on a hybrid host, whose controllers are v1's,
+// only those of v2 that a limit needs. Other runtimes (crun) refuse a hybrid host
+// on which v2 has any controller turned on.
+func (c *Cgroup) wanted(h hierarchy, groups []group) []string {
+	if c.mode == Unified {
+		return h.controllers
+	}
+	var names []string
+	for _, g := range groups {
+		if g.controller != "" && h.v2 {
+			names = append(names, g.controller)
+		}
+	}
+	return names
+}
+
+// makeDir makes the cgroup's directory in one hierarchy, with the wanted v2
+// controllers, and reports whether it was not there. It notes in c.made what it
+// made.
+func (c *Cgroup) makeDir(h hierarchy, wanted []string) (fresh bool, err error) {
+	if len(wanted) > 0 {
 		if err := c.makePath(h, path.Dir(c.path)); err != nil {
 			return false, err
 		}
-		if err := c.delegate(h); err != nil {
+		if err := c.delegate(h, wanted); err != nil {
 			return false, err
 		}
 	}
@@ -259,10 +277,10 @@ func (c *Cgroup) fillCpuset(h hierarchy, p string) error {
 	return nil
 }
 
-// delegate turns the controllers on for the children of every directory above
+// delegate turns the wanted controllers on for the children of every directory above
 // the cgroup. A controller that cannot be is left out; a limit that needs it
 // then fails by name.
-func (c *Cgroup) delegate(h hierarchy) error {
+func (c *Cgroup) delegate(h hierarchy, wanted []string) error {
 	dir := h.mount
 	for _, name := range append([]string{""}, strings.Split(strings.TrimPrefix(path.Dir(c.path), "/"), "/")...) {
 		if name != "" {
@@ -270,7 +288,7 @@ func (c *Cgroup) delegate(h hierarchy) error {
 		} else if dir != h.mount {
 			break // the cgroup is directly below the root
 		}
-		if err := enableControllers(dir, h.controllers); err != nil {
+		if err := enableControllers(dir, wanted); err != nil {
 			return err
 		}
 	}

@@ -42,8 +42,9 @@ var resources = []resource{
 
 // group is the settings of one resource, with where they go.
 type group struct {
-	dir      string
-	settings []setting
+	dir        string
+	controller string // on v2: to be turned on above the cgroup
+	settings   []setting
 }
 
 // compile decides which file of which hierarchy gets what. It touches no file.
@@ -71,7 +72,11 @@ func (c *Cgroup) compile(r *specs.LinuxResources) ([]group, error) {
 		if !found {
 			return nil, fmt.Errorf("linux.resources.%s: this host has no %s controller (cgroup %v): %w", settings[0].field, res.v1, c.mode, ErrUnsupported)
 		}
-		groups = append(groups, group{c.dir(h), settings})
+		controller := ""
+		if h.v2 {
+			controller = res.v2
+		}
+		groups = append(groups, group{c.dir(h), controller, settings})
 	}
 	return groups, nil
 }
