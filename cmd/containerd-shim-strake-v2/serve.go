@@ -19,9 +19,11 @@ import (
 // lastAnswers is how long answers in flight may take at the end.
 const lastAnswers = 5 * time.Second
 
-// gcPercent keeps the heap, which is a few hundred kilobytes, from growing to Go's
-// usual four megabytes before it is looked at.
-const gcPercent = 25
+// gcPercent lets the heap, of which some hundred kilobytes live, grow to 2.4 MB
+// before it is collected. Fewer would be no smaller: every collection adds to
+// the collector's own tables, and an idle monitor gives memory back anyway
+// (shim/task). Measured with one container: 1.5 MB private, 2.2 MB after 20 execs.
+const gcPercent = 60
 
 // serve is the monitor: it serves the socket that start made until it is told to
 // shut down.

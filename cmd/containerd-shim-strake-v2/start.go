@@ -152,8 +152,9 @@ func spawn(p parameters, path string, listener *net.UnixListener) error {
 	return process.Release()
 }
 
-// tuning makes a monitor small: it hardly ever has more than two things to do.
-var tuning = []string{"GOMAXPROCS=2"}
+// tuning makes a monitor small: with one scheduler instead of two it has 0.6 MB
+// less private memory, and it copies at the speed of one processor anyway.
+var tuning = []string{"GOMAXPROCS=1"}
 
 // openLog opens where the monitor's own messages go: with straked a file in the
 // bundle, with containerd the FIFO that containerd reads, if debugging is on.

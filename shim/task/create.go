@@ -27,6 +27,7 @@ const maxConfig = 16 << 20
 
 // create makes a container; its init waits for Start.
 func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidResponse, err error) {
+	s.trimmer.Reset(trimAfter)
 	if r.Checkpoint != "" || r.ParentCheckpoint != "" {
 		return nil, wire.Errorf(wire.Unimplemented, "container %s: restoring a checkpoint is not implemented by strake", r.ID)
 	}

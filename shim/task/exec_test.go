@@ -27,7 +27,7 @@ func (p *pod) monitorPid() int {
 	return s.Pid
 }
 
-func countFiles(t *testing.T, pid int) int {
+func countFiles(t testing.TB, pid int) int {
 	t.Helper()
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {
@@ -62,7 +62,7 @@ func TestManyExecs(t *testing.T) {
 	b.remove()
 }
 
-func childrenOf(t *testing.T, pid int) []string {
+func childrenOf(t testing.TB, pid int) []string {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {

@@ -210,3 +210,22 @@ func TestSlowClient(t *testing.T) {
 	}
 	b.remove()
 }
+
+// BenchmarkLog is the whole way of 100-byte lines: a container that writes them in
+// blocks of 64 KiB, a FIFO, the log file.
+func BenchmarkLog(b *testing.B) {
+	p := newPod(b)
+	defer p.monitor.Close()
+	line := strings.Repeat("x", 99)
+	const size = 1 << 30
+	b.SetBytes(size)
+	for b.Loop() {
+		c := p.run([]string{"sh", "-c", "yes " + line + " | head -c 1073741824"})
+		c.wait()
+		st, err := os.Stat(c.log)
+		if err != nil || st.Size() < size*13/10 {
+			b.Fatalf("log: %v, %v", st, err)
+		}
+		c.remove()
+	}
+}

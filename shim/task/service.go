@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/wire"
@@ -48,6 +49,7 @@ type Service struct {
 	options Options
 	reaper  *reap.Reaper
 	events  *publisher
+	trimmer *time.Timer // reset by every verb that uses memory
 	stop    sync.Once
 
 	mu      sync.Mutex
@@ -65,6 +67,7 @@ func New(o Options) (*Service, error) {
 		options: o,
 		reaper:  reaper,
 		events:  newPublisher(o.EventsAddress, o.Namespace),
+		trimmer: newTrimmer(),
 		tasks:   map[string]*task{},
 	}, nil
 }

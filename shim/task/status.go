@@ -63,6 +63,7 @@ func nanos(t time.Time) int64 {
 // podStats reads several cgroups at once. A container that has none, any more or
 // yet, is left out.
 func (s *Service) podStats(_ context.Context, r *statsRequest) (*podStatsResponse, error) {
+	s.trimmer.Reset(trimAfter)
 	a := &podStatsResponse{}
 	for _, id := range r.IDs {
 		t, err := s.find(id)

@@ -32,7 +32,7 @@ func runTests(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	monitorBinary = filepath.Join(dir, "containerd-shim-strake-v2")
-	build := exec.Command("go", "build", "-o", monitorBinary, "../../cmd/containerd-shim-strake-v2")
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", monitorBinary, "../../cmd/containerd-shim-strake-v2")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Printf("build the monitor: %v\n%s", err, out)
@@ -44,14 +44,14 @@ func runTests(m *testing.M) int {
 // pod is a monitor with its directories, below /run since bundles belong on a
 // tmpfs, and paths are as long as real ones.
 type pod struct {
-	t       *testing.T
+	t       testing.TB
 	id      string
 	bundle  string
 	rootfs  string
 	monitor *client.Monitor
 }
 
-func newPod(t *testing.T) *pod {
+func newPod(t testing.TB) *pod {
 	t.Helper()
 	testutil.RequireRoot(t, "containers in namespaces and cgroups")
 	busybox, err := exec.LookPath("busybox")
@@ -245,7 +245,7 @@ func (b *box) remove() {
 // lines returns the log without time stamps, "stdout F text".
 func (b *box) lines() []string { return logLines(b.t, b.log) }
 
-func logLines(t *testing.T, path string) []string {
+func logLines(t testing.TB, path string) []string {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {

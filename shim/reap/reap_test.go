@@ -1,0 +1,143 @@
+package reap
+
+import (
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/internal/testutil"
+)
+
+// reaper is shared: there is one per process.
+var reaper = sync.OnceValues(New)
+
+func newReaper(t *testing.T) *Reaper {
+	t.Helper()
+	r, err := reaper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testutil.CheckLeaks(t)
+	return r
+}
+
+// watch starts a shell that the reaper collects.
+func watch(t *testing.T, r *Reaper, script string) <-chan Exit {
+	t.Helper()
+	release := r.Hold()
+	defer release()
+	p, err := os.StartProcess("/bin/sh", []string{"sh", "-c", script}, &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pidfd, err := sys.OpenPidFD(p.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exits := make(chan Exit, 1)
+	if err := r.Watch(p.Pid, pidfd, func(e Exit) { exits <- e }); err != nil {
+		t.Fatal(err)
+	}
+	pidfd.Close() // the reaper has its own
+	if err := p.Release(); err != nil {
+		t.Fatal(err)
+	}
+	return exits
+}
+
+func TestWatch(t *testing.T) {
+	r := newReaper(t)
+	for script, want := range map[string]Exit{
+		"exit 0":         {Status: 0},
+		"exit 255":       {Status: 255},
+		"kill -9 $$":     {Status: 137, Signal: 9},
+		"kill -TERM $$":  {Status: 143, Signal: 15},
+		"sleep 0.05":     {Status: 0},
+		"kill -SEGV $$;": {Status: 139, Signal: 11},
+	} {
+		select {
+		case e := <-watch(t, r, script):
+			if e.Status != want.Status || e.Signal != want.Signal || time.Since(e.At) > time.Minute {
+				t.Errorf("%s: %+v", script, e)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s: no exit", script)
+		}
+	}
+}
+
+// Orphans are collected, and neither watched children nor those of a holder are.
+func TestOrphans(t *testing.T) {
+	r := newReaper(t)
+	r.AdoptOrphans()
+	var exits []<-chan Exit
+	for i := range 20 {
+		exits = append(exits, watch(t, r, "(sleep 0.0"+strconv.Itoa(i%10)+"; exit 9) & exit "+strconv.Itoa(i)))
+	}
+	for range 20 {
+		cmd := exec.Command("sh", "-c", "(exit 8) & exit 3")
+		collected, err := r.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = cmd.Wait()
+		collected()
+		if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 3 {
+			t.Errorf("started command: %v", err)
+		}
+	}
+	for i, c := range exits {
+		if e := <-c; e.Status != i {
+			t.Errorf("child %d: %+v", i, e)
+		}
+	}
+	for range 500 {
+		var s syscall.WaitStatus
+		// No child left, not even a zombie.
+		if _, err := syscall.Wait4(-1, &s, syscall.WNOHANG, nil); err == syscall.ECHILD {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	out, _ := exec.Command("ps", "--ppid", strconv.Itoa(os.Getpid())).CombinedOutput()
+	t.Errorf("children left:\n%s", strings.TrimSpace(string(out)))
+}
+
+func TestWatchFD(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	raw, err := r.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := make(chan struct{}, 10)
+	var stop func()
+	if err := raw.Control(func(fd uintptr) {
+		stop, err = WatchFD(int(fd), func() bool { looked <- struct{}{}; return true })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	<-looked // once at the start
+	if _, err := w.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-looked:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody looked")
+	}
+}
