@@ -583,6 +583,7 @@ func TestDualStack(t *testing.T) {
 // TestForwardPolicy: Docker sets the policy of FORWARD to drop.
 func TestForwardPolicy(t *testing.T) {
 	w := newWorld(t, Config{})
+	w.up() // before
 	c, err := nftables.New()
 	w.ok(err)
 	drop := nftables.ChainPolicyDrop

@@ -65,7 +65,8 @@ func (b *Bridge) prepare() (hostSide, error) {
 
 	link, err := netlink.LinkByName(name)
 	if err == nil && b.host.subnets != nil && link.Attrs().Flags&net.FlagUp != 0 && b.host.table.exists() {
-		return hostSide{link.Attrs().Index, b.host.mtu, b.host.subnets}, nil
+		// Docker, started since, may have closed FORWARD.
+		return hostSide{link.Attrs().Index, b.host.mtu, b.host.subnets}, openForward(name)
 	}
 	if err != nil && !isNotFound(err) {
 		return hostSide{}, fmt.Errorf("look up the link: %w", err)

@@ -96,7 +96,12 @@ func loadSingle(file string) (*libcni.NetworkConfigList, error) {
 		}
 		return nil, err
 	}
-	return libcni.ConfListFromConf(one)
+	return &libcni.NetworkConfigList{
+		Name:       one.Network.Name,
+		CNIVersion: one.Network.CNIVersion,
+		Plugins:    []*libcni.PluginConfig{one},
+		Bytes:      data,
+	}, nil
 }
 
 // runtimeConf is what the plugins are told of the pod: to all, the arguments
