@@ -102,7 +102,7 @@ type Options struct {
 // events end when done is closed, so that the server can stop.
 func Register(s grpc.ServiceRegistrar, o Options, done <-chan struct{}) {
 	runtimeapi.RegisterRuntimeServiceServer(s, &runtimeService{Options: o, done: done, rates: newRates()})
-	runtimeapi.RegisterImageServiceServer(s, &imageService{Images: o.Images, log: o.Log})
+	runtimeapi.RegisterImageServiceServer(s, &imageService{Images: o.Images, handlers: o.Handlers})
 }
 
 // runtimeService implements runtimeapi.RuntimeServiceServer. The embedded type
@@ -119,5 +119,5 @@ type runtimeService struct {
 type imageService struct {
 	runtimeapi.UnimplementedImageServiceServer
 	Images
-	log *slog.Logger
+	handlers []Handler
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +32,9 @@ func checkImage(spec *runtimeapi.ImageSpec) error {
 func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
 	if err := checkImage(r.GetImage()); err != nil {
 		return nil, err
+	}
+	if h := r.Image.RuntimeHandler; h != "" && !slices.ContainsFunc(s.handlers, func(k Handler) bool { return k.Name == h }) {
+		return nil, invalid("image.runtime_handler", fmt.Sprintf("there is no runtime handler %q", h))
 	}
 	credentials, err := authOf(r.Auth)
 	if err != nil {

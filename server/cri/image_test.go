@@ -41,7 +41,7 @@ func (f *fakeImages) Pull(_ context.Context, _ string, o image.PullOptions) (ima
 func TestImages(t *testing.T) {
 	f := &fakeImages{image: image.Image{ID: "sha256:1", RepoTags: []string{"a:1", "b:2"}, RepoDigests: []string{"a@sha256:2"}, Size: 10, Pinned: true}}
 	f.image.Config.User = "1000:50"
-	s := &imageService{Images: f}
+	s := &imageService{Images: f, handlers: []Handler{{Name: "strake"}}}
 	want := &runtimeapi.Image{Id: "sha256:1", RepoTags: []string{"a:1", "b:2"}, RepoDigests: []string{"a@sha256:2"}, Size: 10, Pinned: true,
 		Uid: &runtimeapi.Int64Value{Value: 1000}, Spec: &runtimeapi.ImageSpec{Image: "sha256:1"}}
 	spec := func(name string) *runtimeapi.ImageSpec { return &runtimeapi.ImageSpec{Image: name} }
@@ -57,6 +57,12 @@ func TestImages(t *testing.T) {
 	}
 	if _, err := s.ImageStatus(t.Context(), &runtimeapi.ImageStatusRequest{}); err == nil {
 		t.Error("no image named, no error")
+	}
+	for handler, ok := range map[string]bool{"": true, "strake": true, "kata": false} {
+		r, err := s.PullImage(t.Context(), &runtimeapi.PullImageRequest{Image: &runtimeapi.ImageSpec{Image: "a:1", RuntimeHandler: handler}})
+		if (err == nil) != ok || ok && r.ImageRef != "sha256:1" {
+			t.Errorf("pull for handler %q: %v, %v", handler, r, err)
+		}
 	}
 	for filter, n := range map[string]int{"": 1, "a:1": 1, "c": 0} {
 		list, err := s.ListImages(t.Context(), &runtimeapi.ListImagesRequest{Filter: &runtimeapi.ImageFilter{Image: spec(filter)}})
