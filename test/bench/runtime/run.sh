@@ -2,13 +2,39 @@
 # Measures strake-runtime beside the floor and the OCI runtimes that are
 # installed, taking turns in one session. Arguments go to the Go program beside
 # this script (see its -help): -n 100, -gap 150ms, -only 'run a,exec'.
-# RUNTIMES="name=path ..." adds contestants.
+# PEERS="crun runc" are those to look for; RUNTIMES="name=path ..." adds contestants.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 [ "$(id -u)" = 0 ] || { echo "test/bench/runtime: needs root" >&2; exit 1; }
 
+# crun refuses a hybrid host whose v2 hierarchy has any controller to offer, even
+# one that is left over because nobody mounted it as v1. So that crun can take
+# part, v1 gets it, in a mount namespace that ends with this script.
+v2=/sys/fs/cgroup/unified/cgroup.controllers
+if [ -z "${STRAKE_BENCH_NS:-}" ] && [ -f $v2 ] && [ -n "$(cat $v2)" ]; then
+	exec env STRAKE_BENCH_NS=1 unshare --mount "$0" "$@"
+fi
+moved=()
+if [ -n "${STRAKE_BENCH_NS:-}" ]; then
+	for controller in $(cat $v2); do
+		mkdir -p "/sys/fs/cgroup/$controller"
+		if mount -t cgroup -o "$controller" "$controller" "/sys/fs/cgroup/$controller"; then
+			moved+=("$controller")
+		else
+			echo "v2 keeps $controller: crun will not take part" >&2
+			rmdir "/sys/fs/cgroup/$controller"
+		fi
+	done
+fi
+
 work=$(mktemp -d /run/strake-bench.XXXXXX)
-trap 'rm -rf "$work"' EXIT
+cleanup() {
+	rm -rf "$work"
+	for controller in "${moved[@]}"; do
+		umount "/sys/fs/cgroup/$controller" && rmdir "/sys/fs/cgroup/$controller"
+	done
+}
+trap cleanup EXIT
 cc=${CC:-gcc}
 $cc -O2 -Wall -static -o "$work/floor" test/bench/runtime/floor/floor.c
 $cc -O2 -Wall -static -o "$work/static" test/bench/runtime/floor/static.c
@@ -17,7 +43,7 @@ CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$work/strake-runtime" ./cm
 go build -o "$work/bench" ./test/bench/runtime
 
 contestants=("floor=$work/floor" "strake-runtime=$work/strake-runtime")
-for name in crun runc; do
+for name in ${PEERS-crun runc}; do
 	path=$(command -v $name || true)
 	[ -z "$path" ] || contestants+=("$name=$path")
 done
