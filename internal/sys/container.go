@@ -170,3 +170,6 @@ func KillPidFD(fd int, sig syscall.Signal) error {
 func Exchange(a, b string) error {
 	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 }
+
+// OPath opens a handle of a file that can be neither read nor written.
+const OPath = unix.O_PATH

@@ -5,13 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/internal/testutil"
 )
 
 // creatorEnv makes the test binary a creator of one container, to be killed.
@@ -25,7 +30,54 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if v := os.Getenv(sealEnv); v != "" {
+		if v == "yes" {
+			if err := Seal(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+		}
+		fmt.Println("ready")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
+}
+
+const sealEnv = "STRAKE_TEST_SEAL"
+
+// CVE-2019-5736 once more: even who has our /proc/PID/exe cannot open it for
+// writing, not even when no process executes the file any more.
+func TestSealedProgramCannotBeWrittenTo(t *testing.T) {
+	testutil.RequireRoot(t, "a mount is made")
+	self, err := os.Executable()
+	must(t, err)
+	data, err := os.ReadFile(self)
+	must(t, err)
+	for seal, want := range map[string]error{"yes": syscall.EROFS, "no": nil} {
+		program := filepath.Join(t.TempDir(), "program")
+		must(t, os.WriteFile(program, data, 0o755))
+		cmd := exec.Command(program)
+		cmd.Env = []string{sealEnv + "=" + seal}
+		cmd.Stderr = os.Stderr
+		in, err := cmd.StdinPipe()
+		must(t, err)
+		out, err := cmd.StdoutPipe()
+		must(t, err)
+		must(t, cmd.Start())
+		_, err = io.ReadFull(out, make([]byte, len("ready\n")))
+		must(t, err)
+		handle, err := os.OpenFile(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid), sys.OPath, 0)
+		must(t, err)
+		must(t, in.Close())
+		must(t, cmd.Wait())
+		f, err := os.OpenFile("/proc/self/fd/"+fdOf(handle), os.O_WRONLY, 0)
+		if !errors.Is(err, want) {
+			t.Errorf("sealed: %s: open for writing: %v, want %v", seal, err, want)
+		}
+		_ = closeFile(f)
+		must(t, handle.Close())
+	}
 }
 
 type creation struct {
