@@ -23,16 +23,18 @@ const (
 // containerRecord is container.json. It is first written when the container is
 // finished being made; a directory without it is undone.
 type containerRecord struct {
-	ID         string          `json:"id"`
-	PodID      string          `json:"podID"`
-	Config     ContainerConfig `json:"config"`
-	ImageID    string          `json:"imageID"`
-	ImageName  string          `json:"imageName"`
-	ImageRef   string          `json:"imageRef"`
-	LogPath    string          `json:"logPath"`
-	User       User            `json:"user"`
-	StopSignal string          `json:"stopSignal"`
-	Resources  Resources       `json:"resources"` // in force
+	ID        string          `json:"id"`
+	PodID     string          `json:"podID"`
+	Config    ContainerConfig `json:"config"`
+	ImageID   string          `json:"imageID"`
+	ImageName string          `json:"imageName"`
+	ImageRef  string          `json:"imageRef"`
+	// MountImages has, by index into Config.Mounts, the id of a mounted image.
+	MountImages map[int]string `json:"mountImages,omitempty"`
+	LogPath     string         `json:"logPath"`
+	User        User           `json:"user"`
+	StopSignal  string         `json:"stopSignal"`
+	Resources   Resources      `json:"resources"` // in force
 
 	State      ContainerState `json:"state"`
 	Pid        int            `json:"pid,omitempty"`
@@ -102,7 +104,7 @@ func (c *container) status() ContainerStatus {
 	s := ContainerStatus{
 		ID: c.id, PodID: c.pod.id, Config: r.Config, State: r.State, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
 		FinishedAt: r.FinishedAt, ExitCode: r.ExitCode, Reason: r.Reason, Message: r.Message,
-		ImageID: r.ImageID, ImageName: r.ImageName, ImageRef: r.ImageRef,
+		ImageID: r.ImageID, ImageName: r.ImageName, ImageRef: r.ImageRef, MountImages: r.MountImages,
 		LogPath: r.LogPath, StopSignal: r.StopSignal, User: r.User, Resources: r.Resources,
 	}
 	s.User.Groups = slices.Clone(r.User.Groups)

@@ -216,7 +216,7 @@ func overlay(layers []string, dir string) client.Mount {
 }
 
 // compile gathers what the container's spec depends on and compiles it.
-func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, layers []string, imageMounts map[int]string) (*bundle.Compiled, error) {
+func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, layers []string, imageMounts map[int][]string) (*bundle.Compiled, error) {
 	p, config := c.pod, &c.record.Config
 	accounts, err := readAccounts(layers)
 	if err != nil {
@@ -262,9 +262,10 @@ func (m *Manager) targetPID(p *sandbox, id string) (string, error) {
 	return fmt.Sprintf("/proc/%d/ns/pid", t.record.Pid), nil
 }
 
-// imageMounts leases the images that are mounted as volumes.
-func (m *Manager) imageMounts(r *containerRecord) (map[int]string, error) {
-	mounts := map[int]string{}
+// imageMounts leases the images that are mounted as volumes and finds what of
+// them is to be seen.
+func (m *Manager) imageMounts(r *containerRecord) (map[int][]string, error) {
+	mounts := map[int][]string{}
 	for i := range r.Config.Mounts {
 		v := &r.Config.Mounts[i]
 		if v.Image == "" {
@@ -278,12 +279,13 @@ func (m *Manager) imageMounts(r *containerRecord) (map[int]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("mounts[%d].image: %w", i, err)
 		}
-		if len(lease.Layers) > 1 {
-			return nil, fmt.Errorf("mounts[%d].image: %q has %d layers; only an image of one can be a volume yet: %w", i, v.Image, len(lease.Layers), ErrUnsupported)
-		}
-		if mounts[i], err = subPath(lease.Layers[0], v.ImageSubPath); err != nil {
+		if mounts[i], err = subPath(lease.Layers, v.ImageSubPath); err != nil {
 			return nil, fmt.Errorf("mounts[%d].image_sub_path: %w", i, err)
 		}
+		if r.MountImages == nil {
+			r.MountImages = map[int]string{}
+		}
+		r.MountImages[i] = img.ID
 	}
 	return mounts, nil
 }

@@ -182,15 +182,21 @@ type oneImage struct {
 }
 
 func (o *oneImage) Get(ref string) (image.Image, error) {
+	if ref == "data" {
+		return image.Image{ID: "sha256:data"}, nil
+	}
 	return image.Image{ID: "sha256:1", RepoTags: []string{ref}, Config: v1.ImageConfig{
 		Cmd: []string{"/bin/sh"}, Env: []string{"FROM=image", "PATH=/bin"},
 	}}, nil
 }
 
-func (o *oneImage) Rootfs(_, holder string) (image.Rootfs, error) {
+func (o *oneImage) Rootfs(id, holder string) (image.Rootfs, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.leases[holder] = true
+	if id == "sha256:data" {
+		return image.Rootfs{Layers: []string{o.layer + "-2", o.layer + "-1"}}, nil
+	}
 	return image.Rootfs{Layers: []string{o.layer}}, nil
 }
 
@@ -335,6 +341,29 @@ func TestRealPodShares(t *testing.T) {
 	s, err := m.PodStats(t.Context(), pod)
 	if err != nil || len(s.Containers) != 2 || s.Containers[0].Cgroup == nil {
 		t.Errorf("stats: %+v, %v", s, err)
+	}
+}
+
+func TestRealImageVolumes(t *testing.T) {
+	n := newRealNode(t)
+	for path, content := range map[string]string{"-1/a/old": "1", "-1/a/same": "1", "-2/a/same": "2", "-2/top": "2"} {
+		path = n.layer() + path
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := n.open()
+	pod := n.run(m, n.pod("volumes"))
+	id := n.start(m, pod, ContainerConfig{Name: "main", Command: []string{"/bin/sleep", "100"}, Mounts: []bundle.Mount{
+		{ContainerPath: "/all", Image: "data", Readonly: true},
+		{ContainerPath: "/sub", Image: "data", ImageSubPath: "a", Readonly: true},
+		{ContainerPath: "/file", Image: "data", ImageSubPath: "a/same", Readonly: true},
+	}})
+	if got := n.sh(m, id, "cat /all/top /all/a/old /all/a/same /sub/old /sub/same /file; touch /all/x /sub/x; echo $?"); got != "2121221\n" {
+		t.Errorf("%q", got)
+	}
+	if s := mustContainer(t, m, id); s.MountImages[1] != "sha256:data" {
+		t.Errorf("%+v", s.MountImages)
 	}
 }
 

@@ -1,7 +1,6 @@
 package pod
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -24,21 +23,12 @@ const (
 // readAccounts reads the passwd and group files of an image, or of a container
 // with its upper directory as the topmost layer.
 func readAccounts(layers []string) (bundle.Accounts, error) {
-	roots := make([]*os.Root, 0, len(layers))
-	defer func() {
-		for _, r := range roots {
-			_ = r.Close()
-		}
-	}()
-	for _, l := range layers {
-		r, err := os.OpenRoot(l)
-		if err != nil {
-			return bundle.Accounts{}, err
-		}
-		roots = append(roots, r)
+	roots, err := openLayers(layers)
+	defer closeLayers(roots)
+	if err != nil {
+		return bundle.Accounts{}, err
 	}
 	var a bundle.Accounts
-	var err error
 	if a.Passwd, err = readLayered(roots, "/etc/passwd"); err == nil {
 		a.Group, err = readLayered(roots, "/etc/group")
 	}
@@ -46,6 +36,25 @@ func readAccounts(layers []string) (bundle.Accounts, error) {
 		return bundle.Accounts{}, fmt.Errorf("image: %w", err)
 	}
 	return a, nil
+}
+
+// openLayers opens as many as it can; the caller closes them also on an error.
+func openLayers(layers []string) ([]*os.Root, error) {
+	roots := make([]*os.Root, 0, len(layers))
+	for _, l := range layers {
+		r, err := os.OpenRoot(l)
+		if err != nil {
+			return roots, err
+		}
+		roots = append(roots, r)
+	}
+	return roots, nil
+}
+
+func closeLayers(roots []*os.Root) {
+	for _, r := range roots {
+		_ = r.Close() // read from only
+	}
 }
 
 // containerAccounts are those of a running container, which may have added some.
@@ -175,29 +184,38 @@ func readSmall(root *os.Root, name string) ([]byte, error) {
 	return data, err
 }
 
-// subPath is a path inside a layer, with no link on the way out of it.
-func subPath(layer, sub string) (string, error) {
-	if sub == "" || sub == "." {
-		return layer, nil
+// subPath is what of an image is seen at a path inside it: the directories that
+// overlay each other there, topmost first, or one file. A symbolic link on the
+// way is refused: where it leads is for who mounts it to say.
+func subPath(layers []string, sub string) ([]string, error) {
+	sub = strings.Trim(path.Clean("/"+sub), "/")
+	if sub == "" {
+		return layers, nil
 	}
-	root, err := os.OpenRoot(layer)
+	roots, err := openLayers(layers)
+	defer closeLayers(roots)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	defer func() { _ = root.Close() }()
-	at := ""
-	for part := range strings.SplitSeq(path.Clean(sub), "/") {
-		at = path.Join(at, part)
-		info, err := root.Lstat(at)
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("%q is not in the image: %w", sub, ErrInvalid)
-		}
-		if err != nil {
-			return "", err
-		}
-		if info.Mode()&fs.ModeSymlink != 0 {
-			return "", fmt.Errorf("%q is a symbolic link in the image: %w", at, ErrInvalid)
+	parts := strings.Split(sub, "/")
+	for i := range parts {
+		at := path.Join(parts[:i+1]...)
+		layer, info := topmost(merged(roots, parts[:i]), at)
+		switch {
+		case layer == nil:
+			return nil, fmt.Errorf("%q is not in the image: %w", sub, ErrInvalid)
+		case info.Mode()&fs.ModeSymlink != 0:
+			return nil, fmt.Errorf("%q is a symbolic link in the image: %w", at, ErrInvalid)
+		case info.IsDir():
+		case info.Mode().IsRegular() && i == len(parts)-1:
+			return []string{filepath.Join(layer.Name(), at)}, nil
+		default:
+			return nil, fmt.Errorf("%q is neither a directory nor a file in the image: %w", at, ErrInvalid)
 		}
 	}
-	return filepath.Join(layer, at), nil
+	var dirs []string
+	for _, r := range merged(roots, parts) {
+		dirs = append(dirs, filepath.Join(r.Name(), sub))
+	}
+	return dirs, nil
 }

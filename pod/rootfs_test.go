@@ -1,8 +1,10 @@
 package pod
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,15 +92,21 @@ func TestAccountsOfLayers(t *testing.T) {
 }
 
 func TestSubPath(t *testing.T) {
-	layer := makeLayers(t, []string{"a/b/c: x", "link -> /etc"})[0]
-	for sub, want := range map[string]string{"": layer, "a/b": layer + "/a/b", "a/b/c": layer + "/a/b/c"} {
-		if got, err := subPath(layer, sub); err != nil || got != want {
-			t.Errorf("%q: %q, %v", sub, got, err)
+	testutil.RequireRoot(t, "whiteouts are devices")
+	l := makeLayers(t,
+		[]string{"a/b/c: x", "link -> /etc", "gone !", "o/ *", "o/new: n"},
+		[]string{"a/b/d: y", "a/f: z", "gone/x: 1", "o/old: o"})
+	for sub, want := range map[string][]string{
+		"": l, ".": l, "a/b": {l[0] + "/a/b", l[1] + "/a/b"}, "a/b/c": {l[0] + "/a/b/c"}, "a/f": {l[1] + "/a/f"},
+		"o": {l[0] + "/o"},
+	} {
+		if got, err := subPath(l, sub); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %q, %v, want %q", sub, got, err, want)
 		}
 	}
-	for _, sub := range []string{"link", "link/passwd", "missing", "../x"} {
-		if got, err := subPath(layer, sub); err == nil {
-			t.Errorf("%q: %q", sub, got)
+	for _, sub := range []string{"link", "link/passwd", "missing", "gone", "gone/x", "o/old", "a/b/c/d"} {
+		if got, err := subPath(l, sub); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%q: %q, %v", sub, got, err)
 		}
 	}
 }

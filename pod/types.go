@@ -76,6 +76,8 @@ type ContainerStatus struct {
 	ImageID   string // config digest
 	ImageName string // as the user wrote it, or a tag of the image
 	ImageRef  string // a repo digest, or ImageID
+	// MountImages has, by index into Config.Mounts, the id of a mounted image.
+	MountImages map[int]string
 
 	LogPath    string // absolute; "" if there is no log
 	StopSignal string // the one that StopContainer sends

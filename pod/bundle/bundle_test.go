@@ -194,18 +194,16 @@ func TestPodsRefused(t *testing.T) {
 		"port_mappings[0].host_ip": func(c *PodConfig) {
 			c.PortMappings = []PortMapping{{HostPort: 1, ContainerPort: 1, HostIP: "x"}}
 		},
-		"linux.cgroup_parent":          func(c *PodConfig) { c.CgroupParent = "kubepods" },
-		"cgroupDriver":                 func(c *PodConfig) { c.CgroupParent = "/kubepods.slice" },
-		"namespace_options.network":    func(c *PodConfig) { c.Namespaces.Network = NamespaceContainer },
-		"namespace_options.pid":        func(c *PodConfig) { c.Namespaces.PID = NamespaceTarget },
-		"namespace_options.userns":     func(c *PodConfig) { c.Namespaces.User = &UserNamespace{} },
-		"linux.sysctls[vm.swappiness]": func(c *PodConfig) { c.Sysctls = map[string]string{"vm.swappiness": "1"} },
-		"linux.sysctls[net/../vm.x]":   func(c *PodConfig) { c.Sysctls = map[string]string{"net/../vm.x": "1"} },
-		"the host's network namespace": func(c *PodConfig) { c.Namespaces.Network = NamespaceNode; c.Sysctls = map[string]string{"net.x": "1"} },
-		"the host's IPC namespace":     func(c *PodConfig) { c.Namespaces.IPC = NamespaceNode; c.Sysctls = map[string]string{"kernel.sem": "1"} },
-		"mapping 0": func(c *PodConfig) {
-			c.Namespaces.User = &UserNamespace{UIDs: []IDMapping{{HostID: 1<<32 - 1, Length: 2}}, GIDs: []IDMapping{{}}}
-		},
+		"linux.cgroup_parent":           func(c *PodConfig) { c.CgroupParent = "kubepods" },
+		"cgroupDriver":                  func(c *PodConfig) { c.CgroupParent = "/kubepods.slice" },
+		"namespace_options.network":     func(c *PodConfig) { c.Namespaces.Network = NamespaceContainer },
+		"namespace_options.pid":         func(c *PodConfig) { c.Namespaces.PID = NamespaceTarget },
+		"userns_options: not supported": func(c *PodConfig) { c.Namespaces.User = &UserNamespace{} },
+		"userns_options.mode":           func(c *PodConfig) { c.Namespaces.User = &UserNamespace{Mode: NamespaceTarget} },
+		"linux.sysctls[vm.swappiness]":  func(c *PodConfig) { c.Sysctls = map[string]string{"vm.swappiness": "1"} },
+		"linux.sysctls[net/../vm.x]":    func(c *PodConfig) { c.Sysctls = map[string]string{"net/../vm.x": "1"} },
+		"the host's network namespace":  func(c *PodConfig) { c.Namespaces.Network = NamespaceNode; c.Sysctls = map[string]string{"net.x": "1"} },
+		"the host's IPC namespace":      func(c *PodConfig) { c.Namespaces.IPC = NamespaceNode; c.Sysctls = map[string]string{"kernel.sem": "1"} },
 	} {
 		c := testPod()
 		change(c)
@@ -238,6 +236,8 @@ func TestContainersRefused(t *testing.T) {
 		"recursive_read_only: needs priv":  mount(Mount{ContainerPath: "/a", HostPath: "/a", Readonly: true, RecursiveReadOnly: true, Propagation: PropagationBidirectional}),
 		"mounts[0].mount_options":          mount(Mount{ContainerPath: "/a", HostPath: "/a", Options: []string{"x"}}),
 		"mounts[0].image_sub_path":         mount(Mount{ContainerPath: "/a", Image: "i", ImageSubPath: "../x"}),
+		"mounts[0].readonly":               mount(Mount{ContainerPath: "/a", Image: "i"}),
+		"mounts[0].image: \"i\"":           mount(Mount{ContainerPath: "/a", Image: "i", Readonly: true}),
 		"devices[0].host_path":             func(c *ContainerConfig) { c.Devices = []Device{{HostPath: "x"}} },
 		"devices[0].permissions":           func(c *ContainerConfig) { c.Devices = []Device{{HostPath: "/dev/x", Permissions: "rx"}} },
 		"CDI_devices":                      func(c *ContainerConfig) { c.CDIDevices = []string{"a/b=c"} },

@@ -26,8 +26,9 @@ type ContainerInput struct {
 	// Devices are the nodes behind Config.Devices, one list for each (a directory
 	// has many), or, if privileged, with all of the host's appended.
 	Devices []DeviceNode
-	// ImageMounts has, by index into Config.Mounts, the directory of an image mount.
-	ImageMounts map[int]string
+	// ImageMounts has, by index into Config.Mounts, what an image mount shows: one
+	// directory or file, or the directories that overlay each other, topmost first.
+	ImageMounts map[int][]string
 	// TargetPID is the path of the PID namespace that mode TARGET joins.
 	TargetPID string
 	// MaxPids limits a container that asks for no limit; 0: no limit.
@@ -78,9 +79,6 @@ func Container(in ContainerInput) (*Compiled, error) {
 	}
 	if spec.Linux.Namespaces, err = namespaces(&in); err != nil {
 		return nil, err
-	}
-	if u := in.Pod.Namespaces.User; u != nil && u.Mode == NamespacePod {
-		spec.Linux.UIDMappings, spec.Linux.GIDMappings = idMappings(u.UIDs), idMappings(u.GIDs)
 	}
 	if spec.Linux.Resources, err = LinuxResources(c.Resources, in.Host); err != nil {
 		return nil, err
@@ -208,9 +206,6 @@ func namespaces(in *ContainerInput) ([]specs.LinuxNamespace, error) {
 		}
 	}
 	pod := in.Pod.Namespaces
-	if pod.User != nil && pod.User.Mode == NamespacePod {
-		shared(specs.UserNamespace)
-	}
 	add(specs.MountNamespace, "")
 	if pod.Network == NamespacePod {
 		shared(specs.NetworkNamespace)

@@ -67,7 +67,7 @@ func testInput() ContainerInput {
 			Group:  []byte("root:x:0:\nwww:x:34:\nlogs:x:40:www,other\n"),
 		},
 		Sandbox: Sandbox{
-			Namespaces: map[string]string{"network": "/run/netns/p1", "ipc": "/proc/7/fd/8", "uts": "/proc/7/fd/9", "pid": "/proc/7/fd/10", "user": "/proc/7/fd/11"},
+			Namespaces: map[string]string{"network": "/run/netns/p1", "ipc": "/proc/7/fd/8", "uts": "/proc/7/fd/9", "pid": "/proc/7/fd/10"},
 			Shm:        "/proc/7/fd/12", Hosts: "/p/hosts", Hostname: "/p/hostname", ResolvConf: "/p/resolv.conf",
 		},
 	}
@@ -81,10 +81,6 @@ func TestGoldenPods(t *testing.T) {
 			c.Namespaces.PID = NamespacePod
 			c.Hostname = "name"
 			c.Sysctls = map[string]string{"net.core.somaxconn": "1024", "kernel.shmmax": "1", "net.ipv4.ip_unprivileged_port_start": "80"}
-		},
-		"pod-userns": func(c *PodConfig) {
-			ids := []IDMapping{{HostID: 65536, Length: 65536}}
-			c.Namespaces.User = &UserNamespace{UIDs: ids, GIDs: ids}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -119,11 +115,6 @@ func TestGoldenContainers(t *testing.T) {
 			in.Pod.Namespaces.PID = NamespacePod
 			in.Config.TTY = true
 		},
-		"container-userns": func(in *ContainerInput) {
-			ids := []IDMapping{{HostID: 65536, Length: 65536}}
-			in.Pod.Namespaces.User = &UserNamespace{UIDs: ids, GIDs: ids}
-			in.Config.Mounts = []Mount{{ContainerPath: "/v", HostPath: "/v", UIDMappings: ids, GIDMappings: ids}}
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := testInput()
@@ -147,7 +138,7 @@ func full(in *ContainerInput) {
 		{Path: "/dev/x", Major: 10, Minor: 1, Mode: 0o600, Permissions: "r"},
 		{Path: "/dev/x", Major: 10, Minor: 2, Mode: 0o600, UID: 5, GID: 6, Permissions: "rw"},
 	}
-	in.ImageMounts = map[int]string{6: "/layers/1"}
+	in.ImageMounts = map[int][]string{6: {"/layers/1"}, 8: {"/layers/2", "/layers/1"}}
 	in.Config = &ContainerConfig{
 		Name: "main", Image: "nginx", Command: []string{"/run"}, Args: []string{"a b", ""}, WorkingDir: "work/../dir",
 		Env: []KeyValue{{Key: "LANG", Value: "de"}, {Key: "NEW", Value: "a=b\nc"}, {Key: "EMPTY"}},
@@ -158,8 +149,10 @@ func full(in *ContainerInput) {
 			{ContainerPath: "/dev/shm", HostPath: "/h/shm"},
 			{ContainerPath: "/rro/", HostPath: "/h/rro", Readonly: true, RecursiveReadOnly: true},
 			{ContainerPath: "/bidi", HostPath: "/h/bidi", Propagation: PropagationBidirectional},
-			{ContainerPath: "/img", Image: "data:1"},
+			{ContainerPath: "/img", Image: "data:1", Readonly: true},
 			{ContainerPath: "/scratch", Tmpfs: 1 << 20},
+			{ContainerPath: "/imgs", Image: "data:2", Readonly: true},
+			{ContainerPath: "/mapped", HostPath: "/h/m", UIDMappings: []IDMapping{{5, 6, 7}}, GIDMappings: []IDMapping{{5, 6, 7}}},
 		},
 		TTY: true, StopSignal: "SIGRTMINPLUS3",
 		Namespaces: Namespaces{PID: NamespaceTarget, TargetID: "other"},

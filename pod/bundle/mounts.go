@@ -76,16 +76,22 @@ func askedMount(in *ContainerInput, i int) (specs.Mount, error) {
 		out.Options = []string{"nosuid", "nodev", "mode=1777", "size=" + strconv.FormatInt(m.Tmpfs, 10)}
 		return out, nil
 	}
-	out.Options = []string{"rbind"}
-	readonly := m.Readonly
 	if m.Image != "" {
-		source, ok := in.ImageMounts[i]
-		if !ok {
-			return out, unsupported(field+".image", "%q has several layers", m.Image)
+		layers := in.ImageMounts[i]
+		if len(layers) == 0 {
+			return out, invalid(field+".image", "%q is not there", m.Image)
 		}
-		out.Source = source
-		readonly = true // the layers are other containers' too
+		if len(layers) > 1 {
+			// One option for each: the kernel takes 256 bytes in one.
+			out.Type, out.Source, out.Options = "overlay", "overlay", []string{"ro"}
+			for _, l := range layers {
+				out.Options = append(out.Options, "lowerdir+="+l)
+			}
+			return out, nil
+		}
+		out.Source = layers[0]
 	}
+	out.Options = []string{"rbind"}
 	switch m.Propagation {
 	case PropagationPrivate:
 		out.Options = append(out.Options, "rprivate")
@@ -97,7 +103,7 @@ func askedMount(in *ContainerInput, i int) (specs.Mount, error) {
 	switch {
 	case m.RecursiveReadOnly:
 		out.Options = append(out.Options, "rro")
-	case readonly:
+	case m.Readonly:
 		out.Options = append(out.Options, "ro")
 	default:
 		out.Options = append(out.Options, "rw")

@@ -35,7 +35,7 @@ type PodInput struct {
 // Sandbox is what a container needs of its pod's sandbox once that runs. Empty
 // fields are not there.
 type Sandbox struct {
-	// Namespaces are paths to join: "network", "ipc", "uts", "pid", "user".
+	// Namespaces are paths to join: "network", "ipc", "uts", "pid".
 	Namespaces map[string]string
 	Shm        string // what is bind mounted on /dev/shm
 	// Host paths of the files that the pod's containers share.
@@ -60,10 +60,6 @@ func Pod(in PodInput) (*specs.Spec, error) {
 	add := func(t specs.LinuxNamespaceType, nsPath string) {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: nsPath})
 	}
-	if u := c.Namespaces.User; u != nil && u.Mode == NamespacePod {
-		add(specs.UserNamespace, "")
-		s.Linux.UIDMappings, s.Linux.GIDMappings = idMappings(u.UIDs), idMappings(u.GIDs)
-	}
 	if c.Namespaces.Network == NamespacePod {
 		add(specs.NetworkNamespace, in.NetNS)
 		add(specs.UTSNamespace, "")
@@ -86,9 +82,7 @@ func sysctls(c *PodConfig) map[string]string {
 	set := map[string]string{}
 	if c.Namespaces.Network == NamespacePod {
 		set["net.ipv4.ip_unprivileged_port_start"] = "0"
-		if c.Namespaces.User == nil || c.Namespaces.User.Mode == NamespaceNode {
-			set["net.ipv4.ping_group_range"] = "0 2147483647"
-		}
+		set["net.ipv4.ping_group_range"] = "0 2147483647"
 	}
 	maps.Copy(set, c.Sysctls)
 	if len(set) == 0 {

@@ -184,14 +184,7 @@ func validPodNamespaces(n Namespaces) error {
 		return invalid(field+".pid", "%q: POD, CONTAINER or NODE", n.PID)
 	}
 	if u := n.User; u != nil && u.Mode == NamespacePod {
-		if len(u.UIDs) == 0 || len(u.GIDs) == 0 {
-			return invalid(field+".userns_options", "a user namespace needs uids and gids")
-		}
-		for i, m := range append(u.UIDs[:len(u.UIDs):len(u.UIDs)], u.GIDs...) {
-			if m.Length == 0 || uint64(m.HostID)+uint64(m.Length) > 1<<32 || uint64(m.ContainerID)+uint64(m.Length) > 1<<32 {
-				return invalid(field+".userns_options", "mapping %d: %+v does not fit", i, m)
-			}
-		}
+		return unsupported(field+".userns_options", "a user namespace of the pod's own (pod.spec.hostUsers: false)")
 	} else if u != nil && u.Mode != NamespaceNode {
 		return invalid(field+".userns_options.mode", "%q: POD or NODE", u.Mode)
 	}
@@ -259,6 +252,9 @@ func validMount(field string, m *Mount) error {
 	case m.Image != "":
 		if m.ImageSubPath != "" && (path.IsAbs(m.ImageSubPath) || climbs(m.ImageSubPath) || hasControl(m.ImageSubPath)) {
 			return invalid(field+".image_sub_path", "%q: has to be a path inside the image", m.ImageSubPath)
+		}
+		if !m.Readonly {
+			return invalid(field+".readonly", "an image is mounted read-only")
 		}
 	case m.Tmpfs > 0:
 	default:

@@ -155,9 +155,13 @@ func containerStatus(c pod.ContainerStatus) *runtimeapi.ContainerStatus {
 		User:        userToCRI(c.User),
 		StopSignal:  signalToCRI(c.StopSignal),
 	}
-	for _, m := range c.Config.Mounts {
+	for i, m := range c.Config.Mounts {
 		if m.Tmpfs == 0 {
-			s.Mounts = append(s.Mounts, mountToCRI(m))
+			mount := mountToCRI(m)
+			if mount.Image != nil {
+				mount.Image.ImageRef = c.MountImages[i]
+			}
+			s.Mounts = append(s.Mounts, mount)
 		}
 	}
 	return s
