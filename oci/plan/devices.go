@@ -177,12 +177,14 @@ func (b *builder) pty() {
 // hide covers the masked paths and makes the read-only ones so.
 func (b *builder) hide() {
 	lx := b.spec.Linux
+	// One empty directory covers all masked ones, where the kernel (6.15) can copy
+	// a mount that is attached nowhere; before, each gets its own.
+	share := b.host.atLeast(6, 15)
 	var empty Reg
 	for i, p := range lx.MaskedPaths {
 		b.at("linux.maskedPaths["+strconv.Itoa(i)+"]", p)
-		if empty == 0 {
-			// One empty directory covers all of them.
-			empty = b.newFS("tmpfs", "tmpfs", mountOptions{set: abi.MountAttrRdonly, values: [][2]string{{"size", "0"}, {"nr_inodes", "2"}}})
+		if share && empty == 0 {
+			empty = b.emptyDir()
 		}
 		t := b.inRoot(p, 0, abi.ENOENT, abi.ENOTDIR)
 		b.cover(t, empty)
@@ -206,15 +208,20 @@ func (b *builder) hide() {
 	}
 }
 
-// cover covers t, if it is there: a directory by the empty one, a file by the
+// cover covers t, if it is there: a directory by an empty one, a file by the
 // host's null device. The device comes from a descriptor that the parent has
 // checked: what the image calls /dev/null is never bound (CVE-2025-31133). It
 // is read-only so that its owner and mode stay the host's.
 func (b *builder) cover(t, empty Reg) {
 	_ = b.ifOpen(t, func() error {
-		m := b.reg()
+		var m Reg
 		_ = b.guarded(Op{Do: OpIsDir, Dir: t}, func() error {
-			b.op(Op{Do: OpOpenTree, Out: m, Dir: empty, A: abi.OpenTreeClone | abi.AtEmptyPath})
+			if empty != 0 {
+				m = b.reg()
+				b.op(Op{Do: OpOpenTree, Out: m, Dir: empty, A: abi.OpenTreeClone | abi.AtEmptyPath})
+			} else {
+				m = b.emptyDir()
+			}
 			b.op(Op{Do: OpMove, Dir: m, On: t})
 			b.op(Op{Do: OpSkip, A: 4}) // the four for a file
 			return nil
@@ -226,4 +233,9 @@ func (b *builder) cover(t, empty Reg) {
 		b.close(m)
 		return nil
 	})
+}
+
+// emptyDir makes a directory that is empty and stays so.
+func (b *builder) emptyDir() Reg {
+	return b.newFS("tmpfs", "tmpfs", mountOptions{set: abi.MountAttrRdonly, values: [][2]string{{"size", "0"}, {"nr_inodes", "2"}}})
 }

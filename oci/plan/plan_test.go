@@ -17,12 +17,13 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 // testHost is a host of everything.
 var testHost = Host{
-	Kernel: [2]int{6, 12}, Arch: "SCMP_ARCH_X86_64", Capabilities: 1<<41 - 1, AppArmor: true, SELinux: true, CgroupV2: true, Kcore: true,
+	Kernel: [2]int{6, 18}, Arch: "SCMP_ARCH_X86_64", Capabilities: 1<<41 - 1, AppArmor: true, SELinux: true, CgroupV2: true, Kcore: true,
 }
 
 func v1Host() Host {
 	h := testHost
 	h.CgroupV2 = false
+	h.Kernel = [2]int{6, 1}
 	h.Capabilities &^= 1 << 24
 	h.CgroupV1 = []CgroupV1{
 		{Mountpoint: "/sys/fs/cgroup/cpu,cpuacct", Controllers: []string{"cpu", "cpuacct"}},
