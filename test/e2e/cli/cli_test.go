@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -23,6 +24,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
+		Deadline:            time.Now().Add(60 * time.Second), // of all; they take seconds
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("STRAKE_ADDRESS", n.Address)
 			e.Setenv("IMAGE", n.Image)
