@@ -2,13 +2,33 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 
 	"github.com/strake-containers/strake/shim/task"
+	"github.com/strake-containers/strake/shim/wire"
 )
 
 // remove is the delete command: it cleans up after a monitor that has died, and
 // tells on stdout how the container ended.
 func remove(p parameters) error {
-	return task.RemoveCrashed(context.Background(), p.id, p.bundle, stateRoot(p), os.Stdout)
+	ctx := context.Background()
+	err := task.RemoveCrashed(ctx, p.id, p.bundle, stateRoot(p), os.Stdout)
+	return errors.Join(err, removeSocket(ctx, p))
+}
+
+// removeSocket removes the dead monitor's socket; one that still serves other
+// containers of the pod keeps it.
+func removeSocket(ctx context.Context, p parameters) error {
+	path, err := socketPath(p)
+	if err != nil {
+		return err
+	}
+	if c, err := wire.Dial(ctx, path); err == nil {
+		return c.Close()
+	}
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return nil
 }

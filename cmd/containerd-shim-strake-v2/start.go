@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/shim/wire"
 )
 
@@ -53,7 +54,33 @@ func start(p parameters) error {
 			return errors.Join(err, os.Remove(path))
 		}
 	}
-	return json.NewEncoder(os.Stdout).Encode(bootstrap{Version: 3, Address: "unix://" + path, Protocol: "ttrpc"})
+	address := "unix://" + path
+	if p.address != "" {
+		// containerd before 1.7 finds its shims by this file when it restarts.
+		if err := atomicfile.WriteVolatile(filepath.Join(p.bundle, "address"), []byte(address), 0o600); err != nil {
+			return err
+		}
+	}
+	return printAddress(address, p)
+}
+
+// apiVersion is the newest version of the Task API that we serve.
+const apiVersion = 3
+
+// printAddress answers in the form that the caller understands, which containerd
+// says in MAX_SHIM_VERSION: nothing is containerd 1.6, which wants the bare
+// address.
+func printAddress(address string, p parameters) error {
+	version := apiVersion
+	if p.address != "" {
+		newest, err := strconv.Atoi(os.Getenv("MAX_SHIM_VERSION"))
+		if err != nil {
+			_, err := fmt.Print(address)
+			return err
+		}
+		version = min(version, newest)
+	}
+	return json.NewEncoder(os.Stdout).Encode(bootstrap{Version: version, Address: address, Protocol: "ttrpc"})
 }
 
 // socketPath is the bundle's for straked. Under containerd, containers of one pod

@@ -19,7 +19,7 @@ import (
 func (p *pod) startSandbox(more ...specs.LinuxNamespace) client.Sandbox {
 	p.t.Helper()
 	spec := &specs.Spec{Version: specs.Version, Hostname: "the-pod", Linux: &specs.Linux{
-		CgroupsPath: "/strake-shim-" + p.id[len(p.id)-8:],
+		CgroupsPath: podCgroup(p.id) + "/pod",
 		Namespaces:  append([]specs.LinuxNamespace{{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}, more...),
 	}}
 	p.writeSpec(p.bundle, spec)

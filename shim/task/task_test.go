@@ -72,6 +72,7 @@ func newPod(t testing.TB) *pod {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
+		removeCgroups(t, id)
 	})
 	p := &pod{t: t, id: id, bundle: filepath.Join(dir, "pods", id), rootfs: filepath.Join(dir, "rootfs")}
 	for _, d := range []string{p.bundle, p.rootfs + "/bin", p.rootfs + "/proc", p.rootfs + "/dev", p.rootfs + "/tmp"} {
@@ -93,6 +94,26 @@ func newPod(t testing.TB) *pod {
 	}
 	p.start()
 	return p
+}
+
+// podCgroup is the parent of a pod's cgroups, for which nobody but the test cares.
+func podCgroup(id string) string { return "/strake-shim-" + id[len(id)-8:] }
+
+// removeCgroups removes the pod's cgroup, which must be empty by now.
+func removeCgroups(t testing.TB, id string) {
+	t.Helper()
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, err := filepath.Glob(pattern + podCgroup(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range dirs {
+			if err := os.Remove(dir); err != nil && !os.IsNotExist(err) {
+				left, _ := filepath.Glob(dir + "/*/cgroup.procs")
+				t.Errorf("left over: %v %v", err, left)
+			}
+		}
+	}
 }
 
 func (p *pod) start() {
@@ -163,7 +184,7 @@ func (p *pod) spec(id string, args ...string) *specs.Spec {
 			{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: "/strake-shim-" + p.id[len(p.id)-8:] + "/" + id,
+			CgroupsPath: podCgroup(p.id) + "/" + id,
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 			},
