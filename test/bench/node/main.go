@@ -15,6 +15,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -22,9 +24,14 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
+	"github.com/strake-containers/strake/network/bridge"
 	"github.com/strake-containers/strake/test/registry"
 )
+
+// bridgeName is that of straked's built-in network, here.
+const bridgeName = "stkbench"
 
 // peer is a daemon to measure.
 type peer struct {
@@ -70,6 +77,11 @@ func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err 
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err == nil { // else the logs there say why
+			err = os.RemoveAll(work)
+		}
+	}()
 	image, closeRegistry, err := registry.ServeBusybox()
 	if err != nil {
 		return err
@@ -94,12 +106,12 @@ func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err 
 		defer func() { err = errors.Join(err, p.stop()) }()
 	}
 	for round := range rounds {
-		for _, net := range []string{"host", "cni"} {
+		for _, network := range []string{"host", "cni"} {
 			for _, p := range peers {
-				if net == "cni" && p.name != "strake" {
+				if network == "cni" && p.name != "strake" {
 					continue // containerd has no network of its own; make test-kubelet covers CNI
 				}
-				if err := p.bench(ctx, cribench, image, net, n); err != nil {
+				if err := p.bench(ctx, cribench, image, network, n); err != nil {
 					return fmt.Errorf("round %d: %s: %w", round, p.name, err)
 				}
 			}
@@ -120,7 +132,8 @@ func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err 
 func straked(bin string) func(dir, socket, image string) ([]string, error) {
 	return func(dir, socket, _ string) ([]string, error) {
 		config := filepath.Join(dir, "config.toml")
-		text := fmt.Sprintf("[cni]\nconf_dir = %q\n[network]\nbridge = \"stkbench\"\nsubnets = [\"10.187.0.0/24\"]\n", filepath.Join(dir, "cni"))
+		text := fmt.Sprintf("[cni]\nconf_dir = %q\n[network]\nbridge = %q\nsubnets = [\"10.187.0.0/24\"]\n",
+			filepath.Join(dir, "cni"), bridgeName)
 		return []string{
 			filepath.Join(bin, "straked"), "--config", config, "--root", filepath.Join(dir, "root"),
 			"--state", filepath.Join(dir, "run"), "--address", socket, "--log-level", "warn",
@@ -169,15 +182,49 @@ func (p *peer) start(work, image string) error {
 		return err
 	}
 	p.daemon = exec.Command("/bin/sh", append([]string{"-c", `echo $$ >"$0" && exec "$@"`, p.cgroup + "/cgroup.procs"}, args...)...)
-	p.daemon.Stderr = os.Stderr
-	return p.daemon.Start()
+	log, err := os.Create(filepath.Join(p.dir, "log"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // the daemon has its own descriptor
+	p.daemon.Stderr = log
+	if err := p.daemon.Start(); err != nil {
+		return err
+	}
+	return p.waitReady()
+}
+
+// waitReady waits for the socket; neither daemon has another sign that both have.
+func (p *peer) waitReady() error {
+	for range 500 {
+		conn, err := net.Dial("unix", p.socket)
+		if err == nil {
+			return conn.Close()
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	return fmt.Errorf("%s: nobody serves %s after 10 s", p.name, p.socket)
 }
 
 // stop ends the daemon; cribench has removed the pods.
 func (p *peer) stop() error {
 	_ = p.daemon.Process.Signal(syscall.SIGTERM) // it may have exited
 	_ = p.daemon.Wait()                          // by the signal
-	return nil
+	// The daemons leave the cgroup parents that they were given, which are ours.
+	dirs, _ := filepath.Glob("/sys/fs/cgroup/*" + p.parent) // a constant pattern
+	var err error
+	for _, dir := range append(dirs, p.cgroup) {
+		for _, d := range []string{filepath.Join(dir, "pods"), dir} {
+			if e := os.Remove(d); !errors.Is(e, fs.ErrNotExist) {
+				err = errors.Join(err, e)
+			}
+		}
+	}
+	if p.name == "strake" {
+		b := bridge.New(bridge.Config{StateDir: filepath.Join(p.dir, "root", "network", "bridge"), Bridge: bridgeName})
+		err = errors.Join(err, b.Destroy(context.Background()), b.Close())
+	}
+	return err
 }
 
 func (p *peer) cribench(cribench, image string, args ...string) *exec.Cmd {
@@ -240,7 +287,11 @@ func printTable(peers []*peer) {
 		for _, row := range append(rows, "CPU ms per pod") {
 			fmt.Printf("%-20s", row)
 			for _, p := range peers {
-				fmt.Printf("%18.1f", columns[p.name][row])
+				cell := "-" // not measured
+				if v, ok := columns[p.name][row]; ok {
+					cell = strconv.FormatFloat(v, 'f', 1, 64)
+				}
+				fmt.Printf("%18s", cell)
 			}
 			if other := columns[peers[len(peers)-1].name][row]; len(peers) > 1 && other > 0 {
 				fmt.Printf("%10.2f", columns[peers[0].name][row]/other)

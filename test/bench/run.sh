@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# run.sh - the figures of the README and of the commit messages, again, on this
+# machine: the OCI runtime beside crun, runc and the floor, then straked beside
+# containerd. Ratios mean something; absolute times are this machine's.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+test/bench/runtime/run.sh
+go run ./test/bench/node -bin bin
