@@ -63,14 +63,18 @@ type container struct {
 	abandoned *time.Timer
 	process   *specs.Process // of config.json, what exec starts from; nil: read it
 	stop      *stopOrder     // while it is being stopped
-	paused    bool
 	// startError says why its command was not executed; "" if it was, or may yet be.
 	startError string
 	usage      FilesystemUsage
 
+	ending sync.Once     // its end is recorded once
 	exited chan struct{} // closed when State is ContainerExited
+	forget sync.Once
 	reaped chan struct{} // closed when the monitor has forgotten it
 }
+
+// forgotten says that no monitor has anything of the container any more.
+func (c *container) forgotten() { c.forget.Do(func() { close(c.reaped) }) }
 
 // containerKey identifies a container for its caller, within its pod.
 type containerKey struct {

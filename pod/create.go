@@ -153,7 +153,8 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 		return err
 	}
 	undo.Push("delete container", func() error { return m.destroy(ctx, monitor, c.id) })
-	if r.Pid, err = monitor.Create(ctx, m.createOptions(r, bundleDir, overlay(rootfs.Layers, dir))); err != nil {
+	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, overlay(rootfs.Layers, dir))); err != nil {
+		m.suspect(p, monitor, err)
 		return err
 	}
 
@@ -178,6 +179,17 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	m.publish(p, Event{Type: EventCreated, ContainerID: c.id})
 	go m.watch(c, monitor)
 	return nil
+}
+
+// createProcess is not cut short when the pod is being stopped: what the monitor
+// has half made when it is asked to delete it, it would finish afterwards.
+func (m *Manager) createProcess(ctx context.Context, monitor Monitor, o client.CreateOptions) (pid int, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, context.Cause(ctx)
+	}
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	return monitor.Create(ctx, o)
 }
 
 // untilStopping cancels ctx when the pod is being stopped.

@@ -133,7 +133,9 @@ var finishedWork = func() *work {
 	return w
 }()
 
-// reconnect connects a ready pod with its monitor, or returns nil.
+// reconnect connects a ready pod with its monitor, or returns nil if that is
+// gone. One that is there and does not answer still has the pod: nothing new can
+// be made in it, and what it has is watched.
 func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
 	if p.stopping {
 		return nil
@@ -145,8 +147,10 @@ func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
 	s, err := monitor.SandboxStatus(ctx, p.id)
 	if err != nil {
 		m.o.Log.Error("ask monitor for its sandbox", "pod", p.id, "error", err)
-		_ = monitor.Close()
-		return nil
+		if gone(err) {
+			_ = monitor.Close() // useless
+			return nil
+		}
 	}
 	p.monitor = monitor
 	m.joinSandbox(p, s)
@@ -157,9 +161,9 @@ func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
 // watching it.
 func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Monitor) {
 	if c.record.State == ContainerExited {
-		close(c.exited)
+		c.ending.Do(func() { close(c.exited) })
 		if monitor == nil {
-			close(c.reaped)
+			c.forgotten()
 		} else {
 			go m.reap(c, monitor) // the end may have been written and the rest not
 		}
@@ -167,7 +171,7 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	}
 	if monitor == nil {
 		m.recordUnseen(c, "it ended while its monitor was gone, perhaps with the machine")
-		close(c.reaped)
+		c.forgotten()
 		return
 	}
 	s, err := monitor.ContainerStatus(ctx, c.id)
@@ -178,9 +182,6 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	if err != nil && !errors.Is(err, client.ErrNotFound) {
 		m.o.Log.Error("recover container", "container", c.id, "error", err)
 	}
-	c.pod.mu.Lock()
-	c.paused = s.State == "paused"
-	c.pod.mu.Unlock()
 	go m.watch(c, monitor)
 }
 

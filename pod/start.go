@@ -42,6 +42,7 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 	started := now() // before the fact: the process may end before the answer comes
 	pid, err := monitor.Start(ctx, c.id)
 	if err != nil {
+		m.suspect(c.pod, monitor, err)
 		m.startFailed(ctx, c, monitor, err)
 		return err
 	}

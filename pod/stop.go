@@ -136,18 +136,11 @@ func (m *Manager) signal(ctx context.Context, c *container, monitor Monitor, sig
 	return monitor.Kill(ctx, c.id, "", sig, false)
 }
 
-// kill kills all of a container; a frozen one is thawed to die.
+// kill kills all of a container; the monitor thaws a frozen one to die.
 func (m *Manager) kill(ctx context.Context, c *container, monitor Monitor) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	err := monitor.Kill(ctx, c.id, "", syscall.SIGKILL, true)
-	c.pod.mu.Lock()
-	paused := c.paused
-	c.pod.mu.Unlock()
-	if paused {
-		err = errors.Join(err, monitor.Resume(ctx, c.id))
-	}
-	return err
+	return monitor.Kill(ctx, c.id, "", syscall.SIGKILL, true)
 }
 
 // ended is an error that says that there is nothing left to signal.

@@ -70,19 +70,11 @@ func (m *Manager) freeze(ctx context.Context, id string, paused bool) error {
 	verb := monitor.Resume
 	if paused {
 		verb = monitor.Pause
-		m.setPaused(c, true) // before: a kill in between has to thaw it
 	}
 	if err := verb(ctx, c.id); err != nil {
 		return fmt.Errorf("container %s: %w", c.what, m.class(c, err))
 	}
-	m.setPaused(c, paused)
 	return nil
-}
-
-func (m *Manager) setPaused(c *container, paused bool) {
-	c.pod.mu.Lock()
-	defer c.pod.mu.Unlock()
-	c.paused = paused
 }
 
 // ReopenLog makes the log of a running container be opened again, after it was
@@ -142,11 +134,8 @@ func (m *Manager) alive(id string) (*container, Monitor, error) {
 func (m *Manager) class(c *container, err error) error {
 	switch {
 	case errors.Is(err, client.ErrUnavailable):
-		c.pod.mu.Lock()
-		monitor := c.pod.monitor
-		c.pod.mu.Unlock()
-		if monitor != nil {
-			go m.monitorLost(c.pod, monitor)
+		if monitor, e := c.pod.live(); e == nil {
+			m.suspect(c.pod, monitor, err)
 		}
 		return err
 	case errors.Is(err, client.ErrNotRunning), errors.Is(err, client.ErrNotFound):
@@ -155,5 +144,12 @@ func (m *Manager) class(c *container, err error) error {
 		return fmt.Errorf("%w: %w", ErrTimeout, err)
 	default:
 		return err
+	}
+}
+
+// suspect looks after a monitor that did not answer.
+func (m *Manager) suspect(p *sandbox, monitor Monitor, err error) {
+	if errors.Is(err, client.ErrUnavailable) {
+		go m.monitorLost(p, monitor)
 	}
 }

@@ -67,18 +67,21 @@ func (m *Manager) recordUnseen(c *container, why string) {
 // finish makes a container an exited one. The record outlives the daemon at once
 // and a power cut a little later.
 func (m *Manager) finish(c *container, oom bool, change func(*containerRecord)) {
-	err := m.updateContainer(c, false, change)
-	if err != nil { // a full disk: memory and exit.json have it
-		m.o.Log.Error("write how container ended", "container", c.id, "error", err)
-	}
-	c.pod.mu.Lock()
-	if c.pod.names[c.key] == c {
-		delete(c.pod.names, c.key) // the same request again means another one
-	}
-	c.pod.mu.Unlock()
-	close(c.exited)
-	m.publish(c.pod, Event{Type: EventStopped, ContainerID: c.id, OOM: oom})
-	time.AfterFunc(flushAfter, func() { m.flush(c) })
+	// The monitor may report an end and be lost at the same moment.
+	c.ending.Do(func() {
+		err := m.updateContainer(c, false, change)
+		if err != nil { // a full disk: memory and exit.json have it
+			m.o.Log.Error("write how container ended", "container", c.id, "error", err)
+		}
+		c.pod.mu.Lock()
+		if c.pod.names[c.key] == c {
+			delete(c.pod.names, c.key) // the same request again means another one
+		}
+		c.pod.mu.Unlock()
+		close(c.exited)
+		m.publish(c.pod, Event{Type: EventStopped, ContainerID: c.id, OOM: oom})
+		time.AfterFunc(flushAfter, func() { m.flush(c) })
+	})
 }
 
 // flush makes a container's record, and that of its pod, outlive a power cut.
@@ -117,7 +120,7 @@ func (m *Manager) reap(c *container, monitor Monitor) {
 			return
 		}
 	}
-	close(c.reaped)
+	c.forgotten()
 }
 
 // monitorLost finds out whether a monitor whose connection broke is still
@@ -163,7 +166,7 @@ func (m *Manager) lose(ctx context.Context, p *sandbox, why string) {
 			continue
 		}
 		m.recordUnseen(c, why)
-		close(c.reaped)
+		c.forgotten()
 	}
 }
 
