@@ -295,8 +295,9 @@ func TestPodNamespacesWithoutAProcess(t *testing.T) {
 
 func TestSharedPIDNamespace(t *testing.T) {
 	e := newEnv(t)
-	first, p := e.start(e.spec("exec sleep 1000"))
-	_ = first
+	first := e.spec("")
+	first.Process.Args = []string{"sleep", "1000"}
+	_, p := e.start(first)
 	s := e.spec("echo pid $$; cat /proc/1/cmdline; echo; cat /proc/1/comm")
 	s.Linux.Namespaces[0].Path = "/proc/" + itoa(p.Pid) + "/ns/pid"
 	out := e.mustRun(s)
@@ -310,7 +311,9 @@ func TestSharedPIDNamespace(t *testing.T) {
 
 func TestExec(t *testing.T) {
 	e := newEnv(t)
-	c, _ := e.start(e.spec("exec sleep 1000"))
+	s := e.spec("")
+	s.Process.Args = []string{"sleep", "1000"}
+	c, _ := e.start(s)
 	x := sh("id; echo $HOME; cat /proc/1/comm; cat /proc/sys/kernel/hostname; grep -E 'Cap|NoNew' /proc/self/status; ls /proc/self/fd; cat /proc/self/cgroup; pwd")
 	x.User = specs.User{UID: 1000, GID: 5}
 	x.Cwd = "/tmp"

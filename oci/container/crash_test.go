@@ -112,8 +112,9 @@ func TestKilledCreatorLeavesWhatDeleteRemoves(t *testing.T) {
 		steps = 20
 	}
 	states := map[string]int{}
+	seconds := fmt.Sprint(1000000 + os.Getpid()) // tells our processes from others
 	for i := range steps {
-		c := creation{ID: e.id(), Bundle: e.bundle, State: e.state, Spec: e.spec("exec sleep 1000")}
+		c := creation{ID: e.id(), Bundle: e.bundle, State: e.state, Spec: e.spec("exec sleep " + seconds)}
 		data, err := json.Marshal(c)
 		must(t, err)
 		cmd := exec.Command(self)
@@ -143,7 +144,7 @@ func TestKilledCreatorLeavesWhatDeleteRemoves(t *testing.T) {
 		e.gone(c.ID)
 	}
 	t.Logf("found after the kill: %v", states)
-	if n := countProcesses("sleep\x001000\x00"); n > 0 {
+	if n := countProcesses("sleep\x00" + seconds + "\x00"); n > 0 {
 		t.Errorf("%d processes are left", n)
 	}
 }

@@ -99,7 +99,7 @@ func (c *child) run() {
 			errno = runHook(&a)
 		case pPause:
 			for {
-				syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+				_, _, _ = syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 			}
 		default:
 			r, _, errno = syscall.RawSyscall6(uintptr(in.code), a[0], a[1], a[2], a[3], a[4], a[5])
@@ -138,7 +138,7 @@ func (c *child) run() {
 //go:nosplit
 func exit(code uintptr) {
 	for {
-		syscall.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
+		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
 	}
 }
 
@@ -174,7 +174,7 @@ func load(addr, size uintptr) uintptr {
 func (c *child) tell(kind, pc, value, text uintptr) {
 	m := (*[4]uint32)(at(c.report))
 	m[0], m[1], m[2], m[3] = uint32(kind), uint32(pc), uint32(value), 0
-	syscall.RawSyscall6(unix.SYS_SENDTO, c.sync, c.report, msgHeader+text, unix.MSG_NOSIGNAL, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_SENDTO, c.sync, c.report, msgHeader+text, unix.MSG_NOSIGNAL, 0, 0)
 }
 
 // fail reports an error and ends the process. The text is the file system's own
@@ -241,7 +241,7 @@ func (c *child) forkSibling(pc, args, size uintptr) syscall.Errno {
 //go:norace
 func lookup(list, statx, id uintptr) (uintptr, syscall.Errno) {
 	const eaccess = 0x200
-	result := syscall.Errno(unix.ENOENT)
+	result := unix.ENOENT
 	for ; ; list += 8 {
 		path := load(list, 8)
 		if path == 0 {

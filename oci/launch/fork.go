@@ -78,7 +78,7 @@ func fork(f *forkArgs) (pid uintptr, errno syscall.Errno, atSetns bool) {
 			// The thread would give its later children to the container. This
 			// cannot fail for a namespace that one is in; make it loud.
 			afterFork()
-			panic("launch: cannot return to the own PID namespace: " + e.Error())
+			panic("launch: cannot return to the own PID namespace: " + e.Error()) //nolint:forbidigo // worse than a crash: the next container would land in this one
 		}
 	}
 	afterFork()

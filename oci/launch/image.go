@@ -6,10 +6,11 @@
 // allocate, grow its stack, take a lock, call through an interface or store a
 // pointer. The work is therefore split:
 //
-//	lower.go     parent: operations → instructions, all memory laid out (image)
-//	fork.go      parent and child: the clone itself and the parent's side of it
-//	executor.go  child: the loop over the instructions
-//	launch.go    parent: the conversation with the child, errors, undo
+//	lower*.go     parent: operations → instructions, all memory laid out (image)
+//	fork.go       parent and child: the clone itself
+//	executor*.go  child: the loop over the instructions
+//	launch.go     parent: the conversation with the child, errors, undo
+//	kill.go       whoever starts or ends a process later
 //
 // An instruction is one system call with constants, addresses and registers as
 // arguments, or one of a few pseudo instructions (jumps, checks of a result,

@@ -208,9 +208,6 @@ func (l *lowering) tolerate(i int, errnos ...int) {
 // jumpHere makes instruction i, one that jumps with args[k], jump to what comes next.
 func (l *lowering) jumpHere(i, k int) { l.code[i].args[k] = uintptr(len(l.code)) }
 
-// failHere makes instruction i go to what comes next after a tolerated error.
-func (l *lowering) failHere(i int) { l.code[i].jump = uint16(len(l.code)) }
-
 func (l *lowering) jumpOps(i, k, ops int) {
 	l.jumps = append(l.jumps, jumpFix{i, k, l.cur + 1 + ops})
 }

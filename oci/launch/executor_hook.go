@@ -1,0 +1,66 @@
+package launch
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// runHook runs a program and waits for it, at most a[4] ms. Arguments: path,
+// argv, envp, a descriptor for its standard input, the time, clone3's arguments
+// followed by room for the pidfd, pollfd and wait status.
+//
+//go:nosplit
+//go:norace
+func runHook(a *[6]uintptr) syscall.Errno {
+	clone := a[5]
+	pidfdAt := clone + 11*8
+	poll := clone + 12*8
+	info := clone + 13*8
+	*(*uint64)(at(clone + 8)) = uint64(pidfdAt)
+	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, clone, unsafe.Sizeof(cloneArgs{}), 0)
+	if errno != 0 {
+		return errno
+	}
+	if pid == 0 {
+		_, _, _ = syscall.RawSyscall(unix.SYS_LSEEK, a[3], 0, 0)
+		_, _, _ = syscall.RawSyscall(unix.SYS_DUP3, a[3], 0, 0)
+		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, a[0], a[1], a[2])
+		exit(uintptr(errno) & 0x7f)
+	}
+	pidfd := load(pidfdAt, 4)
+	*(*int32)(at(poll)) = int32(pidfd)
+	*(*uint32)(at(poll + 4)) = unix.POLLIN
+	var ts [2]int64
+	var limit uintptr
+	if int64(a[4]) >= 0 {
+		ts[0], ts[1] = int64(a[4])/1000, int64(a[4])%1000*1000000
+		limit = uintptr(unsafe.Pointer(&ts))
+	}
+	n, _, errno := syscall.RawSyscall6(unix.SYS_PPOLL, poll, 1, limit, 0, 0, 0)
+	late := errno == 0 && n == 0
+	if late {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_PIDFD_SEND_SIGNAL, pidfd, uintptr(unix.SIGKILL), 0, 0, 0, 0)
+	}
+	for {
+		_, _, errno = syscall.RawSyscall6(unix.SYS_WAIT4, pid, info, 0, 0, 0, 0)
+		if errno != unix.EINTR {
+			break
+		}
+	}
+	_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, pidfd, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	if late {
+		return unix.ETIMEDOUT
+	}
+	if status := load(info, 4); status != 0 {
+		if status&0x7f == 0 && status>>8 < 127 && (status>>8 == uintptr(unix.ENOENT) || status>>8 == uintptr(unix.EACCES)) {
+			return syscall.Errno(status >> 8)
+		}
+		return unix.ECANCELED
+	}
+	return 0
+}
