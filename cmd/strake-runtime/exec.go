@@ -87,10 +87,9 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	}
 
 	// 3. It runs.
-	var caught signals
+	var caught *signals
 	if !e.detach {
 		caught = catchSignals()
-		defer caught.stop()
 	}
 	p, err := box.Exec(ctx, o)
 	if err != nil {

@@ -18,10 +18,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -37,6 +35,7 @@ type app struct {
 // verb is one command.
 type verb struct {
 	name, args, help string
+	waits            bool // and so can be terminated in between, with an undo
 	// bind declares the verb's flags and returns what runs it with the
 	// positional arguments that are left.
 	bind func(*app, *flags) func(ctx context.Context, args []string) error
@@ -45,22 +44,22 @@ type verb struct {
 // verbs in the order of the help text.
 func verbs() []verb {
 	return []verb{
-		{"create", "ID", "make a container from a bundle; start runs its program", bindCreate},
-		{"start", "ID", "run the program of a created container", bindStart},
-		{"run", "ID", "create and start; wait for its end unless detached", bindRun},
-		{"exec", "ID COMMAND [ARG...] | --process FILE ID", "run one more process in a container", bindExec},
-		{"state", "ID", "show a container's state as JSON", bindState},
-		{"kill", "ID [SIGNAL]", "send a signal, SIGTERM by default, to the container's init", bindKill},
-		{"delete", "ID", "remove a stopped container", bindDelete},
-		{"list", "", "list the containers below --root", bindList},
-		{"ps", "ID [PS OPTION...]", "list a container's processes", bindPs},
-		{"pause", "ID", "stop all processes of a container where they are", bindPause},
-		{"resume", "ID", "let a paused container go on", bindResume},
-		{"update", "ID", "change a container's limits", bindUpdate},
-		{"events", "ID", "show counters and out-of-memory kills as JSON lines", bindEvents},
-		{"spec", "", "write a config.json to start from", bindSpec},
-		{"features", "", "show as JSON what this runtime can do", bindFeatures},
-		{"plan", "BUNDLE", "print the program that create would run for a bundle", bindPlan},
+		{"create", "ID", "make a container from a bundle; start runs its program", true, bindCreate},
+		{"start", "ID", "run the program of a created container", true, bindStart},
+		{"run", "ID", "create and start; wait for its end unless detached", false, bindRun},
+		{"exec", "ID COMMAND [ARG...] | --process FILE ID", "run one more process in a container", false, bindExec},
+		{"state", "ID", "show a container's state as JSON", false, bindState},
+		{"kill", "ID [SIGNAL]", "send a signal, SIGTERM by default, to the container's init", false, bindKill},
+		{"delete", "ID", "remove a stopped container", true, bindDelete},
+		{"list", "", "list the containers below --root", false, bindList},
+		{"ps", "ID [PS OPTION...]", "list a container's processes", false, bindPs},
+		{"pause", "ID", "stop all processes of a container where they are", true, bindPause},
+		{"resume", "ID", "let a paused container go on", false, bindResume},
+		{"update", "ID", "change a container's limits", false, bindUpdate},
+		{"events", "ID", "show counters and out-of-memory kills as JSON lines", true, bindEvents},
+		{"spec", "", "write a config.json to start from", false, bindSpec},
+		{"features", "", "show as JSON what this runtime can do", false, bindFeatures},
+		{"plan", "BUNDLE", "print the program that create would run for a bundle", false, bindPlan},
 	}
 }
 
@@ -176,11 +175,10 @@ func (a *app) call(name string, v *verb, args []string) error {
 	if help {
 		return printVerbHelp(name, v, &f)
 	}
-	ctx, stop := context.Background(), func() {}
-	if v.name != "run" && v.name != "exec" { // those forward signals once they have somebody to
-		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	ctx := context.Background()
+	if v.waits {
+		ctx = untilTerminated()
 	}
-	defer stop()
 	return runVerb(ctx, rest)
 }
 

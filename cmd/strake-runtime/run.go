@@ -56,7 +56,6 @@ func (a *app) runForeground(ctx context.Context, c *createFlags, id string, keep
 	// 1. Signals from now on are the container's; one that comes before it
 	// exists waits for it.
 	signals := catchSignals()
-	defer signals.stop()
 
 	// 2. The container.
 	box, p, err := a.create(ctx, c, id)
@@ -76,6 +75,7 @@ func (a *app) runForeground(ctx context.Context, c *createFlags, id string, keep
 	if err != nil {
 		return errors.Join(err, remove())
 	}
+	<-signals.ready
 	if err := box.Start(ctx); err != nil {
 		return errors.Join(err, tty.close(), remove())
 	}
