@@ -319,7 +319,11 @@ func (c *conversation) follow(pid int) error {
 	}
 	old := c.pidfd
 	c.pid, c.pidfd = pid, fd
-	return errors.Join(reap(old), unix.Close(old))
+	// A reaper in this process may have collected the intermediate one already.
+	if err := reap(old); err != nil && !errors.Is(err, unix.ECHILD) {
+		return errors.Join(err, unix.Close(old))
+	}
+	return unix.Close(old)
 }
 
 type message struct {
