@@ -2,9 +2,7 @@ package pod
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -53,7 +51,8 @@ func (HostNetNS) Do(path string, fn func() error) error { return netns.Do(path, 
 type Monitors interface {
 	Start(ctx context.Context, o client.StartOptions) (Monitor, error)
 	Connect(ctx context.Context, address string) (Monitor, error)
-	// Cleanup ends what a monitor that is gone has left of its containers.
+	// Cleanup ends what a monitor that is gone has left of the container with that
+	// ID and Bundle.
 	Cleanup(ctx context.Context, o client.StartOptions) error
 }
 
@@ -110,12 +109,8 @@ func (ShimMonitors) Connect(ctx context.Context, address string) (Monitor, error
 	return m, nil
 }
 
-// Cleanup runs the monitor program's delete command (runtime v2). A bundle that
-// is gone, as after a reboot, has nothing to clean up.
+// Cleanup runs the monitor program's delete command (runtime v2).
 func (ShimMonitors) Cleanup(ctx context.Context, o client.StartOptions) error {
-	if _, err := os.Stat(o.Bundle); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	cmd := exec.CommandContext(ctx, o.Binary, "-namespace", o.Namespace, "-id", o.ID, "-bundle", o.Bundle, "delete")
 	cmd.Dir = o.Bundle
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, o.Env...)

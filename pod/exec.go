@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -85,6 +87,13 @@ func (m *Manager) exec(ctx context.Context, c *container, monitor Monitor, confi
 	}
 	if process, err = bundle.Exec(in); err != nil {
 		return 0, err
+	}
+	select { // a size that is known by now is the terminal's from its first moment
+	case z, ok := <-s.Resize:
+		if ok {
+			process.ConsoleSize = &specs.Box{Width: uint(z.Width), Height: uint(z.Height)}
+		}
+	default:
 	}
 
 	// 1. Its FIFOs, ours opened first: so the monitor never waits for us, and

@@ -12,9 +12,10 @@ import (
 	"github.com/strake-containers/strake/shim/client"
 )
 
-// endMonitor kills what a monitor holds and ends it, then removes its bundle. A
-// nil monitor is looked for at its address.
-func (m *Manager) endMonitor(ctx context.Context, id string, monitor Monitor) error {
+// endMonitor kills what a pod's monitor holds and ends it, then removes its
+// bundle. A nil monitor is looked for at its address. Without one, what it has left
+// is ended.
+func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Monitor) error {
 	dir := m.podState(id)
 	if monitor == nil {
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -25,7 +26,11 @@ func (m *Manager) endMonitor(ctx context.Context, id string, monitor Monitor) er
 			return err
 		}
 	}
-	if monitor != nil {
+	if monitor == nil {
+		if err := m.endCrashed(ctx, id, handler); err != nil {
+			return err
+		}
+	} else {
 		defer func() { _ = monitor.Close() }() // nothing is under way on it
 		for _, end := range []func(context.Context, string) error{monitor.StopSandbox, monitor.ShutdownSandbox} {
 			if err := end(ctx, id); err != nil && !gone(err) {
@@ -36,6 +41,28 @@ func (m *Manager) endMonitor(ctx context.Context, id string, monitor Monitor) er
 	return os.RemoveAll(dir)
 }
 
+// endCrashed ends the containers of a monitor that is gone: their processes,
+// cgroups and mounts. What the handler's program finds nothing of is no error.
+func (m *Manager) endCrashed(ctx context.Context, id, handler string) error {
+	if _, err := os.Stat(m.podState(id)); errors.Is(err, fs.ErrNotExist) {
+		return nil // a reboot
+	}
+	runtime, ok := m.o.Runtimes[handler]
+	if !ok {
+		runtime = m.o.Runtimes[m.o.DefaultRuntime] // the record, or the handler, is gone
+	}
+	o := client.StartOptions{Binary: runtime.Monitor, Namespace: monitorNamespace, Env: runtime.Env}
+	var err error
+	for _, name := range names(m.podState(id)) {
+		if len(name) == len(id) {
+			o.ID, o.Bundle = name, m.containerState(id, name)
+			err = errors.Join(err, m.o.Monitors.Cleanup(ctx, o))
+		}
+	}
+	o.ID, o.Bundle = id+"-pause", m.podState(id) // as the monitor calls it
+	return errors.Join(err, m.o.Monitors.Cleanup(ctx, o))
+}
+
 // gone is an error that says that what was to be ended has ended.
 func gone(err error) bool {
 	return errors.Is(err, client.ErrNotFound) || errors.Is(err, client.ErrUnavailable)
@@ -43,10 +70,10 @@ func gone(err error) bool {
 
 // reclaim undoes everything that could have been made under a pod's id, of which
 // nothing else may be known. Each step is idempotent.
-func (m *Manager) reclaim(ctx context.Context, known network.Pod, containers []string) error {
+func (m *Manager) reclaim(ctx context.Context, known network.Pod, handler string, containers []string) error {
 	id := known.ID
 	known.NetNS = m.netnsPath(id)
-	err := m.endMonitor(ctx, id, nil)
+	err := m.endMonitor(ctx, id, handler, nil)
 	err = errors.Join(err, m.o.Network.Teardown(ctx, known), m.o.NetNS.Remove(known.NetNS))
 	for _, c := range containers {
 		err = errors.Join(err, m.o.Images.Release(c))

@@ -77,7 +77,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	monitor := m.reconnect(ctx, p)
 	if p.stopping {
 		p.end()
-		if err := m.endMonitor(ctx, p.id, nil); err != nil {
+		if err := m.endMonitor(ctx, p.id, p.record.Runtime, nil); err != nil {
 			return err
 		}
 	}
@@ -116,7 +116,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	// 4. What became of the containers meanwhile.
 	if monitor == nil && p.record.Phase == phaseReady {
 		m.o.Log.Warn("pod has no monitor any more", "pod", p.id, "name", p.what)
-		if err := m.o.Monitors.Cleanup(ctx, m.startOptions(p)); err != nil {
+		if err := m.endCrashed(ctx, p.id, p.record.Runtime); err != nil {
 			m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
 		}
 	}
@@ -188,15 +188,15 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 // discardPod undoes a pod that was never finished, and sets aside one that
 // cannot be read. Either way its name is free and nothing of it is left running.
 func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
-	known := network.Pod{ID: sp.ID}
+	known, handler := network.Pod{ID: sp.ID}, ""
 	if sp.Record != nil {
-		known = sp.Record.network()
+		known, handler = sp.Record.network(), sp.Record.Runtime
 	}
 	var containers []string
 	for _, c := range sp.Containers {
 		containers = append(containers, c.ID)
 	}
-	err := m.reclaim(ctx, known, containers)
+	err := m.reclaim(ctx, known, handler, containers)
 	half := sp.Record != nil && sp.Record.Phase == phaseCreating || errors.Is(sp.Err, fs.ErrNotExist)
 	if half {
 		if err != nil {
@@ -246,7 +246,7 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-			err := m.reclaim(ctx, network.Pod{ID: id}, nil)
+			err := m.reclaim(ctx, network.Pod{ID: id}, "", nil)
 			cancel()
 			m.o.Log.Warn("ended what belongs to no pod", "pod", id, "error", err)
 		}

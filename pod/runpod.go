@@ -178,7 +178,11 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 	if err := writeSpec(dir, spec); err != nil {
 		return err
 	}
-	monitor, err := m.o.Monitors.Start(ctx, m.startOptions(p))
+	runtime := m.o.Runtimes[p.record.Runtime]
+	monitor, err := m.o.Monitors.Start(ctx, client.StartOptions{
+		Binary: runtime.Monitor, Namespace: monitorNamespace, ID: p.id, Bundle: dir, StateDir: m.o.State,
+		Debug: m.o.Debug, Env: runtime.Env,
+	})
 	if err != nil {
 		return err
 	}
@@ -198,14 +202,6 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 		return errors.Join(os.Mkdir(shm, 0o700), os.Chmod(shm, 0o777|os.ModeSticky))
 	}
 	return nil
-}
-
-func (m *Manager) startOptions(p *sandbox) client.StartOptions {
-	runtime := m.o.Runtimes[p.record.Runtime]
-	return client.StartOptions{
-		Binary: runtime.Monitor, Namespace: monitorNamespace, ID: p.id, Bundle: m.podState(p.id), StateDir: m.o.State,
-		Debug: m.o.Debug, Env: runtime.Env,
-	}
 }
 
 // joinSandbox notes what containers need to know of a sandbox that runs.
@@ -243,7 +239,7 @@ func (m *Manager) endSandbox(ctx context.Context, p *sandbox) error {
 	p.mu.Unlock()
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
-	return m.endMonitor(ctx, p.id, monitor)
+	return m.endMonitor(ctx, p.id, p.record.Runtime, monitor)
 }
 
 // writePodFiles writes hosts, hostname and resolv.conf. They live with the

@@ -158,7 +158,7 @@ func (m *Manager) monitorLost(p *sandbox, was Monitor) {
 // lose ends all containers of a pod that has no monitor any more.
 func (m *Manager) lose(ctx context.Context, p *sandbox, why string) {
 	m.forgetPodName(p)
-	if err := m.o.Monitors.Cleanup(ctx, m.startOptions(p)); err != nil {
+	if err := m.endCrashed(ctx, p.id, p.record.Runtime); err != nil {
 		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
 	}
 	for _, c := range p.all() {
