@@ -73,20 +73,23 @@ func (s *session) run(ctx context.Context) (code int, err error) {
 		return 0, attachError(ctx, err)
 	}
 
-	// 3. Start it. This is not interrupted half-way: it takes milliseconds.
-	if !s.running {
-		if err := context.Cause(ctx); err != nil {
-			return 0, err
-		}
-		if err := s.client.start(context.WithoutCancel(ctx), s.id); err != nil {
-			return 0, err
-		}
-		s.running = true
-	}
+	// 3. Start it, which is not interrupted half-way: it takes milliseconds. A
+	// signal from now on is the container's, and waits until there is one.
+	started := make(chan struct{})
 	s.signals.forward(func(sig syscall.Signal) {
+		<-started
 		// It fails when the container has just ended, and then that is seen.
 		_, _ = s.client.strake.KillContainer(ctx, &strakev1.KillContainerRequest{ContainerId: s.id, Signal: fmt.Sprint(int(sig))})
 	})
+	err = context.Cause(ctx)
+	if err == nil && !s.running {
+		err = s.client.start(context.WithoutCancel(ctx), s.id)
+		s.running = err == nil
+	}
+	close(started)
+	if err != nil {
+		return 0, err
+	}
 
 	// 4. Its output, to the end.
 	if err := <-attached; err != nil {
