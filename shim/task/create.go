@@ -88,10 +88,12 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		t.container, init, err = container.Create(ctx, create)
 		return init, err
 	})
+	if t.container != nil { // made, even if it cannot be watched
+		undo.Push("delete container", func() error { return t.abandon(ctx) })
+	}
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", r.ID, classify(err))
 	}
-	undo.Push("delete container", func() error { return t.abandon(ctx) })
 	t.createdAt = time.Now()
 
 	// 6. Its streams flow, its OOM kills are seen.
@@ -125,22 +127,24 @@ func (s *Service) launch(p *process, t *task, start func() (*container.Process, 
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range made.Warnings {
-		logf("%s: %s", t.name(p), w)
+	if p == t.init { // an exec's are the same, and there can be one every second
+		for _, w := range made.Warnings {
+			logf("%s: %s", t.name(p), w)
+		}
+	}
+	if err := s.reaper.Watch(made.Pid, made.PidFD, func(e reap.Exit) { t.exited(p, e) }); err != nil {
+		// No descriptors left. What cannot be watched is ended, and left to the
+		// orphan collector.
+		s.reaper.AdoptOrphans()
+		err = errors.Join(err, signalFD(made.PidFD, syscall.SIGKILL), made.PidFD.Close())
+		if made.Console != nil {
+			err = errors.Join(err, made.Console.Close())
+		}
+		return nil, err
 	}
 	t.mu.Lock()
 	p.pid, p.pidfd = made.Pid, made.PidFD
 	t.mu.Unlock()
-	if err := s.reaper.Watch(made.Pid, made.PidFD, func(e reap.Exit) { t.exited(p, e) }); err != nil {
-		// No descriptors left. Without a watch it can only be ended; whoever
-		// has the most reason to wait for it is the orphan collector.
-		_ = signalFD(made.PidFD, syscall.SIGKILL) // or it has ended
-		s.reaper.AdoptOrphans()
-		if made.Console != nil {
-			_ = made.Console.Close() // unused
-		}
-		return nil, err
-	}
 	return made.Console, nil
 }
 
@@ -151,7 +155,9 @@ func (t *task) abandon(ctx context.Context) error {
 	err := t.container.Delete(context.WithoutCancel(ctx), true)
 	release()
 	t.oom.close()
-	_ = t.init.pidfd.Close() // only waited on
+	if t.init.pidfd != nil {
+		_ = t.init.pidfd.Close() // only waited on
+	}
 	return err
 }
 

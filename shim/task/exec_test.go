@@ -249,7 +249,7 @@ func TestMonitorKilled(t *testing.T) {
 		t.Errorf("delete printed %q", out)
 	}
 	for range 100 {
-		if err := syscall.Kill(st.Pid, 0); errors.Is(err, syscall.ESRCH) {
+		if !alive(st.Pid) {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -64,10 +64,12 @@ func newPod(t testing.TB) *pod {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
-			if log, err := os.ReadFile(filepath.Join(dir, "pods", id, "monitor.log")); err == nil && len(log) > 0 {
-				t.Logf("monitor.log:\n%s", log)
-			}
+		log, err := os.ReadFile(filepath.Join(dir, "pods", id, "monitor.log"))
+		if err != nil {
+			t.Error(err)
+		}
+		if bytes.Contains(log, []byte("panic: ")) || bytes.Contains(log, []byte("DATA RACE")) || t.Failed() && len(log) > 0 {
+			t.Errorf("monitor.log:\n%s", log)
 		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
