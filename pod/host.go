@@ -28,6 +28,11 @@ func hostFacts() bundle.Host {
 		SELinux:  exists("/sys/fs/selinux/enforce"),
 		Seccomp:  seccompProfile,
 	}
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease") // always there
+	var major, minor int
+	if _, err := fmt.Sscanf(string(release), "%d.%d", &major, &minor); err == nil {
+		h.Layered = major > 6 || major == 6 && minor >= 8
+	}
 	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	h.AppArmor = err == nil && bytes.HasPrefix(enabled, []byte("Y"))
 	if h.CgroupV2 {

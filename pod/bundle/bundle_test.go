@@ -258,6 +258,12 @@ func TestContainersRefused(t *testing.T) {
 		t.Errorf("no command at all: %v", err)
 	}
 	in = testInput()
+	in.Host.Layered, in.ImageMounts = false, map[int][]string{0: {"/1", "/2"}}
+	in.Config.Mounts = []Mount{{ContainerPath: "/a", Image: "i", Readonly: true}}
+	if _, err := Container(in); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "mounts[0].image") {
+		t.Errorf("layers on an old kernel: %v", err)
+	}
+	in = testInput()
 	in.Sandbox.Namespaces = nil
 	if _, err := Container(in); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "network") {
 		t.Errorf("a sandbox without namespaces: %v", err)

@@ -47,7 +47,7 @@ func testPod() *PodConfig {
 
 func testHost() *Host {
 	return &Host{
-		Hugetlb: true, SwapLimit: true,
+		Hugetlb: true, SwapLimit: true, Layered: true,
 		Seccomp: func(p Profile, bounding []string) (*specs.LinuxSeccomp, error) {
 			return &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, ListenerMetadata: string(p.Type) + " " + bounding[0]}, nil
 		},

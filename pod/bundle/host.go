@@ -9,6 +9,7 @@ type Host struct {
 	SwapLimit    bool     // the memory controller limits swap
 	AppArmor     bool     // enabled in the kernel
 	SELinux      bool     // enabled in the kernel
+	Layered      bool     // overlays can be mounted from any number of layers: Linux 6.8
 	Capabilities []string // that the daemon can give, "CAP_…"; none means all that are known
 	// Seccomp makes the filter of a profile that is not Unconfined, for a process
 	// whose bounding set this is.

@@ -81,6 +81,9 @@ func askedMount(in *ContainerInput, i int) (specs.Mount, error) {
 		if len(layers) == 0 {
 			return out, invalid(field+".image", "%q is not there", m.Image)
 		}
+		if len(layers) > 1 && !in.Host.Layered {
+			return out, unsupported(field+".image", "%q has %d layers, which needs Linux 6.8", m.Image, len(layers))
+		}
 		if len(layers) > 1 {
 			// One option for each: the kernel takes 256 bytes in one.
 			out.Type, out.Source, out.Options = "overlay", "overlay", []string{"ro"}
