@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/sirupsen/logrus"
 	"k8s.io/klog/v2"
 
 	"github.com/strake-containers/strake/config"
@@ -36,6 +37,7 @@ func newLogger(w io.Writer, c config.Config) *slog.Logger {
 	log := slog.New(h)
 	slog.SetDefault(log)
 	klog.SetSlogLogger(slog.New(quiet{h}))
+	logrus.SetLevel(logrus.FatalLevel) // ttrpc's: what matters of it is in the errors it returns
 	return log
 }
 
