@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 
 	"github.com/strake-containers/strake/shim/task"
@@ -27,7 +28,7 @@ func removeSocket(ctx context.Context, p parameters) error {
 	if c, err := wire.Dial(ctx, path); err == nil {
 		return c.Close()
 	}
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
@@ -68,7 +69,7 @@ func serve(p parameters) error {
 	// A start that comes now finds a socket that nobody serves, and replaces it;
 	// between its doing so and this removal lies no time that matters, since
 	// nobody starts a monitor for a pod that is being shut down.
-	if rmErr := os.Remove(p.socket); rmErr != nil && !os.IsNotExist(rmErr) {
+	if rmErr := os.Remove(p.socket); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
 		err = errors.Join(err, rmErr)
 	}
 	return err

@@ -69,7 +69,7 @@ type CPUStats struct {
 	ThrottledTime             time.Duration
 }
 
-// MemoryStats: WorkingSet is Usage without InactiveFile, as the kubelet reckons.
+// MemoryStats are bytes and counts; WorkingSet is Usage without InactiveFile, as the kubelet reckons.
 type MemoryStats struct {
 	Usage, MaxUsage, Limit     uint64
 	WorkingSet, RSS, Cache     uint64
@@ -94,7 +94,7 @@ type HugetlbStats struct {
 // Pressure is the kernel's PSI.
 type Pressure struct{ Some, Full PressureLine }
 
-// PressureLine: averages in percent over 10, 60 and 300 seconds; the stall time
+// PressureLine has averages in percent over 10, 60 and 300 seconds; the stall time
 // since the cgroup was made.
 type PressureLine struct {
 	Avg10, Avg60, Avg300 float64

@@ -1,6 +1,7 @@
 package reap
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strconv"
@@ -88,7 +89,7 @@ func TestOrphans(t *testing.T) {
 		}
 		err = cmd.Wait()
 		collected()
-		if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != 3 {
+		if e := (*exec.ExitError)(nil); !errors.As(err, &e) || e.ExitCode() != 3 {
 			t.Errorf("started command: %v", err)
 		}
 	}

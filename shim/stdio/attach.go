@@ -3,7 +3,9 @@ package stdio
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"sync"
@@ -34,7 +36,7 @@ type hub struct {
 
 // newHub listens on path, which may be there from a monitor that has died.
 func newHub(path string, in *input, resize func(width, height uint16) error) (*hub, error) {
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("attach socket: %w", err)
 	}
 	l, err := wire.Listen(path)

@@ -20,17 +20,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sys"
-	"github.com/strake-containers/strake/shim/wire"
 )
 
 // logPipeSize is asked for where the monitor writes the log: the container can
@@ -191,183 +187,6 @@ func (io *IO) read(f *os.File, write func([]byte)) error {
 	io.begin = append(io.begin, func() { go r.copyTo(write) })
 	return nil
 }
-
-// openInput prepares stdin.
-func (io *IO) openInput(cfg Config) error {
-	if cfg.Stdin == "" {
-		return nil
-	}
-	io.input = &input{terminal: cfg.Terminal, once: cfg.StdinOnce}
-	if !cfg.Terminal {
-		r, w, err := io.inputPipe(cfg)
-		if err != nil {
-			return err
-		}
-		io.files[0] = r
-		io.input.setFile(w)
-		own(r, cfg)
-	}
-	if cfg.Stdin == "attach:" {
-		return nil
-	}
-	path, err := fifoPath(cfg.Stdin)
-	if err != nil {
-		return err
-	}
-	f, err := openFIFO(path, syscall.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	if io.source, err = newReader(f); err != nil {
-		_ = f.Close() // unused
-		return err
-	}
-	io.source.awaitWriter = true
-	in := io.input
-	io.begin = append(io.begin, func() {
-		go func() {
-			io.source.copyTo(in.write)
-			in.close()
-		}()
-	})
-	return nil
-}
-
-// inputPipe makes the pipe behind stdin. An attached container's is a FIFO with
-// a name, which a later monitor can open again.
-func (io *IO) inputPipe(cfg Config) (r, w *os.File, err error) {
-	if cfg.Stdin != "attach:" {
-		w, r, err = reversedPipe()
-		return r, w, err
-	}
-	path := filepath.Join(cfg.Dir, "stdin")
-	if err := sys.MakeFIFO(path, 0o600); err != nil {
-		return nil, nil, err
-	}
-	if r, err = openChildFIFO(path, syscall.O_RDONLY); err != nil {
-		return nil, nil, err
-	}
-	if w, err = openFIFO(path, syscall.O_WRONLY); err != nil {
-		_ = r.Close() // unused
-		return nil, nil, err
-	}
-	return r, w, nil
-}
-
-// openLog prepares the log, the FIFOs that lead to it and the attach socket.
-func (io *IO) openLog(cfg Config, path string) error {
-	var err error
-	if io.log, err = openLog(path, cfg.LogMaxBytes); err != nil {
-		return err
-	}
-	if io.hub, err = newHub(filepath.Join(cfg.Dir, wire.AttachSocket), io.input, io.Resize); err != nil {
-		return err
-	}
-	writers := [2]*lineWriter{{log: io.log, stream: "stdout"}, {log: io.log, stream: "stderr"}}
-	io.endLog = func() {
-		for _, w := range writers {
-			w.end()
-		}
-		io.hub.end()
-	}
-	if cfg.Terminal {
-		io.output = func(p []byte) {
-			io.hub.write(wire.AttachStdout, p)
-			writers[0].write(p)
-		}
-		return nil
-	}
-	for i, w := range writers {
-		fifo := filepath.Join(cfg.Dir, w.stream)
-		if err := sys.MakeFIFO(fifo, 0o600); err != nil {
-			return err
-		}
-		// The process's end is a reader too: without any monitor it still has one.
-		if io.files[1+i], err = openChildFIFO(fifo, syscall.O_RDWR); err != nil {
-			return err
-		}
-		own(io.files[1+i], cfg)
-		f, err := openFIFO(fifo, syscall.O_RDONLY)
-		if err != nil {
-			return err
-		}
-		_ = sys.SetPipeSize(f, logPipeSize) // the usual size will do
-		kind := byte(wire.AttachStdout + i)
-		if err := io.read(f, func(p []byte) {
-			io.hub.write(kind, p)
-			w.write(p)
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// openOutputs prepares FIFOs, files and log binaries for stdout and stderr.
-func (io *IO) openOutputs(ctx context.Context, cfg Config) error {
-	if strings.HasPrefix(cfg.Stdout, "binary://") {
-		return io.openBinary(ctx, cfg)
-	}
-	for i, uri := range []string{cfg.Stdout, cfg.Stderr} {
-		if uri == "" || i == 1 && cfg.Terminal {
-			continue
-		}
-		if i == 1 && uri == cfg.Stdout && strings.HasPrefix(uri, "file://") {
-			io.files[2] = io.files[1] // one descriptor, one position
-			continue
-		}
-		f, err := openOutput(ctx, uri, cfg.Terminal)
-		if err != nil {
-			return fmt.Errorf("%s: %w", [...]string{"stdout", "stderr"}[i], err)
-		}
-		io.files[1+i] = f
-		own(f, cfg)
-	}
-	if cfg.Terminal && io.files[1] != nil {
-		io.setOutput(io.files[1])
-	}
-	return nil
-}
-
-// setOutput makes f the place where a terminal's output goes.
-func (io *IO) setOutput(f *os.File) {
-	io.files[1] = nil
-	io.output = func(p []byte) { _, _ = f.Write(p) } // nobody reads: dropped
-	io.endLog = func() { _ = f.Close() }             // each write has been made
-}
-
-func openOutput(ctx context.Context, uri string, terminal bool) (*os.File, error) {
-	if !strings.Contains(uri, "://") || strings.HasPrefix(uri, "fifo://") {
-		path, err := fifoPath(uri)
-		if err != nil {
-			return nil, err
-		}
-		return openOutputFIFO(ctx, path, terminal)
-	}
-	u, err := url.Parse(uri)
-	if err != nil {
-		return nil, err
-	}
-	if u.Scheme != "file" {
-		return nil, fmt.Errorf("%q: scheme %q is not supported: use a FIFO's path, file, binary or cri", uri, u.Scheme)
-	}
-	if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
-		return nil, err
-	}
-	return os.OpenFile(u.Path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
-}
-
-func fifoPath(uri string) (string, error) {
-	path := strings.TrimPrefix(uri, "fifo://")
-	if !filepath.IsAbs(path) {
-		return "", fmt.Errorf("%q is neither an absolute path nor a supported URI", uri)
-	}
-	return path, nil
-}
-
-// own gives a stream to the process's user, as far as the file system lets us:
-// it is a convenience for programs that open /dev/stdout.
-func own(f *os.File, cfg Config) { _ = f.Chown(cfg.UID, cfg.GID) }
 
 // Resize sets the size of the terminal.
 func (io *IO) Resize(width, height uint16) error {

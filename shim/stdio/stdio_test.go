@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -72,12 +73,21 @@ func TestLines(t *testing.T) {
 // A full disk costs lines, not the container's progress; the log says how many.
 func TestDiskFull(t *testing.T) {
 	testutil.RequireRoot(t, "a small tmpfs")
+	// In a mount namespace of this thread, which ends with the test: the host's
+	// mounts are other tests' business.
+	runtime.LockOSThread()
 	dir := t.TempDir()
+	if err := syscall.Unshare(syscall.CLONE_FS | syscall.CLONE_NEWNS); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+		if err := syscall.Unmount(dir, 0); err != nil {
 			t.Error(err)
 		}
 	}()

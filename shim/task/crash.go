@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -24,7 +25,7 @@ func RemoveCrashed(ctx context.Context, id, bundle, defaultRoot string, out io.W
 	data, err := os.ReadFile(filepath.Join(bundle, runtimeRootFile))
 	if err == nil {
 		root = string(data)
-	} else if !os.IsNotExist(err) {
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("container %s: find its state: %w", id, err)
 	}
 	c, err := container.Load(root, id)

@@ -13,7 +13,7 @@ import (
 
 // classify gives an error of the runtime the code that callers go by.
 func classify(err error) error {
-	code := wire.Unknown
+	var code wire.Code
 	switch {
 	case err == nil:
 		return nil

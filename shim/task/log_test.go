@@ -1,6 +1,7 @@
 package task_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -104,12 +105,12 @@ func TestAttach(t *testing.T) {
 	if data, stderr, err := clients[1].Read(); string(data) != "over\n" || !stderr || err != nil {
 		t.Errorf("after the half close: %q %v %v", data, stderr, err)
 	}
-	if _, _, err := clients[1].Read(); err != io.EOF {
+	if _, _, err := clients[1].Read(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 	b.wait()
 	late := b.attach()
-	if _, _, err := late.Read(); err != io.EOF {
+	if _, _, err := late.Read(); !errors.Is(err, io.EOF) {
 		t.Errorf("attached after the end: %v", err)
 	}
 	var all strings.Builder
@@ -197,7 +198,7 @@ func TestSlowClient(t *testing.T) {
 	n := 0
 	for {
 		data, _, err := a.Read()
-		if err == io.ErrUnexpectedEOF {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
 			break
 		}
 		if err != nil {

@@ -295,9 +295,11 @@ func (p *pod) background() context.Context { return context.WithoutCancel(p.t.Co
 func (p *pod) delete(b *box) []byte {
 	p.t.Helper()
 	cmd := exec.Command(monitorBinary, "-namespace", "strake", "-id", b.id, "-address", "", "-bundle", b.bundle, "delete")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		p.t.Fatalf("delete: %v: %s", err, err.(*exec.ExitError).Stderr)
+		p.t.Fatalf("delete: %v: %s", err, &stderr)
 	}
 	return out
 }

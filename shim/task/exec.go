@@ -1,0 +1,102 @@
+package task
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/reap"
+	"github.com/strake-containers/strake/shim/stdio"
+	"github.com/strake-containers/strake/shim/wire"
+)
+
+// exec registers a process to be started later.
+func (s *Service) exec(_ context.Context, r *execRequest) (*wire.Empty, error) {
+	t, err := s.find(r.ID)
+	if err != nil {
+		return nil, err
+	}
+	if r.ExecID == "" || r.Spec == nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: an exec needs an id and a process", r.ID)
+	}
+	p := &process{
+		execID: r.ExecID, terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr,
+		done: make(chan struct{}), phase: created,
+	}
+	if err := json.Unmarshal(r.Spec.Value, &p.spec); err != nil || p.spec == nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "container %s: exec %s: process: %w", r.ID, r.ExecID, err)
+	}
+	p.spec.Terminal = r.Terminal
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.init.phase == stopped {
+		return nil, wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", r.ID)
+	}
+	if t.execs[r.ExecID] != nil {
+		return nil, wire.Errorf(wire.AlreadyExists, "container %s: exec %s: already exists", r.ID, r.ExecID)
+	}
+	t.execs[r.ExecID] = p
+	s.events.publish("/tasks/exec-added", "containerd.events.TaskExecAdded", &taskExecAdded{ContainerID: t.id, ExecID: r.ExecID})
+	return &wire.Empty{}, nil
+}
+
+// startExec starts a registered exec. One that cannot be started counts as ended.
+func (t *task) startExec(ctx context.Context, p *process) (err error) {
+	if err := t.begin(p); err != nil {
+		return err
+	}
+	defer func() {
+		t.settle(p, func() {
+			if err == nil {
+				t.running(p)
+				t.service.events.publish("/tasks/exec-started", "containerd.events.TaskExecStarted", &taskExecStarted{
+					ContainerID: t.id, ExecID: p.execID, Pid: uint32(p.pid),
+				})
+				return
+			}
+			if p.pidfd == nil { // there is no process whose exit will come
+				p.exit, p.phase = reap.Exit{Status: 255, At: time.Now()}, stopped
+				close(p.done)
+			}
+		})
+	}()
+	uid, gid := t.idMaps.host(p.spec)
+	streams, err := stdio.Open(ctx, stdio.Config{
+		ContainerID: t.id, Namespace: t.service.options.Namespace, Dir: t.bundle, Terminal: p.terminal,
+		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
+		UID: uid, GID: gid, StartChild: t.service.reaper.Start,
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.name(p), err)
+	}
+	return t.launchExec(ctx, p, streams)
+}
+
+// launchExec makes the process of an exec that is marked busy, with its streams,
+// which it takes over.
+func (t *task) launchExec(ctx context.Context, p *process, streams *stdio.IO) error {
+	t.mu.Lock()
+	alive := t.init.phase == running && !t.paused
+	p.io = streams
+	t.mu.Unlock()
+	if !alive {
+		return wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", t.id)
+	}
+	options := container.ExecOptions{Process: p.spec}
+	options.Stdin, options.Stdout, options.Stderr = streams.Files()
+	console, err := t.service.launch(p, t, func() (*container.Process, error) {
+		return t.container.Exec(ctx, options)
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.name(p), classify(err))
+	}
+	p.spec = nil
+	if err := streams.Started(console); err != nil {
+		_ = t.signal(p, syscall.SIGKILL) // its exit comes
+		return fmt.Errorf("%s: %w", t.name(p), err)
+	}
+	return nil
+}
