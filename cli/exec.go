@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -143,6 +144,8 @@ func processError(err error) error {
 		return err
 	case errors.As(err, &stopped):
 		return &exitError{code: stopped.exitCode()}
+	case errors.Is(err, syscall.EPIPE): // as if the signal had come
+		return &exitError{code: interrupted{syscall.SIGPIPE}.exitCode()}
 	}
 	// The runtime says of a command that it cannot execute: exec: "NAME": why. CRI
 	// has no other way to tell that from the daemon's own failures.

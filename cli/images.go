@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +71,11 @@ func (a *app) ensureImage(ctx context.Context, c *client, ref, policy string) er
 
 // pull fetches ref and shows how it goes.
 func (a *app) pull(ctx context.Context, c *client, ref string, show io.Writer) (*strakev1.Image, error) {
-	stream, err := c.strake.Pull(ctx, &strakev1.PullRequest{Reference: ref})
+	auth, err := findAuth(ref, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := c.strake.Pull(ctx, &strakev1.PullRequest{Reference: ref, Auth: auth})
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +85,9 @@ func (a *app) pull(ctx context.Context, c *client, ref string, show io.Writer) (
 		news, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("pull %s: straked ended without a result", ref)
+		}
+		if status.Code(err) == codes.Unauthenticated && auth == nil {
+			return nil, fmt.Errorf("%w; there are no credentials for it in %s", err, strings.Join(authFiles(os.Getenv), ", "))
 		}
 		if err != nil {
 			return nil, err

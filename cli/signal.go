@@ -42,6 +42,9 @@ func catchSignals(ctx context.Context) (context.Context, *signalProxy) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	p := &signalProxy{caught: make(chan os.Signal, 16), cancel: cancel}
 	signal.Notify(p.caught, forwarded...)
+	// A reader of our output that goes is an error of the write, and no sudden
+	// death: a container of --rm goes with it.
+	signal.Ignore(syscall.SIGPIPE)
 	go func() {
 		for s := range p.caught {
 			p.handle(s.(syscall.Signal))
