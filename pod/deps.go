@@ -65,6 +65,7 @@ type Monitor interface {
 	CreateSandbox(ctx context.Context, id, bundle string) error
 	StartSandbox(ctx context.Context, id string) (client.Sandbox, error)
 	SandboxStatus(ctx context.Context, id string) (client.Sandbox, error)
+	WaitSandbox(ctx context.Context, id string) error
 	StopSandbox(ctx context.Context, id string) error
 	ShutdownSandbox(ctx context.Context, id string) error
 

@@ -44,8 +44,7 @@ type node struct {
 	teardowns map[string]int // that did something, by pod
 	netns     map[string]bool
 	monitors  map[string]*fakeMonitor // by address
-	execs     int
-	stuck     map[string]bool // pods whose monitor never answers
+	stuck     map[string]bool         // pods whose monitor never answers
 }
 
 type fakeMonitor struct {
@@ -313,6 +312,15 @@ func (c *fakeConn) SandboxStatus(ctx context.Context, _ string) (client.Sandbox,
 		return client.Sandbox{}, err
 	}
 	return c.sandbox(), nil
+}
+
+func (c *fakeConn) WaitSandbox(ctx context.Context, _ string) error {
+	select {
+	case <-c.m.dead:
+		return client.ErrUnavailable
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (c *fakeConn) StopSandbox(ctx context.Context, _ string) error {

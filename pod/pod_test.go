@@ -559,6 +559,31 @@ func TestMonitorKilled(t *testing.T) {
 	n.checkEmpty()
 }
 
+func TestMonitorOfIdlePodKilled(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, err := m.RunPod(t.Context(), podConfig("idle"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.mu.Lock()
+	k := n.monitors[m.monitorAddress(pod)]
+	n.mu.Unlock()
+	n.kill(k)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		if p, err := m.Pod(pod); err != nil || p.State == PodNotReady {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the pod is still ready")
+		}
+	}
+	if err := m.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	n.checkEmpty()
+}
+
 // A pod whose monitor never answers holds up nobody else.
 func TestStuckPodDelaysOnlyItself(t *testing.T) {
 	synctest.Test(t, stuckPodDelaysOnlyItself)

@@ -114,6 +114,9 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	m.mu.Unlock()
 
 	// 4. What became of the containers meanwhile.
+	if monitor != nil {
+		go m.watchSandbox(p, monitor)
+	}
 	if monitor == nil && p.record.Phase == phaseReady {
 		m.o.Log.Warn("pod has no monitor any more", "pod", p.id, "name", p.what)
 		if err := m.endCrashed(ctx, p.id, p.record.Runtime); err != nil {

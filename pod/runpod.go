@@ -129,6 +129,9 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	m.mu.Unlock()
 	m.publish(p, Event{Type: EventCreated, ContainerID: p.id})
 	m.publish(p, Event{Type: EventStarted, ContainerID: p.id})
+	if monitor, err := p.live(); err == nil {
+		go m.watchSandbox(p, monitor)
+	}
 	return nil
 }
 

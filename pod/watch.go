@@ -12,6 +12,14 @@ import (
 // power cut, unless it is removed by then: most containers end with their pod.
 const flushAfter = 2 * time.Second
 
+// watchSandbox notices the death of a pod's monitor also while no container
+// runs in it.
+func (m *Manager) watchSandbox(p *sandbox, monitor Monitor) {
+	if err := monitor.WaitSandbox(m.life, p.id); errors.Is(err, client.ErrUnavailable) && m.life.Err() == nil {
+		m.monitorLost(p, monitor)
+	}
+}
+
 // watch waits for the end of a container's process and sees to all that follows.
 func (m *Manager) watch(c *container, monitor Monitor) {
 	exit, err := monitor.Wait(m.life, c.id, "")
@@ -141,6 +149,7 @@ func (m *Manager) monitorLost(p *sandbox, was Monitor) {
 		p.mu.Lock()
 		p.monitor = monitor
 		p.mu.Unlock()
+		go m.watchSandbox(p, monitor)
 		for _, c := range p.all() {
 			if !closed(c.exited) {
 				go m.watch(c, monitor)

@@ -55,6 +55,13 @@ func cutNamespace(key string) (string, bool) {
 	return "", false
 }
 
+// WaitSandbox returns when the sandbox has been stopped, or with ErrUnavailable
+// when the monitor has gone.
+func (m *Monitor) WaitSandbox(ctx context.Context, id string) error {
+	_, err := m.sandbox.WaitSandbox(ctx, &sandboxapi.WaitSandboxRequest{SandboxID: id})
+	return call("wait for sandbox", id, "", err)
+}
+
 // StopSandbox kills everything in the sandbox and lets its namespaces go. It is
 // not an error to stop a stopped one.
 func (m *Monitor) StopSandbox(ctx context.Context, id string) error {
