@@ -19,7 +19,7 @@ func (a *app) complete(cmd *cobra.Command, ask func(ctx context.Context, c *clie
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // nothing is under way
 	names, err := ask(ctx, c)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError

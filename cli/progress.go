@@ -77,7 +77,7 @@ func (p *progress) draw() {
 		fmt.Fprintf(&b, "\r%s\x1b[K\n", layerLine(l, p.width))
 	}
 	p.drawn = len(p.layers)
-	io.WriteString(p.to, b.String())
+	_, _ = io.WriteString(p.to, b.String()) // a picture for whoever looks
 }
 
 // layerLine is a layer in one line of at most width characters.

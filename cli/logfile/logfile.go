@@ -93,7 +93,10 @@ func (r *reader) follow() error {
 	}
 	changed := make(chan struct{}, 1)
 	stopped := make(chan struct{})
-	defer func() { watch.Close(); <-stopped }()
+	defer func() {
+		_ = watch.Close() // it only reads
+		<-stopped
+	}()
 	go func() {
 		defer close(stopped)
 		for watch.Wait() == nil {

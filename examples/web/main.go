@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log"
+	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
@@ -16,14 +16,20 @@ import (
 )
 
 func main() {
-	log.SetFlags(0)
+	if err := run(); err != nil {
+		slog.Error("web", "error", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
 	address := ":8080"
 	if len(os.Args) > 1 {
 		address = os.Args[1]
 	}
 	host, err := os.Hostname()
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	var asked atomic.Int64
 	mux := http.NewServeMux()
@@ -46,10 +52,11 @@ func main() {
 	}()
 	fmt.Printf("listening on %s\n", address)
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		log.Fatal(err)
+		return err
 	}
 	if err := <-ended; err != nil {
-		log.Fatal(err)
+		return err
 	}
 	fmt.Println("goodbye")
+	return nil
 }

@@ -105,7 +105,7 @@ func newConnection(stream bidi, stdin bool) *connection {
 	c := &connection{stream: stream, sizes: make(chan pod.Size, 1)}
 	c.stdinR, c.stdinW = io.Pipe()
 	if !stdin {
-		c.stdinR.Close()
+		c.close()
 	}
 	return c
 }
@@ -125,7 +125,7 @@ func (c *connection) receive() {
 	for {
 		in, err := c.stream.Recv()
 		if errors.Is(err, io.EOF) {
-			c.stdinW.Close()
+			_ = c.stdinW.Close() // it cannot fail, see io.Pipe
 			return
 		}
 		if err != nil {
@@ -140,7 +140,7 @@ func (c *connection) receive() {
 			// nobody reads is dropped.
 			_, _ = c.stdinW.Write(e.Stdin)
 		case *strakev1.Input_CloseStdin:
-			c.stdinW.Close()
+			_ = c.stdinW.Close() // it cannot fail, see io.Pipe
 		case *strakev1.Input_Resize:
 			c.resize(e.Resize)
 		}
@@ -159,7 +159,8 @@ func (c *connection) resize(s *strakev1.Size) {
 	c.sizes <- pod.Size{Width: uint16(s.Width), Height: uint16(s.Height)}
 }
 
-func (c *connection) close() { c.stdinR.Close() }
+// close ends the input, for receive too. It cannot fail, see io.Pipe.
+func (c *connection) close() { _ = c.stdinR.Close() }
 
 func (c *connection) send(out *strakev1.Output) error {
 	c.mu.Lock()

@@ -149,7 +149,7 @@ func (d *demo) tables() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it only reads
 	var found []string
 	for kind, get := range map[string]uint16{"table": 1, "chain": 4, "rule": 7, "set": 10} { // NFT_MSG_GET…
 		all, err := conn.Execute(netlink.Message{
