@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -43,7 +44,7 @@ type demo struct {
 	netns       uint64 // inode of the pod's network namespace
 }
 
-func newDemo(bin string) (*demo, error) {
+func newDemo(ctx context.Context, bin string) (*demo, error) {
 	bin, err := filepath.Abs(bin)
 	if err != nil {
 		return nil, err
@@ -58,7 +59,12 @@ func newDemo(bin string) (*demo, error) {
 	id := make([]byte, 2)
 	_, _ = rand.Read(id) // never fails: crypto/rand's doc
 	d := &demo{
-		printer: newPrinter(), bin: bin, dir: dir,
+		printer: newPrinter(func() error {
+			if ctx.Err() != nil {
+				return errors.New("interrupted")
+			}
+			return nil
+		}), bin: bin, dir: dir,
 		name: fmt.Sprintf("strdemo%x", id),
 		// One of a few thousand subnets that nobody else is likely to have.
 		subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 200 + id[0]%50, id[1], 0}), 24),
@@ -91,6 +97,7 @@ const startTimeout = 20 * time.Second
 func (d *demo) start(ctx context.Context) error {
 	d.daemon = exec.Command(filepath.Join(d.bin, "straked"), "--config", d.path("config.toml"))
 	d.daemon.Stdout, d.daemon.Stderr = d.log, d.log
+	d.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for us
 	if err := d.daemon.Start(); err != nil {
 		return err
 	}
@@ -129,9 +136,15 @@ func (d *demo) abandon() error {
 	var err error
 	select {
 	case <-d.exited:
+		if d.pod != "" { // it was killed on purpose
+			err = d.start(ctx)
+		}
 	default:
-		err = errors.Join(d.removePods(ctx), d.stop(os.Interrupt))
 	}
+	if d.pod != "" && err == nil {
+		err = d.removePods(ctx)
+	}
+	err = errors.Join(err, d.stop(os.Interrupt))
 	err = errors.Join(err, d.removeHost(ctx))
 	fmt.Fprintf(os.Stderr, "straked's log is %s\n", d.log.Name())
 	return err

@@ -15,7 +15,7 @@ import (
 )
 
 // busybox is where Debian's busybox-static puts its one program.
-const busybox = "/usr/bin/busybox"
+const busybox = "/bin/busybox"
 
 // applets are the names under which the image has busybox.
 var applets = []string{"sh", "cat", "echo", "hostname", "id", "ls", "ps", "sleep", "uname", "wget"}

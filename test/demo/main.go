@@ -34,7 +34,7 @@ func run(ctx context.Context, bin string) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("run it as root: it makes namespaces, mounts and cgroups")
 	}
-	d, err := newDemo(bin)
+	d, err := newDemo(ctx, bin)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,8 @@ func run(ctx context.Context, bin string) (err error) {
 		{"What stayed behind", d.prove},
 	} {
 		d.title(chapter.title)
-		if err := chapter.tell(ctx); err != nil {
+		// A step is not interrupted in its middle: what it made is then known.
+		if err := chapter.tell(context.WithoutCancel(ctx)); err != nil {
 			return err
 		}
 	}

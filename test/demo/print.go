@@ -12,12 +12,13 @@ import (
 // printer writes the story: titles, steps with their times, quotations. It is in
 // colour on a terminal.
 type printer struct {
-	colour bool
-	begun  time.Time
+	colour      bool
+	begun       time.Time
+	interrupted func() error // not nil: no further step
 }
 
-func newPrinter() printer {
-	return printer{colour: term.IsTerminal(int(os.Stdout.Fd())), begun: time.Now()}
+func newPrinter(interrupted func() error) printer {
+	return printer{colour: term.IsTerminal(int(os.Stdout.Fd())), begun: time.Now(), interrupted: interrupted}
 }
 
 func (p printer) paint(code, s string) string {
@@ -42,7 +43,7 @@ func (p printer) step(what string, do func() (string, error)) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	return nil
+	return p.interrupted()
 }
 
 // quote shows what somebody else has written.

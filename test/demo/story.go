@@ -73,6 +73,7 @@ func (d *demo) runPod(ctx context.Context) error {
 	if err := os.Mkdir(d.path("logs"), 0o755); err != nil { // the kubelet makes it
 		return err
 	}
+	namespaces := &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}
 	seccomp := &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}
 	d.config = &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: "demo", Namespace: "default", Uid: d.name},
@@ -80,7 +81,7 @@ func (d *demo) runPod(ctx context.Context) error {
 		LogDirectory: d.path("logs"),
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent:    "/" + d.name,
-			SecurityContext: &cri.LinuxSandboxSecurityContext{Seccomp: seccomp},
+			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: namespaces, Seccomp: seccomp},
 		},
 	}
 	err := d.step("RunPodSandbox", func() (string, error) {
@@ -116,7 +117,7 @@ func (d *demo) container(ctx context.Context, name string, command []string) (id
 		Linux: &cri.LinuxContainerConfig{
 			Resources: &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuQuota: 50_000, CpuPeriod: 100_000},
 			SecurityContext: &cri.LinuxContainerSecurityContext{
-				NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
+				NamespaceOptions: d.config.Linux.SecurityContext.NamespaceOptions,
 				Seccomp:          d.config.Linux.SecurityContext.Seccomp,
 				ReadonlyRootfs:   true,
 			},
