@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/shim/task"
 	"github.com/strake-containers/strake/shim/wire"
 )
@@ -46,6 +47,11 @@ func serve(p parameters) error {
 	dropped := make(chan os.Signal, 1)
 	signal.Notify(dropped, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
 
+	// Started from /proc/self/exe, it would be called exe in ps and top.
+	if err := os.WriteFile("/proc/self/comm", []byte("containerd-shim"), 0); err != nil {
+		return fmt.Errorf("take a name: %w", err)
+	}
+
 	server := wire.NewServer()
 	ended := make(chan error, 1)
 	service, err := task.New(task.Options{
@@ -62,6 +68,11 @@ func serve(p parameters) error {
 		return err
 	}
 	service.Register(server)
+	if p.address == "" {
+		if err := abandonWithout(p.socket, service); err != nil {
+			return err
+		}
+	}
 	if err := server.Serve(l); err != nil {
 		return err
 	}
@@ -73,6 +84,31 @@ func serve(p parameters) error {
 		err = errors.Join(err, rmErr)
 	}
 	return err
+}
+
+// abandonWithout ends the service once its socket is removed. That is how a
+// straked that finds a half-made pod gets rid of a monitor that its predecessor,
+// killed in that moment, was still starting: perhaps after the look for it.
+func abandonWithout(socket string, service *task.Service) error {
+	watch, err := sys.NewInotify()
+	if err != nil {
+		return err
+	}
+	if err := watch.Add(filepath.Dir(socket), sys.InDelete); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, watch.Close())
+	}
+	go func() {
+		for {
+			if _, err := os.Lstat(socket); errors.Is(err, fs.ErrNotExist) {
+				service.Abandon()
+				return
+			}
+			if err := watch.Wait(); err != nil {
+				return // with the process
+			}
+		}
+	}()
+	return nil
 }
 
 // stateRoot is where containers' state is unless their options say otherwise.

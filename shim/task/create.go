@@ -37,7 +37,7 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	}
 	var undo cleanup.Stack
 	defer undo.Run(&err)
-	undo.Push("release id", func() error { s.release(r.ID); return nil })
+	undo.Push("release id", func() error { s.settleID(r.ID, nil); return nil })
 
 	// 2. What is wanted.
 	spec, err := readSpec(r.Bundle)
@@ -106,9 +106,7 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	undo.Release()
 
 	// 7. It is there.
-	s.mu.Lock()
-	s.tasks[r.ID] = t
-	s.mu.Unlock()
+	s.settleID(r.ID, t)
 	t.settle(p, func() {
 		s.events.publish("/tasks/create", "containerd.events.TaskCreate", &taskCreate{
 			ContainerID: r.ID, Bundle: r.Bundle, Rootfs: r.Rootfs, Pid: uint32(p.pid),

@@ -1,11 +1,13 @@
 package task_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,15 +18,25 @@ import (
 	"github.com/strake-containers/strake/shim/client"
 )
 
-// monitorPid finds the monitor by asking for a sandbox without a pause process.
+// monitorPid finds the monitor by its command line.
 func (p *pod) monitorPid() int {
 	p.t.Helper()
-	p.createSandbox(p.monitor)
-	s, err := p.monitor.SandboxStatus(p.t.Context(), p.id)
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return s.Pid
+	for _, file := range processes {
+		line, err := os.ReadFile(file)
+		if err == nil && bytes.Contains(line, []byte(p.id)) && bytes.Contains(line, []byte("serve")) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	p.t.Fatal("no monitor")
+	return 0
 }
 
 func countFiles(t testing.TB, pid int) int {

@@ -163,7 +163,8 @@ func fdPath(f *os.File) (path string, err error) {
 	return path, err
 }
 
-// stopSandbox kills all containers and lets the namespaces go.
+// stopSandbox kills all containers and lets the namespaces go. No container can
+// be created afterwards.
 func (s *Service) stopSandbox(ctx context.Context, r *sandboxRequest) (*wire.Empty, error) {
 	b, err := s.findSandbox(r.SandboxID)
 	if err != nil {
@@ -175,19 +176,8 @@ func (s *Service) stopSandbox(ctx context.Context, r *sandboxRequest) (*wire.Emp
 func (s *Service) stopPod(ctx context.Context, b *sandbox) error {
 	b.verbs.Lock()
 	defer b.verbs.Unlock()
-	// Kill all before waiting for any: one that hangs holds up no other.
-	tasks := s.all()
-	for _, t := range tasks {
-		if err := t.signal(t.init, syscall.SIGKILL); err == nil {
-			t.thaw()
-		}
-	}
-	for _, t := range tasks {
-		select {
-		case <-t.init.done:
-		case <-ctx.Done():
-			return fmt.Errorf("sandbox %s: container %s does not end: %w", b.id, t.id, ctx.Err())
-		}
+	if err := s.killAll(ctx); err != nil {
+		return fmt.Errorf("sandbox %s: %w", b.id, err)
 	}
 	b.mu.Lock()
 	p := b.pause
@@ -224,17 +214,74 @@ func (s *Service) waitSandbox(ctx context.Context, r *sandboxRequest) (*exitResp
 	}
 }
 
-// shutdownSandbox stops what is left and ends the monitor.
+// killAll ends all containers, those that are being created too.
+func (s *Service) killAll(ctx context.Context) error {
+	if err := s.close(ctx); err != nil {
+		return err
+	}
+	// Kill all before waiting for any: one that hangs holds up no other.
+	tasks := s.all()
+	for _, t := range tasks {
+		if err := t.signal(t.init, syscall.SIGKILL); err == nil {
+			t.thaw()
+		}
+	}
+	for _, t := range tasks {
+		select {
+		case <-t.init.done:
+		case <-ctx.Done():
+			return fmt.Errorf("container %s does not end: %w", t.id, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// shutdownSandbox stops what is left and ends the monitor. One that was never
+// told of a sandbox ends too: the daemon that started it has died, and the next
+// one does not want it.
 func (s *Service) shutdownSandbox(ctx context.Context, r *sandboxRequest) (*wire.Empty, error) {
-	b, err := s.findSandbox(r.SandboxID)
-	if err != nil {
+	s.mu.Lock()
+	other := s.sandbox != nil && s.sandbox.id != r.SandboxID
+	s.mu.Unlock()
+	if other {
+		return nil, wire.Errorf(wire.NotFound, "sandbox %s: not found", r.SandboxID)
+	}
+	if err := s.endAll(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.stopPod(ctx, b); err != nil {
-		return nil, err
+	return &wire.Empty{}, nil
+}
+
+// Abandon is what a monitor does whose socket has been removed, so that nobody
+// can ask it to: it ends and removes everything, then itself.
+func (s *Service) Abandon() {
+	if err := s.endAll(context.Background()); err != nil {
+		logf("abandoned: %v", err)
+	}
+}
+
+// endAll kills and removes the containers, stops the sandbox if there is one, and
+// ends the monitor.
+func (s *Service) endAll(ctx context.Context) error {
+	s.mu.Lock()
+	b := s.sandbox
+	s.mu.Unlock()
+	if b != nil {
+		if err := s.stopPod(ctx, b); err != nil {
+			return err
+		}
+	} else if err := s.killAll(ctx); err != nil {
+		return err
+	}
+	var err error
+	for _, t := range s.all() {
+		err = errors.Join(err, t.remove(ctx))
+	}
+	if err != nil {
+		return err // whoever asked may ask again
 	}
 	s.end()
-	return &wire.Empty{}, nil
+	return nil
 }
 
 func (s *Service) pingSandbox(context.Context, *sandboxRequest) (*wire.Empty, error) {

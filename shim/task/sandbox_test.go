@@ -1,8 +1,11 @@
 package task_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -87,16 +90,80 @@ func TestSandbox(t *testing.T) {
 	if err := p.monitor.ShutdownSandbox(ctx, p.id); err != nil {
 		t.Fatal(err)
 	}
-	for range 200 {
+	waitDead(t, "the monitor", pid)
+	if _, err := os.Stat(strings.TrimPrefix(p.monitor.Address(), "unix://")); err == nil {
+		t.Error("the socket is still there")
+	}
+}
+
+func waitDead(t *testing.T, what string, pid int) {
+	t.Helper()
+	for range 300 {
 		if !alive(pid) {
-			if _, err := os.Stat(strings.TrimPrefix(p.monitor.Address(), "unix://")); err == nil {
-				t.Error("the socket is still there")
-			}
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	t.Error("the monitor is still there")
+	t.Errorf("%s is still alive", what)
+}
+
+// A straked that died before it told its monitor of a sandbox leaves one that
+// its successor knows by its socket only.
+func TestShutdownWithoutSandbox(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	pid := p.monitorPid()
+	if err := p.monitor.ShutdownSandbox(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	waitDead(t, "the monitor", pid)
+}
+
+// Nobody deletes the containers of a pod that is shut down: the monitor must.
+// newPod's cleanup finds a cgroup that stays.
+func TestShutdownRemovesContainers(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	s := p.startSandbox()
+	b := p.run([]string{"sleep", "1000"}, inPod(s))
+	if err := p.monitor.ShutdownSandbox(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	waitDead(t, "the monitor", s.Pid)
+	if _, err := os.Stat(filepath.Join(p.bundle, "runtime", b.id)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the container's state is still there: %v", err)
+	}
+}
+
+// A monitor without its socket can be asked by nobody, and ends by itself.
+func TestAbandoned(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	s := p.startSandbox()
+	b := p.run([]string{"sleep", "1000"}, inPod(s))
+	status, err := p.monitor.ContainerStatus(t.Context(), b.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(strings.TrimPrefix(p.monitor.Address(), "unix://")); err != nil {
+		t.Fatal(err)
+	}
+	waitDead(t, "the container", status.Pid)
+	waitDead(t, "the monitor", s.Pid)
+}
+
+// Once a pod is being stopped, no container may slip in.
+func TestCreateAfterStop(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	p.startSandbox()
+	if err := p.monitor.StopSandbox(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	_, err := p.monitor.Create(t.Context(), client.CreateOptions{ID: "late", Bundle: p.bundle})
+	if err == nil || !strings.Contains(err.Error(), "is being stopped") {
+		t.Errorf("create: %v", err)
+	}
 }
 
 // With a shared PID namespace there is a first process, which collects orphans.

@@ -21,6 +21,7 @@ package task
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -55,6 +56,9 @@ type Service struct {
 	mu      sync.Mutex
 	tasks   map[string]*task // nil while being created
 	sandbox *sandbox
+	closing bool // no container may be created any more
+
+	creating sync.WaitGroup // one for each nil in tasks; added to under mu unless closing
 }
 
 // New makes a Service. There is one per process, since it collects all children.
@@ -164,14 +168,47 @@ func (s *Service) reserve(id string) error {
 	if _, taken := s.tasks[id]; taken {
 		return wire.Errorf(wire.AlreadyExists, "container %s: already exists", id)
 	}
+	if s.closing {
+		return wire.Errorf(wire.FailedPrecondition, "container %s: its pod is being stopped", id)
+	}
 	s.tasks[id] = nil
+	s.creating.Add(1)
 	return nil
 }
 
+// settleID ends what reserve began: the container is there, or (nil) is not.
+func (s *Service) settleID(id string, t *task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t == nil {
+		delete(s.tasks, id)
+	} else {
+		s.tasks[id] = t
+	}
+	s.creating.Done()
+}
+
+// release forgets a container that has been removed.
 func (s *Service) release(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.tasks, id)
+}
+
+// close lets no new container in and waits for those that are being created: to
+// be there, so that they can be ended, or to have failed.
+func (s *Service) close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	settled := make(chan struct{})
+	go func() { s.creating.Wait(); close(settled) }()
+	select {
+	case <-settled:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a container is still being created: %w", ctx.Err())
+	}
 }
 
 func (s *Service) connect(_ context.Context, r *idRequest) (*connectResponse, error) {

@@ -136,24 +136,10 @@ func (p *pod) start() {
 			return // it has been shut down
 		}
 		defer m.Close()
-		p.createSandbox(m)
 		if err := m.ShutdownSandbox(ctx, p.id); err != nil {
 			p.t.Errorf("shut down: %v", err)
 		}
 	})
-}
-
-// createSandbox makes an empty one, unless there is one, so that the monitor can
-// be shut down.
-func (p *pod) createSandbox(m *client.Monitor) {
-	p.t.Helper()
-	if _, err := m.SandboxStatus(p.background(), p.id); err == nil {
-		return
-	}
-	p.writeSpec(p.bundle, &specs.Spec{Version: specs.Version, Linux: &specs.Linux{}})
-	if err := m.CreateSandbox(p.background(), p.id, p.bundle); err != nil {
-		p.t.Error(err)
-	}
 }
 
 func (p *pod) writeSpec(dir string, spec *specs.Spec) {
