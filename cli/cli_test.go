@@ -132,12 +132,21 @@ func TestRunOptions(t *testing.T) {
 }
 
 func TestMessage(t *testing.T) {
-	in := status.Error(codes.NotFound, "image x: not found")
-	if got := message(fmt.Errorf("pull: %w", in)); got != "pull: image x: not found" {
-		t.Errorf("got %q", got)
-	}
-	if got := message(errors.New("a\nb")); got != "a; b" {
-		t.Errorf("got %q", got)
+	id := strings.Repeat("0123456789abcdef", 4)
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("pull: %w", status.Error(codes.NotFound, "image x: not found")), "pull: image x: not found"},
+		{errors.New("a\nb"), "a; b"},
+		{fmt.Errorf("container %s: container %s: start", id, id), "container 0123456789ab: start"},
+		{errors.New("sha256:" + id), "sha256:" + id},
+		{status.Error(codes.Unavailable, "registry unavailable"), "registry unavailable"},
+		{status.Error(codes.Unavailable, "error reading from server: EOF"), "straked went away: see its log, start it again, and repeat the command"},
+	} {
+		if got := message(test.err); got != test.want {
+			t.Errorf("got %q, want %q", got, test.want)
+		}
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,7 +77,8 @@ func dial(ctx context.Context, address string) (*client, error) {
 
 func (c *client) Close() error { return c.conn.Close() }
 
-// message is an error as a person reads it: one line, without gRPC's prefix.
+// message is an error as a person reads it: one line, without gRPC's prefix,
+// with ids as ps shows them.
 func message(err error) string {
 	text := err.Error()
 	// A status inside another error keeps what was said around it.
@@ -85,9 +88,24 @@ func message(err error) string {
 		if wrapped, ok := inner.(error); ok {
 			text = strings.Replace(text, wrapped.Error(), s.Message(), 1)
 		}
-		if s.Code() == codes.Unavailable {
-			text = "straked went away: " + text
+		if s.Code() == codes.Unavailable && transport.MatchString(s.Message()) {
+			text = "straked went away: see its log, start it again, and repeat the command"
 		}
 	}
-	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ")
+	text = strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ")
+	text = longID.ReplaceAllStringFunc(text, func(id string) string {
+		if strings.HasPrefix(id, "sha256:") {
+			return id // a digest is to be compared
+		}
+		return id[:shortID]
+	})
+	// Each layer names what it works on, and several may work on the same.
+	parts := strings.Split(text, ": ")
+	return strings.Join(slices.Compact(parts), ": ")
 }
+
+var (
+	// transport is how gRPC itself speaks of a connection that broke.
+	transport = regexp.MustCompile(`connection error|error reading from server|transport is closing`)
+	longID    = regexp.MustCompile(`(sha256:)?\b[0-9a-f]{64}\b`)
+)

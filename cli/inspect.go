@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -102,12 +103,12 @@ func (a *app) inspectCommand() *cobra.Command {
 
 // show prints the views as a JSON array, or each with the template.
 func (a *app) show(views []any, t *template.Template) error {
-	text, err := json.MarshalIndent(views, "", "  ")
+	text, err := jsonText(views)
 	if err != nil {
 		return err
 	}
 	if t == nil {
-		_, err = fmt.Fprintf(a.stdout, "%s\n", text)
+		_, err = a.stdout.Write(text)
 		return err
 	}
 	// The template sees what the JSON shows, under the same names.
@@ -122,6 +123,16 @@ func (a *app) show(views []any, t *template.Template) error {
 		fmt.Fprintln(a.stdout)
 	}
 	return nil
+}
+
+// jsonText is JSON for people: indented, and < and > as they are.
+func jsonText(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	err := e.Encode(v)
+	return b.Bytes(), err
 }
 
 func inspect(ctx context.Context, c *client, kind, ref string) (any, error) {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"strings"
@@ -65,11 +64,11 @@ func (a *app) statusCommand() *cobra.Command {
 			return err
 		}
 		if asJSON {
-			text, err := json.MarshalIndent(s, "", "  ")
+			text, err := jsonText(s)
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(a.stdout, "%s\n", text)
+			_, err = a.stdout.Write(text)
 			return err
 		}
 		return a.status(s)
