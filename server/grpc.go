@@ -32,7 +32,6 @@ func NewGRPC(log *slog.Logger, observe Observer) *grpc.Server {
 		// A message is a few hundred bytes; 32 KiB twice per connection is memory for nothing.
 		grpc.ReadBufferSize(4<<10),
 		grpc.WriteBufferSize(4<<10),
-		grpc.SharedWriteBuffer(true),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			start := time.Now()
 			resp, err := handler(ctx, req)

@@ -102,7 +102,7 @@ func podConfig(c *runtimeapi.PodSandboxConfig) (pod.PodConfig, error) {
 		SupplementalGroups:       sc.SupplementalGroups,
 		SupplementalGroupsPolicy: groupsPolicy(sc.SupplementalGroupsPolicy),
 	}
-	if p.Security.Seccomp, err = profile("seccomp", sc.Seccomp, sc.SeccompProfilePath); err != nil {
+	if p.Security.Seccomp, err = profile("seccomp", sc.Seccomp, sc.SeccompProfilePath); err != nil { //nolint:staticcheck // deprecated, yet sent by clients that are in use
 		return pod.PodConfig{}, err
 	}
 	if p.Security.AppArmor, err = profile("apparmor", sc.Apparmor, ""); err != nil {
@@ -194,10 +194,10 @@ func security(sc *runtimeapi.LinuxContainerSecurityContext) (ns bundle.Namespace
 		MaskedPaths:              sc.MaskedPaths,
 		ReadonlyPaths:            sc.ReadonlyPaths,
 	}
-	if s.Seccomp, err = profile("seccomp", sc.Seccomp, sc.SeccompProfilePath); err != nil {
+	if s.Seccomp, err = profile("seccomp", sc.Seccomp, sc.SeccompProfilePath); err != nil { //nolint:staticcheck // deprecated, yet sent by clients that are in use
 		return ns, s, err
 	}
-	s.AppArmor, err = profile("apparmor", sc.Apparmor, sc.ApparmorProfile)
+	s.AppArmor, err = profile("apparmor", sc.Apparmor, sc.ApparmorProfile) //nolint:staticcheck // deprecated, yet sent by clients that are in use
 	return ns, s, err
 }
 

@@ -200,8 +200,8 @@ func TestContainerConfig(t *testing.T) {
 				MaskedPaths: []string{"/proc/kcore"},
 				Seccomp:     &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: "/p.json"},
 				// The new field wins over the deprecated one.
-				SeccompProfilePath: "unconfined",
-				ApparmorProfile:    "localhost/mine",
+				SeccompProfilePath: "unconfined",     //nolint:staticcheck // deprecated, yet sent by clients that are in use
+				ApparmorProfile:    "localhost/mine", //nolint:staticcheck // deprecated, yet sent by clients that are in use
 			},
 		},
 	})
@@ -249,7 +249,7 @@ func TestRefused(t *testing.T) {
 			NamespaceOptions: &runtimeapi.NamespaceOption{Ipc: 9}}),
 		"linux.security_context.seccomp.profile_type: 9 is unknown": security(&runtimeapi.LinuxSandboxSecurityContext{
 			Seccomp: &runtimeapi.SecurityProfile{ProfileType: 9}}),
-		`linux.security_context.seccomp: "maybe" is no profile`: security(&runtimeapi.LinuxSandboxSecurityContext{SeccompProfilePath: "maybe"}),
+		`linux.security_context.seccomp: "maybe" is no profile`: security(&runtimeapi.LinuxSandboxSecurityContext{SeccompProfilePath: "maybe"}), //nolint:staticcheck // deprecated, yet sent by clients that are in use
 	} {
 		_, err := podConfig(c)
 		if got := status.Convert(err).Message(); got != want {
