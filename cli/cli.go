@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -139,11 +140,16 @@ func usageError(cmd *cobra.Command, err error) error {
 	return &exitError{code: code, err: fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 }
 
+// verb is a command as it is typed after "strake".
+func verb(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
+}
+
 // needs checks that a command has at least n arguments, which what names.
 func needs(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
-			return usageError(cmd, fmt.Errorf("%s needs %s", cmd.CommandPath(), what))
+			return usageError(cmd, fmt.Errorf("%s needs %s", verb(cmd), what))
 		}
 		return nil
 	}
@@ -153,7 +159,7 @@ func needs(n int, what string) cobra.PositionalArgs {
 func only(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 {
-			return usageError(cmd, fmt.Errorf("%s needs one %s", cmd.CommandPath(), what))
+			return usageError(cmd, fmt.Errorf("%s needs one %s", verb(cmd), what))
 		}
 		return nil
 	}
@@ -162,7 +168,7 @@ func only(what string) cobra.PositionalArgs {
 // none checks that a command has no arguments.
 func none(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError(cmd, fmt.Errorf("%s takes no arguments, not %q", cmd.CommandPath(), args[0]))
+		return usageError(cmd, fmt.Errorf("%s takes no arguments, not %q", verb(cmd), args[0]))
 	}
 	return nil
 }

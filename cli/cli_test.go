@@ -262,13 +262,13 @@ func TestMain_errors(t *testing.T) {
 	}{
 		{"ps", 1, "strake: straked is not running at " + socket + ": start it"},
 		{"run img", 125, "straked is not running"},
-		{"run", 125, "strake run needs an image; see strake run --help"},
+		{"run", 125, "strake: run needs an image; see strake run --help"},
 		{"run --bogus img", 125, "unknown flag: --bogus; see strake run --help"},
 		{"run --network x img", 125, "--network x: choose"},
-		{"exec c", 125, "strake exec needs a container and a command"},
-		{"stop", 1, "strake stop needs a container"},
-		{"logs a b", 1, "strake logs needs one container"},
-		{"ps x", 1, `strake ps takes no arguments, not "x"`},
+		{"exec c", 125, "strake: exec needs a container and a command"},
+		{"stop", 1, "strake: stop needs a container"},
+		{"logs a b", 1, "strake: logs needs one container"},
+		{"ps x", 1, `strake: ps takes no arguments, not "x"`},
 		{"nosuch", 1, `unknown command "nosuch" for "strake"`},
 	} {
 		t.Run(test.args, func(t *testing.T) {
