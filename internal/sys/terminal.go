@@ -76,12 +76,3 @@ func DrainTerminal(f *os.File, write func([]byte) error) error {
 		}
 	})
 }
-
-// InheritedFile takes a descriptor that this process was started with. EBADF if
-// there is none of that number.
-func InheritedFile(fd int, name string) (*os.File, error) {
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
-		return nil, os.NewSyscallError("fcntl(F_SETFD)", err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"syscall"
+	"testing"
+)
+
+func TestFlags(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		mode mode
+		want string // switch, text, number, list, rest
+		fail bool
+	}{
+		{[]string{"a"}, flagsAnywhere, "false  0 [] [a]", false},
+		{[]string{"--force", "a"}, flagsAnywhere, "true  0 [] [a]", false},
+		{[]string{"a", "-f", "b"}, flagsAnywhere, "true  0 [] [a b]", false},
+		{[]string{"a", "-f"}, stopAtArgument, "false  0 [] [a -f]", false},
+		{[]string{"-force=false", "-name", "x", "--n=3"}, flagsAnywhere, "false x 3 [] []", false},
+		{[]string{"--item", "a=b", "-i", "", "--", "-f"}, flagsAnywhere, "false  0 [a=b ] [-f]", false},
+		{[]string{"--name", "--force"}, flagsAnywhere, "false --force 0 [] []", false},
+		{[]string{"-"}, flagsAnywhere, "false  0 [] [-]", false},
+		{[]string{"--name"}, flagsAnywhere, "", true},
+		{[]string{"--n", "x"}, flagsAnywhere, "", true},
+		{[]string{"--force=maybe"}, flagsAnywhere, "", true},
+		{[]string{"---force"}, flagsAnywhere, "", true},
+		{[]string{"--nosuch"}, flagsAnywhere, "", true},
+	} {
+		var f flags
+		var force bool
+		var name string
+		var n int
+		var items []string
+		f.flag(&force, "force,f", "")
+		f.text(&name, "name", "NAME", "")
+		f.number(&n, "n", "N", "")
+		f.list(&items, "item,i", "ITEM", "")
+		rest, err := f.parse(test.args, test.mode)
+		got := fmt.Sprint(force, " ", name, " ", n, " ", items, " ", rest)
+		if (err != nil) != test.fail || err == nil && got != test.want {
+			t.Errorf("%q: %s, %v; want %s", test.args, got, err, test.want)
+		}
+	}
+}
+
+func TestParseSignal(t *testing.T) {
+	for text, want := range map[string]syscall.Signal{
+		"9": 9, "KILL": 9, "SIGTERM": 15, "sigterm": 15, "RTMIN": 34, "SIGRTMIN+3": 37, "RTMAX-1": 63, "0": 0, "64": 64,
+	} {
+		if got, err := parseSignal(text); err != nil || got != want {
+			t.Errorf("%s: %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "65", "-1", "NOSUCH", "RTMIN+99", "RTMIN+x", "RTMIN-1", "SIGSIGTERM"} {
+		if got, err := parseSignal(text); err == nil {
+			t.Errorf("%q is taken for %d", text, got)
+		}
+	}
+}
+
+func TestParseBytes(t *testing.T) {
+	for text, want := range map[string]int64{"-1": -1, "0": 0, "5": 5, "64k": 64 << 10, "64M": 64 << 20, "2gb": 2 << 30, "1T": 1 << 40, "7b": 7} {
+		if got, err := parseBytes(text); err != nil || got != want {
+			t.Errorf("%s: %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "b", "k", "-2", "1.5G", "9999999999G", "10 M"} {
+		if got, err := parseBytes(text); err == nil {
+			t.Errorf("%q is taken for %d", text, got)
+		}
+	}
+}
+
+func TestParseUser(t *testing.T) {
+	if uid, gid, err := parseUser("12", 7); uid != 12 || gid != 7 || err != nil {
+		t.Errorf("12: %d:%d, %v", uid, gid, err)
+	}
+	if uid, gid, err := parseUser("12:34", 7); uid != 12 || gid != 34 || err != nil {
+		t.Errorf("12:34: %d:%d, %v", uid, gid, err)
+	}
+	for _, text := range []string{"", ":", "1:", ":1", "root", "1x", "-1", "+1", "1:2:3", "4294967296", " 1"} {
+		if uid, gid, err := parseUser(text, 0); err == nil {
+			t.Errorf("%q is taken for %d:%d", text, uid, gid)
+		}
+	}
+}
+
+// No verb and no flag of a verb is there twice.
+func TestVerbNames(t *testing.T) {
+	var names []string
+	for _, v := range verbs() {
+		if slices.Contains(names, v.name) || v.bind == nil || v.help == "" {
+			t.Errorf("verb %q", v.name)
+		}
+		names = append(names, v.name)
+		var f flags
+		f.flag(new(bool), "help,h", "")
+		v.bind(&app{log: &logger{}}, &f)
+		seen := map[string]bool{}
+		for _, one := range f.all {
+			for _, n := range one.names {
+				if seen[n] {
+					t.Errorf("%s: flag %s is declared twice", v.name, n)
+				}
+				seen[n] = true
+			}
+		}
+	}
+}
