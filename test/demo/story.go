@@ -141,6 +141,9 @@ func (d *demo) container(ctx context.Context, name string, command []string) (id
 }
 
 func (d *demo) look(ctx context.Context) error {
+	if err := d.waitLog(ctx, "web", "listening", 1); err != nil {
+		return err
+	}
 	err := d.step("GET http://"+d.ip+":8080/", func() (string, error) {
 		answer, err := d.get(ctx)
 		return "from the host: " + answer, err
