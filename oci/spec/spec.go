@@ -31,15 +31,18 @@ func Decode(data []byte) (*specs.Spec, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("%w: larger than %d bytes", ErrInvalid, MaxSize)
 	}
-	var s specs.Spec
-	if err := json.Unmarshal(data, &s); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	s, ok := readSpec(data)
+	if !ok {
+		s = new(specs.Spec)
+		if err := json.Unmarshal(data, s); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
 	}
-	Default(&s)
-	if err := Validate(&s); err != nil {
+	Default(s)
+	if err := Validate(s); err != nil {
 		return nil, err
 	}
-	return &s, nil
+	return s, nil
 }
 
 // DecodeProcess decodes, completes and checks a process.json.
@@ -47,14 +50,17 @@ func DecodeProcess(data []byte) (*specs.Process, error) {
 	if len(data) > MaxSize {
 		return nil, fmt.Errorf("%w: larger than %d bytes", ErrInvalid, MaxSize)
 	}
-	var p specs.Process
-	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("process: %w: %w", ErrInvalid, err)
+	p, ok := readProcess(data)
+	if !ok {
+		p = new(specs.Process)
+		if err := json.Unmarshal(data, p); err != nil {
+			return nil, fmt.Errorf("process: %w: %w", ErrInvalid, err)
+		}
 	}
-	if err := ValidateProcess(&p); err != nil {
+	if err := ValidateProcess(p); err != nil {
 		return nil, err
 	}
-	return &p, nil
+	return p, nil
 }
 
 // Default fills in what the rest of the code relies on being there.
