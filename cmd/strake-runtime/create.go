@@ -79,7 +79,7 @@ func bindCreate(a *app, f *flags) func(context.Context, []string) error {
 		if err != nil {
 			return fmt.Errorf("create: %w", err)
 		}
-		_, p, err := a.create(ctx, &c, id)
+		_, p, err := a.create(ctx, &c, id, nil)
 		if err != nil {
 			return err
 		}
@@ -90,8 +90,9 @@ func bindCreate(a *app, f *flags) func(context.Context, []string) error {
 	}
 }
 
-// create makes the container and hands over its pidfd if that is asked for.
-func (a *app) create(ctx context.Context, c *createFlags, id string) (_ *container.Container, _ *container.Process, err error) {
+// create makes the container and hands over its pidfd if that is asked for. With
+// run it starts it too (container.CreateOptions.Run).
+func (a *app) create(ctx context.Context, c *createFlags, id string, run func(*container.Process) error) (_ *container.Container, _ *container.Process, err error) {
 	var undo cleanup.Stack
 	defer undo.Run(&err)
 
@@ -100,6 +101,7 @@ func (a *app) create(ctx context.Context, c *createFlags, id string) (_ *contain
 	if err != nil {
 		return nil, nil, err
 	}
+	o.Run = run
 	box, p, err := container.Create(ctx, o)
 	if err != nil {
 		return nil, nil, err

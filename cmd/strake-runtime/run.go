@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/container"
 )
 
 func bindRun(a *app, f *flags) func(context.Context, []string) error {
@@ -35,19 +36,16 @@ func bindRun(a *app, f *flags) func(context.Context, []string) error {
 }
 
 func (a *app) runDetached(ctx context.Context, c *createFlags, id string) error {
-	box, p, err := a.create(ctx, c, id)
+	_, p, err := a.create(ctx, c, id, func(p *container.Process) error {
+		if p.Console != nil {
+			return errors.New("a detached container with a terminal needs --console-socket")
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	if p.Console != nil && c.consoleSocket == "" {
-		err = errors.New("a detached container with a terminal needs --console-socket")
-	} else {
-		err = box.Start(ctx)
-	}
-	if err != nil {
-		return errors.Join(err, box.Delete(context.WithoutCancel(ctx), true))
-	}
-	return nil
+	return p.PidFD.Close()
 }
 
 // runForeground waits for the container's end, lends it the terminal and passes
@@ -57,34 +55,25 @@ func (a *app) runForeground(ctx context.Context, c *createFlags, id string, keep
 	// exists waits for it.
 	signals := catchSignals()
 
-	// 2. The container.
-	box, p, err := a.create(ctx, c, id)
+	// 2. The container, with the terminal ready before its program runs.
+	var tty *tty
+	box, p, err := a.create(ctx, c, id, func(p *container.Process) (err error) {
+		tty, err = openTTY(p.Console)
+		p.Console = nil
+		return err
+	})
 	if err != nil {
-		return err
-	}
-	remove := func() error {
-		err := box.Delete(context.WithoutCancel(ctx), true)
-		if c.pidFile != "" {
-			_ = os.Remove(filepath.Clean(c.pidFile)) // it names nothing any more
-		}
-		return err
+		return errors.Join(err, tty.close())
 	}
 
-	// 3. The terminal, then the program.
-	tty, err := openTTY(p.Console)
-	if err != nil {
-		return errors.Join(err, remove())
-	}
-	<-signals.ready
-	if err := box.Start(ctx); err != nil {
-		return errors.Join(err, tty.close(), remove())
-	}
-
-	// 4. Its end.
+	// 3. Its end.
 	code, err := wait(p, signals, tty)
 	err = errors.Join(err, tty.close())
 	if !keep {
-		err = errors.Join(err, remove())
+		err = errors.Join(err, box.Delete(context.WithoutCancel(ctx), true))
+		if c.pidFile != "" {
+			_ = os.Remove(filepath.Clean(c.pidFile)) // it names nothing any more
+		}
 	}
 	if err != nil {
 		return err

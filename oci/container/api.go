@@ -9,13 +9,16 @@
 //
 // Files of a container, all in STATEROOT/ID (0700), which is on a tmpfs (/run):
 //
+//	config.json  the config as it was at create
 //	state.json   what State and the later verbs need; replaced atomically, never
 //	             fsynced: pids and namespaces die with the boot anyway
-//	start.sock   the gate at which init waits for Start (see gate.go)
+//	start.sock   the gate at which init waits for Start, if it does
 //
-// Crash-only: the directory is made first and removed last, and state.json is
-// written before the first process exists, so a creator that is killed between
-// any two steps leaves something that Delete with force removes.
+// Crash-only: the directory is made first and removed last, and config.json is
+// there before any cgroup or process. It says what to look for until state.json
+// is written, which is when the first process is ready to run its program. So a
+// creator that is killed between any two steps leaves something that Delete with
+// force removes.
 //
 // A Container holds no descriptors and no locks; each verb reads what it needs.
 // Concurrent verbs on one container are safe as far as the kernel's are: two
@@ -79,7 +82,13 @@ type CreateOptions struct {
 
 	NoPivot      bool   // MS_MOVE and chroot instead of pivot_root (ramfs)
 	NoNewKeyring bool   // keep the caller's session keyring
-	PidFile      string // gets init's pid, atomically, before Create returns
+	PidFile      string // gets init's pid, atomically, before the program can run
+
+	// Run has Create start the program too, unless it returns an error: it is
+	// called when everything but the execve has been done. The process is not
+	// the caller's before Create has returned, except for its Console. Without a
+	// gate for somebody else to open this takes less than Create and Start.
+	Run func(*Process) error
 }
 
 // ExecOptions says which process Exec adds to a container.

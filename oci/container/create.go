@@ -46,19 +46,21 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 	undo.Push("remove state", func() error { return os.RemoveAll(c.dir) })
-	if err := atomicfile.WriteVolatile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
 		return nil, nil, err
 	}
 
-	// 3. The cgroup, with all limits, recorded before it exists.
+	// 3. The cgroup, with all limits. Hooks may ask for the state already.
 	cg, err := newCgroup(o.ID, s)
 	if err != nil {
 		return nil, nil, err
 	}
 	r := record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
-		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations}
-	if err := c.save(&r); err != nil {
-		return nil, nil, err
+		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil}
+	if r.Hooks {
+		if err := c.save(&r); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := cg.Create(s.Linux.Resources); err != nil {
 		return nil, nil, err
@@ -73,18 +75,21 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	}
 	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
 	defer in.close()
-	gate, err := c.listen()
-	if err != nil {
-		return nil, nil, err
+	if o.Run == nil {
+		gate, err := c.listen()
+		if err != nil {
+			return nil, nil, err
+		}
+		in.own(plan.InGate, gate)
 	}
-	in.own(plan.InGate, gate)
 	if err := in.open(prog, s); err != nil {
 		return nil, nil, err
 	}
 
-	// 5. The process, up to its gate. Its pid is on record before the gate can
-	// open; a process whose creator dies before that ends by itself.
-	proc := &Process{}
+	// 5. The process, up to its gate. It is on record, and known to who is to
+	// know it, before it can run its program; a process whose creator dies before
+	// that ends by itself.
+	proc := &Process{Warnings: prog.Warnings}
 	undo.Push("close console", func() error { return closeFile(proc.Console) })
 	hooks := &hookRunner{ctx: ctx, spec: s, id: o.ID, bundle: o.Bundle, state: in.hookState}
 	child, err := launch.Run(ctx, launch.Request{
@@ -92,33 +97,44 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		Files:    in.fds,
 		CgroupFD: in.cgroupFD(cg),
 		Sync:     func(step, pid int) error { return answer(step, pid, prog, hooks) },
-		Ready: func(pid int) error {
-			r.Pid = pid
-			if r.StartTime, err = startTime(pid); err != nil {
-				return err
-			}
-			return c.save(&r)
-		},
-		File: func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
+		Ready:    func(pid int) error { return c.ready(&r, &o, proc, pid) },
+		File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 	})
 	if err != nil {
 		return nil, nil, execError(err)
 	}
 	undo.Push("kill init", func() error { return launch.Kill(child) })
-	proc.Pid, proc.PidFD = child.Pid, child.PidFD
-	proc.Warnings = append(prog.Warnings, child.Warnings...)
+	proc.PidFD = child.PidFD
+	proc.Warnings = append(proc.Warnings, child.Warnings...)
 
-	// 6. What the caller wants told.
-	if o.ConsoleSocket != "" && proc.Console != nil {
-		if err := sendConsole(o.ConsoleSocket, proc); err != nil {
+	// 6. What is due once the program runs.
+	if o.Run != nil {
+		if err := c.runHooks(ctx, &r, specs.StateRunning); err != nil {
 			return nil, nil, err
 		}
 	}
-	if err := writePidFile(o.PidFile, proc.Pid); err != nil {
-		return nil, nil, err
-	}
 	undo.Release()
 	return c, proc, nil
+}
+
+// ready tells everybody of an init that has done everything but its execve.
+func (c *Container) ready(r *record, o *CreateOptions, proc *Process, pid int) (err error) {
+	proc.Pid, r.Pid = pid, pid
+	if r.StartTime, err = startTime(pid); err != nil {
+		return err
+	}
+	if err := c.save(r); err != nil {
+		return err
+	}
+	if o.ConsoleSocket != "" && proc.Console != nil {
+		if err := sendConsole(o.ConsoleSocket, proc); err != nil {
+			return err
+		}
+	}
+	if err := writePidFile(o.PidFile, pid); err != nil || o.Run == nil {
+		return err
+	}
+	return o.Run(proc)
 }
 
 // compile makes the program of a container's init.
@@ -129,7 +145,7 @@ func compile(o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) (*plan.Program,
 	}
 	cfg := plan.Config{
 		ID: o.ID, Bundle: o.Bundle, CgroupPath: cg.Path(), CgroupJoin: cg.JoinFiles(),
-		ExtraFiles: len(o.ExtraFiles), NoPivot: o.NoPivot, NoNewKeyring: o.NoNewKeyring,
+		ExtraFiles: len(o.ExtraFiles), NoPivot: o.NoPivot, NoNewKeyring: o.NoNewKeyring, NoGate: o.Run != nil,
 		OwnStdio: ownStdio(o.Stdin, o.Stdout, o.Stderr),
 	}
 	for _, m := range o.RootfsMounts {

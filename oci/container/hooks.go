@@ -111,9 +111,12 @@ func (t *tail) Write(p []byte) (int, error) {
 // when running, poststop when stopped. By the runtime-spec their failure does
 // not undo anything; the error is for the caller's log.
 func (c *Container) runHooks(ctx context.Context, r *record, status specs.ContainerState) error {
+	if !r.Hooks {
+		return nil
+	}
 	s, err := c.Spec()
-	if err != nil || s.Hooks == nil {
-		return nil //nolint:nilerr // a half-made container has no config and no hooks
+	if err != nil {
+		return err
 	}
 	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Bundle: r.Bundle, Annotations: r.Annotations}
 	if status == specs.StateRunning {

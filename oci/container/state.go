@@ -42,6 +42,7 @@ type record struct {
 	Pid         int               `json:"pid"` // 0: being created
 	StartTime   uint64            `json:"startTime"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	Hooks       bool              `json:"hooks,omitempty"` // the config has some
 }
 
 // maxID is the longest id: a directory's name, with room for what is made of it.
@@ -115,14 +116,12 @@ func (c *Container) save(r *record) error {
 	return atomicfile.WriteVolatile(filepath.Join(c.dir, stateFile), data, 0o600)
 }
 
-// load reads state.json. Without one the creator died at its very first step.
+// load reads state.json. Without one the container is being made, or its creator
+// was killed.
 func (c *Container) load() (*record, error) {
 	data, err := readLimited(filepath.Join(c.dir, stateFile), maxRecord)
 	if errors.Is(err, os.ErrNotExist) {
-		if _, e := os.Stat(c.dir); e != nil {
-			return nil, fmt.Errorf("container %s: %w", c.id, ErrNotExist)
-		}
-		return &record{Version: recordVersion, ID: c.id}, nil
+		return c.halfMade()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.id, err)
@@ -135,6 +134,25 @@ func (c *Container) load() (*record, error) {
 		return nil, fmt.Errorf("container %s: %s has version %d, this program knows %d", c.id, stateFile, r.Version, recordVersion)
 	}
 	return &r, nil
+}
+
+// halfMade is what is known of a container without a state.json: what its config
+// says. A creator that was killed while it wrote that has made nothing else.
+func (c *Container) halfMade() (*record, error) {
+	if _, err := os.Stat(c.dir); err != nil {
+		return nil, fmt.Errorf("container %s: %w", c.id, ErrNotExist)
+	}
+	r := &record{Version: recordVersion, ID: c.id}
+	s, err := c.Spec()
+	if err != nil {
+		return r, nil //nolint:nilerr // see above
+	}
+	cg, err := newCgroup(c.id, s)
+	if err != nil {
+		return nil, fmt.Errorf("container %s: %w", c.id, err)
+	}
+	r.Cgroup, r.Annotations, r.Hooks = cg.Path(), s.Annotations, s.Hooks != nil
+	return r, nil
 }
 
 // Load finds a container. The error is ErrNotExist if there is none.

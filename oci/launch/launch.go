@@ -27,8 +27,9 @@ type Request struct {
 	CgroupFD int
 	// Sync is called at each step where the program waits for its parent.
 	Sync func(step, pid int) error
-	// Ready is called when the process has reached its gate. Only once it has
-	// returned, and this process still lives, does the gate open for anybody.
+	// Ready is called when the process has done everything but its execve. Only
+	// once it has returned, and this process still lives, does the gate open for
+	// anybody or, without a gate, the process go on.
 	Ready func(pid int) error
 	// File gets the descriptors that the program sends; it owns them.
 	File func(n int, f *os.File)
@@ -289,7 +290,9 @@ func (c *conversation) talk() error {
 					return err
 				}
 			}
-			return c.answer()
+			if err := c.answer(); err != nil || c.Program.Input(plan.InGate) != nil {
+				return err
+			}
 		case msgSync:
 			if c.Sync != nil {
 				if err := c.Sync(int(m.value), c.pid); err != nil {

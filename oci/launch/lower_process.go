@@ -86,6 +86,9 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		l.emit(pLookup, l.found, ptr(cands), ptr(buf), ptr(id))
 	case plan.OpGate:
 		l.emit(pReady, 0)
+		if o.Dir == 0 {
+			return nil
+		}
 		l.gated = true
 		conn := l.scratch + 6
 		l.emit(unix.SYS_ACCEPT4, conn, reg(o.Dir), num(0), num(0), num(unix.SOCK_CLOEXEC))

@@ -58,4 +58,6 @@ type Config struct {
 	OwnStdio     [3]bool
 	NoPivot      bool
 	NoNewKeyring bool
+	// NoGate has the program go on as soon as its parent knows that it is ready.
+	NoGate bool
 }

@@ -281,7 +281,11 @@ func (b *builder) lookup(p *specs.Process) {
 // startAndExec is the end: the gate, the hooks behind it, the filter, the program.
 func (b *builder) startAndExec() error {
 	b.at("start", "waiting")
-	b.op(Op{Do: OpGate, Dir: b.named(InGate)})
+	gate := Op{Do: OpGate}
+	if !b.cfg.NoGate {
+		gate.Dir = b.named(InGate)
+	}
+	b.op(gate)
 	if h := b.spec.Hooks; h != nil {
 		b.hooks("startContainer", h.StartContainer)
 	}

@@ -83,7 +83,7 @@ const (
 	OpMempolicy Code = "mempolicy" // set_mempolicy(mode A, mask Raw)
 	OpHome      Code = "home"      // HOME=… of uid A from the rootfs's /etc/passwd, unless Env has it
 	OpLookup    Code = "lookup"    // find Args[0] in Paths, keep it for exec
-	OpGate      Code = "gate"      // report ready, then wait for a connection on Dir; errors go there from now on
+	OpGate      Code = "gate"      // report ready and wait for the answer, then, with Dir, for a connection on it; errors go there from now on
 	OpHook      Code = "hook"      // run Path, Args, Env; Data names it; A = timeout in s; Dir = its stdin
 	OpExec      Code = "exec"      // execve(what lookup found, Args, Env)
 	OpExit      Code = "exit"      // exit(A) (programs that only prepare namespaces)
