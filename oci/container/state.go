@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -27,23 +26,8 @@ const (
 
 const (
 	recordVersion = 1
-	maxRecord     = 1 << 20
+	maxRecord     = spec.MaxSize // annotations are most of it, at worst
 )
-
-// record is state.json.
-type record struct {
-	Version     int               `json:"version"`
-	ID          string            `json:"id"`
-	Bundle      string            `json:"bundle"`
-	Rootfs      string            `json:"rootfs"`
-	Cgroup      string            `json:"cgroup"`
-	CgroupTop   string            `json:"cgroupTop,omitempty"` // cgroup.Top: the parents to remove
-	Created     time.Time         `json:"created"`
-	Pid         int               `json:"pid"` // 0: being created
-	StartTime   uint64            `json:"startTime"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-	Hooks       bool              `json:"hooks,omitempty"` // the config has some
-}
 
 // maxID is the longest id: a directory's name, with room for what is made of it.
 const maxID = 200
@@ -109,11 +93,7 @@ func (c *Container) makeDir(root string) error {
 }
 
 func (c *Container) save(r *record) error {
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	return atomicfile.WriteVolatile(filepath.Join(c.dir, stateFile), data, 0o600)
+	return atomicfile.WriteVolatile(filepath.Join(c.dir, stateFile), r.encode(), 0o600)
 }
 
 // load reads state.json. Without one the container is being made, or its creator
@@ -126,14 +106,14 @@ func (c *Container) load() (*record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.id, err)
 	}
-	var r record
-	if err := json.Unmarshal(data, &r); err != nil {
+	r, err := decodeRecord(data)
+	if err != nil {
 		return nil, fmt.Errorf("container %s: %s: %w", c.id, stateFile, err)
 	}
 	if r.Version != recordVersion {
 		return nil, fmt.Errorf("container %s: %s has version %d, this program knows %d", c.id, stateFile, r.Version, recordVersion)
 	}
-	return &r, nil
+	return r, nil
 }
 
 // halfMade is what is known of a container without a state.json: what its config

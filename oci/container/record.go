@@ -1,0 +1,114 @@
+package container
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/strake-containers/strake/internal/leanjson"
+)
+
+// record is state.json. Every verb reads it and there is little else to most
+// verbs, so encode and decodeRecord do without reflection.
+type record struct {
+	Version     int               `json:"version"`
+	ID          string            `json:"id"`
+	Bundle      string            `json:"bundle"`
+	Rootfs      string            `json:"rootfs"`
+	Cgroup      string            `json:"cgroup"`
+	CgroupTop   string            `json:"cgroupTop,omitempty"` // cgroup.Top: the parents to remove
+	Created     time.Time         `json:"created"`
+	Pid         int               `json:"pid"` // 0: being created
+	StartTime   uint64            `json:"startTime"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Hooks       bool              `json:"hooks,omitempty"` // the config has some
+}
+
+func (r *record) encode() []byte {
+	text := func(b []byte, name, value string) []byte {
+		b = append(b, `,"`+name+`":`...)
+		return leanjson.AppendText(b, value)
+	}
+	b := make([]byte, 0, 1024)
+	b = append(b, `{"version":`...)
+	b = strconv.AppendInt(b, int64(r.Version), 10)
+	b = text(b, "id", r.ID)
+	b = text(b, "bundle", r.Bundle)
+	b = text(b, "rootfs", r.Rootfs)
+	b = text(b, "cgroup", r.Cgroup)
+	if r.CgroupTop != "" {
+		b = text(b, "cgroupTop", r.CgroupTop)
+	}
+	b = text(b, "created", r.Created.Format(time.RFC3339Nano))
+	b = append(b, `,"pid":`...)
+	b = strconv.AppendInt(b, int64(r.Pid), 10)
+	b = append(b, `,"startTime":`...)
+	b = strconv.AppendUint(b, r.StartTime, 10)
+	if len(r.Annotations) > 0 {
+		b = append(b, `,"annotations":{`...)
+		names := make([]string, 0, len(r.Annotations))
+		for name := range r.Annotations {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		for i, name := range names {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = leanjson.AppendText(b, name)
+			b = append(b, ':')
+			b = leanjson.AppendText(b, r.Annotations[name])
+		}
+		b = append(b, '}')
+	}
+	if r.Hooks {
+		b = append(b, `,"hooks":true`...)
+	}
+	return append(b, '}')
+}
+
+func decodeRecord(data []byte) (*record, error) {
+	in := leanjson.NewReader(data)
+	var r record
+	var created string
+	in.Object(func(name string) bool {
+		switch name {
+		case "version":
+			leanjson.Int(in, &r.Version)
+		case "id":
+			leanjson.Text(in, &r.ID)
+		case "bundle":
+			leanjson.Text(in, &r.Bundle)
+		case "rootfs":
+			leanjson.Text(in, &r.Rootfs)
+		case "cgroup":
+			leanjson.Text(in, &r.Cgroup)
+		case "cgroupTop":
+			leanjson.Text(in, &r.CgroupTop)
+		case "created":
+			leanjson.Text(in, &created)
+		case "pid":
+			leanjson.Int(in, &r.Pid)
+		case "startTime":
+			leanjson.Uint(in, &r.StartTime)
+		case "annotations":
+			leanjson.TextMap(in, &r.Annotations)
+		case "hooks":
+			leanjson.Bool(in, &r.Hooks)
+		default:
+			return false
+		}
+		return true
+	})
+	t, err := time.Parse(time.RFC3339Nano, created)
+	if err == nil && in.Done() {
+		r.Created = t
+		return &r, nil
+	}
+	r = record{}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return nil, err
+	}
+	return &r, nil
+}
