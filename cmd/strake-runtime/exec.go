@@ -87,9 +87,11 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	}
 
 	// 3. It runs.
-	var caught *signals
+	var signals *sys.Signals
 	if !e.detach {
-		caught = catchSignals()
+		if signals, err = catchSignals(); err != nil {
+			return err
+		}
 	}
 	p, err := box.Exec(ctx, o)
 	if err != nil {
@@ -110,7 +112,7 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	if err != nil {
 		return err
 	}
-	code, err := wait(p, caught, t)
+	code, err := wait(p, signals, t)
 	if err = errors.Join(err, t.close()); err != nil {
 		return err
 	}

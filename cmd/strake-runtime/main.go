@@ -177,7 +177,9 @@ func (a *app) call(name string, v *verb, args []string) error {
 	}
 	ctx := context.Background()
 	if v.waits {
-		ctx = untilTerminated()
+		if ctx, err = untilTerminated(); err != nil {
+			return err
+		}
 	}
 	return runVerb(ctx, rest)
 }

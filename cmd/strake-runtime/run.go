@@ -53,7 +53,10 @@ func (a *app) runDetached(ctx context.Context, c *createFlags, id string) error 
 func (a *app) runForeground(ctx context.Context, c *createFlags, id string, keep bool) error {
 	// 1. Signals from now on are the container's; one that comes before it
 	// exists waits for it.
-	signals := catchSignals()
+	signals, err := catchSignals()
+	if err != nil {
+		return err
+	}
 
 	// 2. The container, with the terminal ready before its program runs.
 	var tty *tty

@@ -9,56 +9,50 @@ import (
 	"github.com/strake-containers/strake/oci/container"
 )
 
-// ended is how a process ended.
-type ended struct {
-	status syscall.WaitStatus
-	err    error
-}
-
 // wait waits for the end of a process that is a child of ours, passes signals on
 // to it and collects whatever else ends meanwhile. It returns the exit code and
 // closes the process's pidfd.
-func wait(p *container.Process, s *signals, t *tty) (code int, err error) {
+func wait(p *container.Process, signals *sys.Signals, t *tty) (code int, err error) {
 	defer func() { err = errors.Join(err, p.PidFD.Close()) }()
-	s.catchRest()
-	end := make(chan ended, 1)
-	go func() { end <- reap(p.Pid) }()
 	for {
-		select {
-		case sig := <-s.c:
-			if sig == syscall.SIGWINCH && t != nil {
-				t.resize()
-				continue
+		sig, err := signals.Next()
+		if err != nil {
+			return 0, fmt.Errorf("wait for signals: %w", err)
+		}
+		switch {
+		case sig == syscall.SIGCHLD:
+			status, ended, err := reap(p.Pid)
+			switch {
+			case err != nil:
+				return 0, fmt.Errorf("wait for process %d: %w", p.Pid, err)
+			case ended && status.Signaled():
+				return 128 + int(status.Signal()), nil
+			case ended:
+				return status.ExitStatus(), nil
 			}
-			err := sys.SignalPidFD(sys.Fd(p.PidFD), sig.(syscall.Signal))
+		case sig == syscall.SIGWINCH && t != nil:
+			t.resize()
+		default:
+			err := sys.SignalPidFD(sys.Fd(p.PidFD), sig)
 			if err != nil && !errors.Is(err, syscall.ESRCH) {
 				return 0, fmt.Errorf("pass %v on to process %d: %w", sig, p.Pid, err)
 			}
-		case e := <-end:
-			switch {
-			case e.err != nil:
-				return 0, fmt.Errorf("wait for process %d: %w", p.Pid, e.err)
-			case e.status.Signaled():
-				return 128 + int(e.status.Signal()), nil
-			}
-			return e.status.ExitStatus(), nil
 		}
 	}
 }
 
-// reap collects every child that ends, up to the one with the given pid: a
-// subreaper gets the orphans of its containers. It blocks a thread, which is
-// cheaper than to be told by SIGCHLD.
-func reap(pid int) ended {
+// reap collects the children that have ended, up to the one with the given pid:
+// a subreaper gets the orphans of its containers.
+func reap(pid int) (status syscall.WaitStatus, ended bool, err error) {
 	for {
-		var status syscall.WaitStatus
-		got, err := syscall.Wait4(-1, &status, 0, nil)
-		switch {
+		switch got, err := syscall.Wait4(-1, &status, syscall.WNOHANG, nil); {
 		case errors.Is(err, syscall.EINTR):
 		case err != nil:
-			return ended{err: err}
+			return 0, false, err
 		case got == pid:
-			return ended{status: status}
+			return status, true, nil
+		case got == 0:
+			return 0, false, nil
 		}
 	}
 }

@@ -77,4 +77,3 @@ func SignalPidFD(fd int, sig unix.Signal) error {
 func SetSubreaper() error {
 	return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 }
-
