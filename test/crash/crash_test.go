@@ -117,6 +117,8 @@ func TestKillAnywhere(t *testing.T) {
 				select {
 				case <-enough:
 					return
+				case <-ctx.Done(): // the test has failed
+					return
 				default:
 				}
 				life(ctx, t, n, fmt.Sprintf("w%d-%d", w, i), w%2 == 0)

@@ -179,7 +179,9 @@ func (n *Node) StartDaemon() {
 			return
 		}
 		if ctx.Err() != nil { // else it was the connection to the straked before
-			n.tb.Fatalf("straked does not answer: %v\n%s", err, n.log.String())
+			_ = daemon.Process.Signal(syscall.SIGQUIT) // where does it hang?
+			<-exited
+			n.tb.Fatalf("straked does not answer: %v", err)
 		}
 	}
 }
