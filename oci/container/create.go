@@ -13,6 +13,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/launch"
 	"github.com/strake-containers/strake/oci/plan"
@@ -46,7 +47,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 	undo.Push("remove state", func() error { return os.RemoveAll(c.dir) })
-	if err := os.WriteFile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
+	if err := sys.WriteNewFile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
 		return nil, nil, err
 	}
 

@@ -75,7 +75,7 @@ func (in *inputs) find(i plan.Input, s *specs.Spec) (*os.File, error) {
 	case plan.InNS:
 		f, err = sys.OpenNamespace(i.Path, i.Type)
 	case plan.InCgroup:
-		f, err = os.OpenFile(i.Path, os.O_WRONLY, 0)
+		f, err = sys.Open(i.Path, os.O_WRONLY)
 	case plan.InHook:
 		f, err = sys.NewMemFile("hook-state")
 		in.hookState = f
@@ -96,7 +96,7 @@ func (in *inputs) null() (*os.File, error) {
 	if f := in.given[plan.InNull]; f != nil {
 		return f, nil
 	}
-	f, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	f, err := sys.Open("/dev/null", os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}

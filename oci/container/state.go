@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/spec"
 )
@@ -53,29 +53,12 @@ func loadSpec(bundle string, s *specs.Spec) (*specs.Spec, []byte, error) {
 		s, err := spec.Decode(raw)
 		return s, raw, err
 	}
-	raw, err := readLimited(filepath.Join(bundle, configFile), spec.MaxSize)
+	raw, err := sys.ReadFile(filepath.Join(bundle, configFile), spec.MaxSize)
 	if err != nil {
 		return nil, nil, err
 	}
 	s, err = spec.Decode(raw)
 	return s, raw, err
-}
-
-// readLimited reads a file that is at most limit bytes long.
-func readLimited(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, limit)
-	}
-	return data, nil
 }
 
 func (c *Container) makeDir(root string) error {
@@ -99,7 +82,7 @@ func (c *Container) save(r *record) error {
 // load reads state.json. Without one the container is being made, or its creator
 // was killed.
 func (c *Container) load() (*record, error) {
-	data, err := readLimited(filepath.Join(c.dir, stateFile), maxRecord)
+	data, err := sys.ReadFile(filepath.Join(c.dir, stateFile), maxRecord)
 	if errors.Is(err, os.ErrNotExist) {
 		return c.halfMade()
 	}
@@ -242,9 +225,11 @@ type procStat struct {
 // never execute ourselves in between, so the kernel tells created from running.
 const flagForkNoExec = 0x40
 
+const maxStat = 4096
+
 // readStat reads /proc/PID/stat.
 func readStat(pid int) (procStat, bool) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	data, err := sys.ReadFile("/proc/"+strconv.Itoa(pid)+"/stat", maxStat)
 	if err != nil {
 		return procStat{}, false
 	}

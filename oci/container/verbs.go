@@ -276,7 +276,7 @@ func (c *Container) running() (*cgroup.Cgroup, error) {
 
 // Spec is the config that the container was made from.
 func (c *Container) Spec() (*specs.Spec, error) {
-	raw, err := readLimited(filepath.Join(c.dir, configFile), spec.MaxSize)
+	raw, err := sys.ReadFile(filepath.Join(c.dir, configFile), spec.MaxSize)
 	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.id, err)
 	}

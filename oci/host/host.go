@@ -54,6 +54,6 @@ func read() (plan.Host, error) {
 var archs = map[string]string{"amd64": "SCMP_ARCH_X86_64", "arm64": "SCMP_ARCH_AARCH64"}
 
 func startsWith(path string, c byte) bool {
-	data, err := os.ReadFile(path)
+	data, err := sys.ReadFile(path, 64)
 	return err == nil && strings.HasPrefix(string(data), string(c))
 }

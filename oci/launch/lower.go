@@ -3,6 +3,7 @@ package launch
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -76,7 +77,7 @@ func lower(p *plan.Program, self fileID, keep []int) (*image, error) {
 	if n > 255 {
 		return nil, fmt.Errorf("program of %d registers: %w", n, errTooLarge)
 	}
-	l := &lowering{image: &image{mem: make([]byte, 0, 16<<10), code: make([]instr, 0, 4*len(p.Ops))}, prog: p,
+	l := &lowering{image: &image{mem: make([]byte, 0, 64<<10), code: make([]instr, 0, 4*len(p.Ops))}, prog: p,
 		scratch: plan.Reg(p.Regs + 1)}
 	l.found = l.scratch + 7
 	l.regs = make([]int64, n)
@@ -121,29 +122,24 @@ func lower(p *plan.Program, self fileID, keep []int) (*image, error) {
 // checkRegisters makes sure that a program, which may come from a file, touches
 // no memory but its registers.
 func checkRegisters(p *plan.Program) error {
-	check := func(where string, regs ...plan.Reg) error {
-		for _, r := range regs {
-			if r < 0 || int(r) > p.Regs {
-				return fmt.Errorf("%s: register %d of %d", where, r, p.Regs)
-			}
-		}
-		return nil
-	}
+	bad := func(r plan.Reg) bool { return r < 0 || int(r) > p.Regs }
 	if sync := p.Input(plan.InSync); sync == nil || sync.Reg == 0 {
 		return errors.New("program has no register for the parent")
 	}
 	for i := range p.Inputs {
-		if err := check(p.Inputs[i].Field, p.Inputs[i].Reg); err != nil {
-			return err
+		if r := p.Inputs[i].Reg; bad(r) {
+			return fmt.Errorf("%s: register %d of %d", p.Inputs[i].Field, r, p.Regs)
 		}
 	}
 	for i := range p.Ops {
 		o := &p.Ops[i]
-		if err := check(o.Where(), o.Out, o.Dir, o.On); err != nil {
-			return err
+		for _, r := range [...]plan.Reg{o.Out, o.Dir, o.On} {
+			if bad(r) {
+				return fmt.Errorf("%s: register %d of %d", o.Where(), r, p.Regs)
+			}
 		}
-		if err := check(o.Where(), o.Regs...); err != nil {
-			return err
+		if slices.ContainsFunc(o.Regs, bad) {
+			return fmt.Errorf("%s: registers %v of %d", o.Where(), o.Regs, p.Regs)
 		}
 		if o.Do == plan.OpStdio && len(o.Regs) != p.Target {
 			return fmt.Errorf("%s: %d descriptors, %d announced", o.Where(), len(o.Regs), p.Target)
@@ -155,7 +151,10 @@ func checkRegisters(p *plan.Program) error {
 			return fmt.Errorf("%s: mount wants a type and options", o.Where())
 		}
 	}
-	return check("namespace", p.PidNS)
+	if bad(p.PidNS) {
+		return fmt.Errorf("namespace: register %d of %d", p.PidNS, p.Regs)
+	}
+	return nil
 }
 
 // emit appends an instruction and returns its index.

@@ -68,6 +68,9 @@ func newBuilder(s *specs.Spec, host *Host, cfg *Config) *builder {
 	if s.Linux == nil {
 		s.Linux = &specs.Linux{}
 	}
+	// Room for all operations of most configs: an array that grows is copied,
+	// and memory used for the first time is what compiling costs most.
+	b.Ops = make([]Op, 0, 256+8*(len(s.Mounts)+len(s.Linux.MaskedPaths)+len(s.Linux.ReadonlyPaths)))
 	b.at("linux", "")
 	b.named(InSync)
 	b.named(InProc)

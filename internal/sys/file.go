@@ -1,0 +1,81 @@
+package sys
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Files that nobody ever waits for: those of kernel file systems, and ours on
+// /run. The os package would offer each to the poller, five system calls more,
+// and be woken by those of cgroupfs whenever they change.
+
+// Open opens a file, close-on-exec, beside the poller.
+func Open(path string, flags int) (*os.File, error) {
+	fd, err := open(path, flags, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func open(path string, flags int, perm uint32) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, perm)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return -1, &os.PathError{Op: "open", Path: path, Err: err}
+		default:
+			return fd, nil
+		}
+	}
+}
+
+// ErrTooLarge is a file with more content than is taken.
+var ErrTooLarge = errors.New("file is too large")
+
+// ReadFile reads a file of at most limit bytes.
+func ReadFile(path string, limit int) ([]byte, error) {
+	fd, err := open(path, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	data := make([]byte, 0, 4096)
+	for {
+		n, err := unix.Read(fd, data[len(data):cap(data)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return data, nil
+		}
+		data = data[:len(data)+n]
+		if len(data) > limit {
+			return nil, &os.PathError{Op: "read", Path: path, Err: ErrTooLarge}
+		}
+		if len(data) == cap(data) {
+			data = append(make([]byte, 0, 4*cap(data)), data...)
+		}
+	}
+}
+
+// WriteNewFile makes a file of data. It fails if path is there already.
+func WriteNewFile(path string, data []byte, perm uint32) error {
+	fd, err := open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	for len(data) > 0 {
+		n, err := unix.Write(fd, data)
+		if err != nil && err != unix.EINTR {
+			return errors.Join(&os.PathError{Op: "write", Path: path, Err: err}, unix.Close(fd))
+		}
+		data = data[max(n, 0):]
+	}
+	return os.NewSyscallError("close", unix.Close(fd))
+}
