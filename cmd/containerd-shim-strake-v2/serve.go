@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -89,24 +90,36 @@ func serve(p parameters) error {
 // abandonWithout ends the service once its socket is removed. That is how a
 // straked that finds a half-made pod gets rid of a monitor that its predecessor,
 // killed in that moment, was still starting: perhaps after the look for it.
+//
+// Not by inotify: a host has 128 instances of it by default, and would have no
+// more pods.
 func abandonWithout(socket string, service *task.Service) error {
-	watch, err := sys.NewInotify()
-	if err != nil {
-		return err
+	gone := func() bool {
+		_, err := os.Lstat(socket)
+		return errors.Is(err, fs.ErrNotExist)
 	}
-	if err := watch.Add(filepath.Dir(socket), sys.InDelete); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, watch.Close())
+	removals := make(chan os.Signal, 1)
+	signal.Notify(removals, syscall.SIGIO)
+	dir, err := os.Open(filepath.Dir(socket))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		removals <- syscall.SIGIO // gone already
+	case err != nil:
+		return err
+	default:
+		if err := sys.NotifyDelete(dir); err != nil {
+			return errors.Join(err, dir.Close())
+		}
+		removals <- syscall.SIGIO // the first look
 	}
 	go func() {
-		for {
-			if _, err := os.Lstat(socket); errors.Is(err, fs.ErrNotExist) {
+		for range removals {
+			if gone() {
 				service.Abandon()
 				return
 			}
-			if err := watch.Wait(); err != nil {
-				return // with the process
-			}
 		}
+		runtime.KeepAlive(dir) // closing it would end the watch
 	}()
 	return nil
 }

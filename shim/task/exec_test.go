@@ -230,12 +230,14 @@ func TestMonitorKilled(t *testing.T) {
 		_, err := p.monitor.Wait(ctx, b.id, "")
 		waited <- err
 	}()
-	if err := syscall.Kill(p.monitorPid(), syscall.SIGKILL); err != nil {
+	pid := p.monitorPid()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-waited; !errors.Is(err, client.ErrUnavailable) {
 		t.Errorf("wait: %v", err)
 	}
+	waitDead(t, "the monitor", pid) // its connection may be closed before its listener
 	if _, err := p.monitor.State(ctx, b.id, ""); !errors.Is(err, client.ErrUnavailable) {
 		t.Errorf("state: %v", err)
 	}

@@ -27,15 +27,18 @@ func (w *oomWatch) killed() (killed, alive bool) {
 	return killed, err == nil // the error is that the cgroup has gone
 }
 
+// close ends the watch. It waits for a look under way, which takes mu: mu is not
+// held over it.
 func (w *oomWatch) close() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.watch == nil {
+	watch, stop := w.watch, w.stop
+	w.watch = nil
+	w.mu.Unlock()
+	if watch == nil {
 		return
 	}
-	w.stop()
-	_ = w.watch.Close() // only read
-	w.watch = nil
+	stop()
+	_ = watch.Close() // only read
 }
 
 // watchOOM begins to watch the container's cgroup. A host without a memory
