@@ -24,6 +24,16 @@ func OpenPidFD(pid int) (*os.File, error) {
 // WaitReadable waits until f, which must be for the runtime's poller (see
 // DupPollable), is readable, or ctx ends. It reads nothing.
 func WaitReadable(ctx context.Context, f *os.File) error {
+	return waitFor(ctx, f, unix.POLLIN)
+}
+
+// WaitUrgent is WaitReadable for what a file tells by POLLPRI: that a pseudo file
+// has changed since it was last read (cgroup-v2.rst, "Populated notification").
+func WaitUrgent(ctx context.Context, f *os.File) error {
+	return waitFor(ctx, f, unix.POLLPRI)
+}
+
+func waitFor(ctx context.Context, f *os.File, events int16) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
 		return err
@@ -32,7 +42,7 @@ func WaitReadable(ctx context.Context, f *os.File) error {
 	defer stop()
 	var pollErr error
 	err = conn.Read(func(fd uintptr) bool {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
 		var n int
 		n, pollErr = unix.Poll(fds, 0)
 		return n > 0 || pollErr != nil && !errors.Is(pollErr, unix.EINTR)

@@ -13,8 +13,8 @@ import (
 // OOMWatch tells of processes of a cgroup that the kernel killed for want of
 // memory. It owns its descriptors until Close; it belongs to one goroutine.
 type OOMWatch struct {
-	notify  *os.File // readable when something may have happened
-	counter *os.File // the file that counts the kills
+	notify  *os.File // v1 only: readable when something may have happened
+	counter *os.File // the file that counts the kills; on v2 it tells of changes itself
 	v2      bool
 	seen    uint64 // kills that Wait has returned for; v2 only
 }
@@ -22,9 +22,10 @@ type OOMWatch struct {
 // WatchOOM starts a watch; the caller closes it. It fails with ErrUnsupported
 // without a memory controller.
 //
-// On v2 it is an inotify descriptor on memory.events, on v1 an eventfd that
-// memory.oom_control signals. Both can be readable without a kill (another
-// event, or the removal of the cgroup), so ask Killed. V1 signals that it is about
+// On v2 it is memory.events, which polls as urgent (POLLPRI) after a change; not
+// inotify, of which a host has 128 instances by default. On v1 it is an eventfd
+// that memory.oom_control signals. Both can tell of something else than a kill
+// (another event, or the removal of the cgroup), so ask Killed. V1 signals that it is about
 // to kill, so ask Killed again when a process has ended: by then it counts.
 func (c *Cgroup) WatchOOM() (*OOMWatch, error) {
 	w, err := c.watchOOM()
@@ -43,34 +44,20 @@ func (c *Cgroup) watchOOM() (*OOMWatch, error) {
 	if h.v2 {
 		name = c.dir(h) + "/memory.events"
 	}
-	fd, err := open(name, syscall.O_RDONLY)
+	fd, err := open(name, syscall.O_RDONLY|syscall.O_NONBLOCK) // for the runtime's poller
 	if err != nil {
 		return nil, err
 	}
 	w := &OOMWatch{counter: os.NewFile(uintptr(fd), name), v2: h.v2}
-	if h.v2 {
-		w.notify, err = watchModify(name)
-	} else {
-		w.notify, err = oomEventFD(c.dir(h), fd)
-	}
-	if err != nil {
-		return nil, errors.Join(err, w.counter.Close())
+	if !h.v2 {
+		if w.notify, err = oomEventFD(c.dir(h), fd); err != nil {
+			return nil, errors.Join(err, w.counter.Close())
+		}
 	}
 	if w.seen, err = w.count(); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
-}
-
-func watchModify(name string) (*os.File, error) {
-	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("inotify: %w", err)
-	}
-	if _, err := syscall.InotifyAddWatch(fd, name, syscall.IN_MODIFY); err != nil {
-		return nil, errors.Join(fmt.Errorf("inotify: watch %s: %w", name, err), syscall.Close(fd))
-	}
-	return os.NewFile(uintptr(fd), "inotify "+name), nil
 }
 
 // oomEventFD registers an eventfd as cgroup-v1/memory.rst, chapter 10, says.
@@ -92,10 +79,13 @@ func oomEventFD(dir string, oomControl int) (*os.File, error) {
 	return event, nil
 }
 
-// FD is the descriptor to poll for reading. The watch keeps it.
+// FD is the descriptor to poll, edge-triggered. The watch keeps it.
 func (w *OOMWatch) FD() int {
-	fd := -1
-	if conn, err := w.notify.SyscallConn(); err == nil {
+	fd, f := -1, w.notify
+	if w.v2 {
+		f = w.counter
+	}
+	if conn, err := f.SyscallConn(); err == nil {
 		_ = conn.Control(func(n uintptr) { fd = int(n) }) // fails only once closed: -1
 	}
 	return fd
@@ -114,7 +104,7 @@ func (w *OOMWatch) Killed() (bool, error) {
 // ends.
 func (w *OOMWatch) Wait(ctx context.Context) error {
 	for {
-		if err := sys.WaitReadable(ctx, w.notify); err != nil {
+		if err := w.waitChange(ctx); err != nil {
 			return err
 		}
 		n, err := w.count()
@@ -128,9 +118,18 @@ func (w *OOMWatch) Wait(ctx context.Context) error {
 	}
 }
 
+func (w *OOMWatch) waitChange(ctx context.Context) error {
+	if w.v2 {
+		return sys.WaitUrgent(ctx, w.counter)
+	}
+	return sys.WaitReadable(ctx, w.notify)
+}
+
 func (w *OOMWatch) count() (kills uint64, err error) {
 	var buf [4096]byte
-	if conn, err := w.notify.SyscallConn(); err == nil {
+	if w.v2 {
+		// Reading the counter is what ends its being urgent.
+	} else if conn, err := w.notify.SyscallConn(); err == nil {
 		_ = conn.Control(func(fd uintptr) { _, _ = syscall.Read(int(fd), buf[:]) }) // EAGAIN: nothing new
 	}
 	n, err := w.counter.ReadAt(buf[:], 0)
@@ -147,5 +146,8 @@ func (w *OOMWatch) count() (kills uint64, err error) {
 
 // Close ends the watch.
 func (w *OOMWatch) Close() error {
+	if w.v2 {
+		return w.counter.Close()
+	}
 	return errors.Join(w.notify.Close(), w.counter.Close())
 }
