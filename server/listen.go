@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/strake-containers/strake/internal/sys"
@@ -22,6 +23,9 @@ var ErrInUse = errors.New("another daemon is using it")
 // dialTimeout is how long a socket that is there may take to answer before it
 // counts as left behind. Connecting needs no reply from the daemon itself.
 const dialTimeout = 2 * time.Second
+
+// deathTimeout is how long a killed daemon may take to disappear.
+const deathTimeout = 3 * time.Second
 
 // Socket is a listening unix socket and the lock that makes it ours. Who serves
 // on Listener may close it; the lock is held until Close.
@@ -41,18 +45,11 @@ func Listen(ctx context.Context, address string) (*Socket, error) {
 	if err := os.MkdirAll(filepath.Dir(address), 0o700); err != nil {
 		return fail(err)
 	}
-	lock, err := os.OpenFile(address+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := takeLock(ctx, address+".lock")
 	if err != nil {
 		return fail(err)
 	}
-	taken, err := sys.TryLock(lock)
-	if err == nil && !taken {
-		err = ErrInUse
-	}
-	if err == nil {
-		err = checkFree(ctx, address)
-	}
-	if err != nil {
+	if err := checkFree(ctx, address); err != nil {
 		return fail(errors.Join(err, lock.Close()))
 	}
 	l, err := bind(ctx, address)
@@ -60,6 +57,58 @@ func Listen(ctx context.Context, address string) (*Socket, error) {
 		return fail(errors.Join(err, lock.Close()))
 	}
 	return &Socket{Listener: l, address: address, lock: lock}, nil
+}
+
+// takeLock opens and locks the lock file, which holds its owner's pid.
+func takeLock(ctx context.Context, path string) (*os.File, error) {
+	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	waitForDeath(ctx, lock)
+	taken, err := sys.TryLock(lock)
+	if err == nil && !taken {
+		err = ErrInUse
+	}
+	if err == nil {
+		err = errors.Join(lock.Truncate(0), writeAt(lock, strconv.Itoa(os.Getpid())))
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// waitForDeath waits until the daemon that wrote the lock file has died, if it is
+// dying. A killed process gives its locks, ports and sockets free one after the
+// other, and the kernel takes a while over a large one: whoever starts straked
+// again at once must not find half of them taken. A daemon that lives costs the
+// caller deathTimeout, and is then told by the lock.
+func waitForDeath(ctx context.Context, lock *os.File) {
+	buf := make([]byte, 20)
+	n, _ := lock.ReadAt(buf, 0) // io.EOF, or no pid
+	pid, err := strconv.Atoi(string(buf[:n]))
+	if err != nil || pid <= 0 || pid == os.Getpid() || comm(pid) != comm(os.Getpid()) {
+		return // nobody, or somebody else with that number
+	}
+	process, err := sys.OpenPidFD(pid)
+	if err != nil {
+		return // dead
+	}
+	defer func() { _ = process.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, deathTimeout)
+	defer cancel()
+	_ = sys.WaitReadable(ctx, process) // the lock says whether it has died
+}
+
+func comm(pid int) string {
+	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // "": it has gone
+	return string(name)
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
 }
 
 // checkFree says whether address can be taken: nothing is there, or a socket
@@ -106,6 +155,7 @@ func bind(ctx context.Context, address string) (net.Listener, error) {
 // Close stops listening, removes the socket and then gives the lock free. The
 // lock's file stays: removing it would let two daemons lock two files of one name.
 func (s *Socket) Close() error {
+	_ = s.lock.Truncate(0) // a pid that is not there is nobody to wait for
 	err := s.Listener.Close()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil // the gRPC server has closed it

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -83,5 +84,48 @@ func TestListenKeepsWhatIsNotOurs(t *testing.T) {
 	}
 	if data, _ := os.ReadFile(file); string(data) != "precious" {
 		t.Errorf("the file is now %q", data)
+	}
+}
+
+// TestListenAfterKill starts right after a daemon was killed, which may still
+// hold its lock. The daemon is this test's own program.
+func TestListenAfterKill(t *testing.T) {
+	if address := os.Getenv("STRAKE_TEST_ADDRESS"); address != "" {
+		if _, err := Listen(t.Context(), address); err != nil {
+			t.Fatal(err)
+		}
+		// Much memory, so that dying takes time.
+		ballast := make([]byte, 256<<20)
+		for i := 0; i < len(ballast); i += 4096 {
+			ballast[i] = 1
+		}
+		_, _ = os.Stdout.WriteString("ready\n")
+		select {}
+	}
+	address := filepath.Join(t.TempDir(), "s.sock")
+	for range 5 {
+		daemon := exec.Command(os.Args[0], "-test.run=^TestListenAfterKill$")
+		daemon.Env = append(os.Environ(), "STRAKE_TEST_ADDRESS="+address)
+		out, err := daemon.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := daemon.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+		if err := daemon.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Listen(t.Context(), address)
+		_ = daemon.Wait() // killed
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
