@@ -328,6 +328,11 @@ func (m *Manager) prepareLog(p *sandbox, c *container) (string, error) {
 func (m *Manager) destroy(ctx context.Context, monitor Monitor, id string) error {
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
+	return endNow(ctx, monitor, id)
+}
+
+// endNow is destroy within ctx.
+func endNow(ctx context.Context, monitor Monitor, id string) error {
 	err := monitor.Kill(ctx, id, "", syscall.SIGKILL, true)
 	if err == nil {
 		_, err = monitor.Wait(ctx, id, "")

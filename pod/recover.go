@@ -212,13 +212,17 @@ func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
 	return errors.Join(err, asideErr)
 }
 
-// discardContainer is discardPod for a container of a pod that is well.
+// discardContainer is discardPod for a container of a pod that is well. Its
+// monitor may still be creating it, and then answers when it has.
 func (m *Manager) discardContainer(ctx context.Context, pod string, sc storedContainer, monitor Monitor) error {
-	var err error
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
 	if monitor != nil {
-		err = m.destroy(ctx, monitor, sc.ID)
+		if err := endNow(ctx, monitor, sc.ID); err != nil {
+			return err // its layers and its bundle are in use; the next start tries again
+		}
 	}
-	err = errors.Join(err, os.RemoveAll(m.containerState(pod, sc.ID)), m.o.Images.Release(sc.ID))
+	err := errors.Join(os.RemoveAll(m.containerState(pod, sc.ID)), m.o.Images.Release(sc.ID))
 	if errors.Is(sc.Err, fs.ErrNotExist) {
 		return errors.Join(err, m.store.RemoveContainer(pod, sc.ID))
 	}

@@ -14,8 +14,8 @@ import (
 )
 
 // exec registers a process to be started later.
-func (s *Service) exec(_ context.Context, r *execRequest) (*wire.Empty, error) {
-	t, err := s.find(r.ID)
+func (s *Service) exec(ctx context.Context, r *execRequest) (*wire.Empty, error) {
+	t, err := s.find(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -22,8 +22,10 @@ package task
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,12 +55,11 @@ type Service struct {
 	trimmer *time.Timer // reset by every verb that uses memory
 	stop    sync.Once
 
-	mu      sync.Mutex
-	tasks   map[string]*task // nil while being created
-	sandbox *sandbox
-	closing bool // no container may be created any more
-
-	creating sync.WaitGroup // one for each nil in tasks; added to under mu unless closing
+	mu       sync.Mutex
+	tasks    map[string]*task
+	creating map[string]chan struct{} // ids that will be in tasks, or not; closed then
+	sandbox  *sandbox
+	closing  bool // no container may be created any more
 }
 
 // New makes a Service. There is one per process, since it collects all children.
@@ -68,11 +69,12 @@ func New(o Options) (*Service, error) {
 		return nil, err
 	}
 	return &Service{
-		options: o,
-		reaper:  reaper,
-		events:  newPublisher(o.EventsAddress, o.Namespace),
-		trimmer: newTrimmer(),
-		tasks:   map[string]*task{},
+		options:  o,
+		reaper:   reaper,
+		events:   newPublisher(o.EventsAddress, o.Namespace),
+		trimmer:  newTrimmer(),
+		tasks:    map[string]*task{},
+		creating: map[string]chan struct{}{},
 	}, nil
 }
 
@@ -125,19 +127,31 @@ func (s *Service) Register(srv *wire.Server) {
 	}
 }
 
-// find returns a container that has been created.
-func (s *Service) find(id string) (*task, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t := s.tasks[id]; t != nil {
-		return t, nil
+// find returns a container. One that is being created is waited for, within ctx:
+// to say that there is none would leave it behind for a caller who has come to
+// end it.
+func (s *Service) find(ctx context.Context, id string) (*task, error) {
+	for {
+		s.mu.Lock()
+		t, settled := s.tasks[id], s.creating[id]
+		s.mu.Unlock()
+		switch {
+		case t != nil:
+			return t, nil
+		case settled == nil:
+			return nil, wire.Errorf(wire.NotFound, "container %s: not found", id)
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("container %s: it is still being created: %w", id, ctx.Err())
+		}
 	}
-	return nil, wire.Errorf(wire.NotFound, "container %s: not found", id)
 }
 
 // findProcess returns a container and one of its processes.
-func (s *Service) findProcess(id, execID string) (*task, *process, error) {
-	t, err := s.find(id)
+func (s *Service) findProcess(ctx context.Context, id, execID string) (*task, *process, error) {
+	t, err := s.find(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -145,17 +159,18 @@ func (s *Service) findProcess(id, execID string) (*task, *process, error) {
 	return t, p, err
 }
 
+// created returns a container, or nil if it has not been created.
+func (s *Service) created(id string) *task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tasks[id]
+}
+
 // all returns the containers that have been created.
 func (s *Service) all() []*task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var list []*task
-	for _, t := range s.tasks {
-		if t != nil {
-			list = append(list, t)
-		}
-	}
-	return list
+	return slices.Collect(maps.Values(s.tasks))
 }
 
 // reserve takes an id for a container that is being created.
@@ -165,14 +180,13 @@ func (s *Service) reserve(id string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, taken := s.tasks[id]; taken {
+	if s.tasks[id] != nil || s.creating[id] != nil {
 		return wire.Errorf(wire.AlreadyExists, "container %s: already exists", id)
 	}
 	if s.closing {
 		return wire.Errorf(wire.FailedPrecondition, "container %s: its pod is being stopped", id)
 	}
-	s.tasks[id] = nil
-	s.creating.Add(1)
+	s.creating[id] = make(chan struct{})
 	return nil
 }
 
@@ -180,12 +194,11 @@ func (s *Service) reserve(id string) error {
 func (s *Service) settleID(id string, t *task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t == nil {
-		delete(s.tasks, id)
-	} else {
+	if t != nil {
 		s.tasks[id] = t
 	}
-	s.creating.Done()
+	close(s.creating[id])
+	delete(s.creating, id)
 }
 
 // release forgets a container that has been removed.
@@ -200,20 +213,21 @@ func (s *Service) release(id string) {
 func (s *Service) close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
+	creating := maps.Clone(s.creating)
 	s.mu.Unlock()
-	settled := make(chan struct{})
-	go func() { s.creating.Wait(); close(settled) }()
-	select {
-	case <-settled:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("a container is still being created: %w", ctx.Err())
+	for id, settled := range creating {
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return fmt.Errorf("container %s: it is still being created: %w", id, ctx.Err())
+		}
 	}
+	return nil
 }
 
 func (s *Service) connect(_ context.Context, r *idRequest) (*connectResponse, error) {
 	answer := &connectResponse{ShimPid: uint32(os.Getpid()), Version: "3"}
-	if t, err := s.find(r.ID); err == nil {
+	if t := s.created(r.ID); t != nil {
 		answer.TaskPid = uint32(t.init.pid)
 	}
 	return answer, nil
@@ -227,7 +241,7 @@ func (s *Service) checkpoint(_ context.Context, r *idRequest) (*wire.Empty, erro
 // after each one.
 func (s *Service) shutdown(_ context.Context, r *shutdownRequest) (*wire.Empty, error) {
 	s.mu.Lock()
-	empty := len(s.tasks) == 0
+	empty := len(s.tasks)+len(s.creating) == 0
 	s.mu.Unlock()
 	if empty || r.Now {
 		s.end()

@@ -54,8 +54,8 @@ func pressureMessage(p *cgroup.Pressure) *pressure {
 }
 
 // stats answers containerd, in the message that it expects of the host's cgroups.
-func (s *Service) stats(_ context.Context, r *idRequest) (*statsResponse, error) {
-	t, err := s.find(r.ID)
+func (s *Service) stats(ctx context.Context, r *idRequest) (*statsResponse, error) {
+	t, err := s.find(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}

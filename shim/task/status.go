@@ -11,8 +11,8 @@ import (
 )
 
 // reopenLog opens a running container's log path again.
-func (s *Service) reopenLog(_ context.Context, r *idRequest) (*wire.Empty, error) {
-	t, err := s.find(r.ID)
+func (s *Service) reopenLog(ctx context.Context, r *idRequest) (*wire.Empty, error) {
+	t, err := s.find(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -27,8 +27,8 @@ func (s *Service) reopenLog(_ context.Context, r *idRequest) (*wire.Empty, error
 }
 
 // containerStatus tells everything about a container's init.
-func (s *Service) containerStatus(_ context.Context, r *idRequest) (*containerStatusResponse, error) {
-	t, err := s.find(r.ID)
+func (s *Service) containerStatus(ctx context.Context, r *idRequest) (*containerStatusResponse, error) {
+	t, err := s.find(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +66,8 @@ func (s *Service) podStats(_ context.Context, r *statsRequest) (*podStatsRespons
 	s.trimmer.Reset(trimAfter)
 	a := &podStatsResponse{}
 	for _, id := range r.IDs {
-		t, err := s.find(id)
-		if err != nil {
+		t := s.created(id)
+		if t == nil {
 			continue
 		}
 		stats, err := t.container.Stats()

@@ -17,7 +17,7 @@ import (
 // start lets a container's command run, or starts an exec.
 func (s *Service) start(ctx context.Context, r *processRequest) (*pidResponse, error) {
 	s.trimmer.Reset(trimAfter)
-	t, p, err := s.findProcess(r.ID, r.ExecID)
+	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -71,8 +71,8 @@ func (t *task) running(p *process) {
 	p.startedAt = time.Now()
 }
 
-func (s *Service) kill(_ context.Context, r *killRequest) (*wire.Empty, error) {
-	t, p, err := s.findProcess(r.ID, r.ExecID)
+func (s *Service) kill(ctx context.Context, r *killRequest) (*wire.Empty, error) {
+	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (t *task) thaw() {
 
 // wait returns how a process ended, when it has.
 func (s *Service) wait(ctx context.Context, r *processRequest) (*exitResponse, error) {
-	_, p, err := s.findProcess(r.ID, r.ExecID)
+	_, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +145,7 @@ func (s *Service) wait(ctx context.Context, r *processRequest) (*exitResponse, e
 // delete forgets an exec, or removes a container.
 func (s *Service) delete(ctx context.Context, r *processRequest) (*deleteResponse, error) {
 	s.trimmer.Reset(trimAfter)
-	t, p, err := s.findProcess(r.ID, r.ExecID)
+	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -217,8 +217,8 @@ func (t *task) remove(ctx context.Context) error {
 	return nil
 }
 
-func (s *Service) state(_ context.Context, r *processRequest) (*stateResponse, error) {
-	t, p, err := s.findProcess(r.ID, r.ExecID)
+func (s *Service) state(ctx context.Context, r *processRequest) (*stateResponse, error) {
+	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -243,8 +243,8 @@ func (s *Service) state(_ context.Context, r *processRequest) (*stateResponse, e
 	return a, nil
 }
 
-func (s *Service) pids(_ context.Context, r *idRequest) (*pidsResponse, error) {
-	t, err := s.find(r.ID)
+func (s *Service) pids(ctx context.Context, r *idRequest) (*pidsResponse, error) {
+	t, err := s.find(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -276,20 +276,20 @@ func (s *Service) pids(_ context.Context, r *idRequest) (*pidsResponse, error) {
 }
 
 func (s *Service) pause(ctx context.Context, r *idRequest) (*wire.Empty, error) {
-	return s.freeze(r.ID, true, "/tasks/paused", "containerd.events.TaskPaused", func(t *task) error {
+	return s.freeze(ctx, r.ID, true, "/tasks/paused", "containerd.events.TaskPaused", func(t *task) error {
 		return t.container.Pause(ctx)
 	})
 }
 
-func (s *Service) resume(_ context.Context, r *idRequest) (*wire.Empty, error) {
-	return s.freeze(r.ID, false, "/tasks/resumed", "containerd.events.TaskResumed", func(t *task) error {
+func (s *Service) resume(ctx context.Context, r *idRequest) (*wire.Empty, error) {
+	return s.freeze(ctx, r.ID, false, "/tasks/resumed", "containerd.events.TaskResumed", func(t *task) error {
 		return t.container.Resume()
 	})
 }
 
 // freeze pauses or resumes a running container.
-func (s *Service) freeze(id string, pause bool, topic, event string, act func(*task) error) (*wire.Empty, error) {
-	t, err := s.find(id)
+func (s *Service) freeze(ctx context.Context, id string, pause bool, topic, event string, act func(*task) error) (*wire.Empty, error) {
+	t, err := s.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -311,8 +311,8 @@ func (s *Service) freeze(id string, pause bool, topic, event string, act func(*t
 	return &wire.Empty{}, nil
 }
 
-func (s *Service) resizePty(_ context.Context, r *resizePtyRequest) (*wire.Empty, error) {
-	t, p, err := s.findProcess(r.ID, r.ExecID)
+func (s *Service) resizePty(ctx context.Context, r *resizePtyRequest) (*wire.Empty, error) {
+	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -339,8 +339,8 @@ func (t *task) streams(p *process) (*stdio.IO, error) {
 	return p.io, nil
 }
 
-func (s *Service) closeIO(_ context.Context, r *closeIORequest) (*wire.Empty, error) {
-	t, p, err := s.findProcess(r.ID, r.ExecID)
+func (s *Service) closeIO(ctx context.Context, r *closeIORequest) (*wire.Empty, error) {
+	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
@@ -351,8 +351,8 @@ func (s *Service) closeIO(_ context.Context, r *closeIORequest) (*wire.Empty, er
 	return &wire.Empty{}, nil
 }
 
-func (s *Service) update(_ context.Context, r *updateRequest) (*wire.Empty, error) {
-	t, err := s.find(r.ID)
+func (s *Service) update(ctx context.Context, r *updateRequest) (*wire.Empty, error) {
+	t, err := s.find(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
