@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // what the peer takes
 	"net"
 	"net/http"
 	"net/http/httptest"

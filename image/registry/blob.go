@@ -56,7 +56,7 @@ type blob struct {
 // open connects, from the offset on.
 func (b *blob) open() error {
 	return b.repo.eachHost("blob "+b.desc.Digest.String(), canPull, func(h *host) error {
-		resp, err := b.repo.openBlob(b.ctx, h, b.desc.Digest, b.offset)
+		resp, err := b.repo.openBlob(b.ctx, h, b.desc.Digest, b.offset) //nolint:bodyclose // Close of b.body closes it
 		if err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func (b *blob) Read(p []byte) (int, error) {
 
 // resume opens a new connection after cause broke the last one.
 func (b *blob) resume(cause error) error {
-	b.body.Close()
+	_ = b.body.Close() // it has failed already
 	if err := context.Cause(b.ctx); err != nil {
 		return err
 	}

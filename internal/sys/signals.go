@@ -18,7 +18,7 @@ import (
 type Signals struct{ pipe int }
 
 // signalPipe is where the handler writes to.
-var signalPipe int32 = -1
+var signalPipe int32 = -1 //nolint:unused // by the handler
 
 // addresses are those of the handler and of what it returns to.
 func addresses() (handler, restorer uintptr)

@@ -8,6 +8,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -63,7 +64,9 @@ func (r *Registry) Start(address string) (*Server, error) {
 // Close drops all connections.
 func (s *Server) Close() error {
 	err := s.server.Close()
-	<-s.done
+	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 
