@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 )
 
@@ -91,7 +92,8 @@ func TestListenKeepsWhatIsNotOurs(t *testing.T) {
 // hold its lock. The daemon is this test's own program.
 func TestListenAfterKill(t *testing.T) {
 	if address := os.Getenv("STRAKE_TEST_ADDRESS"); address != "" {
-		if _, err := Listen(t.Context(), address); err != nil {
+		s, err := Listen(t.Context(), address)
+		if err != nil {
 			t.Fatal(err)
 		}
 		// Much memory, so that dying takes time.
@@ -100,7 +102,9 @@ func TestListenAfterKill(t *testing.T) {
 			ballast[i] = 1
 		}
 		_, _ = os.Stdout.WriteString("ready\n")
-		select {}
+		_, _ = s.Listener.Accept() // nobody comes
+		runtime.KeepAlive(s)       // and its lock
+		return
 	}
 	address := filepath.Join(t.TempDir(), "s.sock")
 	for range 5 {
