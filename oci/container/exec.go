@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"syscall"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/launch"
 	"github.com/strake-containers/strake/oci/plan"
@@ -62,7 +65,10 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 	})
 	if err != nil {
-		return nil, execError(err)
+		if err = execError(err); ending(ctx, r, pidfd, err) {
+			err = ErrNotRunning
+		}
+		return nil, err
 	}
 	undo.Push("kill process", func() error { return launch.Kill(child) })
 	proc.Pid, proc.PidFD = child.Pid, child.PidFD
@@ -78,6 +84,31 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	undo.Release()
 	return proc, nil
 }
+
+// endingGrace is how long a container may take to show that it is ending.
+const endingGrace = 200 * time.Millisecond
+
+// ending says whether a process could not join because the container's init is
+// on its way out: the namespaces go before the process does.
+func ending(ctx context.Context, r *record, pidfd *os.File, err error) bool {
+	if errors.Is(err, ErrExec) || ctx.Err() != nil {
+		return false
+	}
+	st, ok := readStat(r.Pid)
+	if !ok || st.start != r.StartTime || st.flags&flagExiting != 0 {
+		return true
+	}
+	// Or both have been killed at once, and only the one has noticed yet.
+	if !errors.Is(err, launch.ErrKilled) && !errors.Is(err, syscall.ESRCH) && !errors.Is(err, syscall.ENOMEM) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, endingGrace)
+	defer cancel()
+	return sys.WaitReadable(ctx, pidfd) == nil
+}
+
+// flagExiting is PF_EXITING.
+const flagExiting = 0x4
 
 // PlanExec compiles what Exec would run, and does nothing.
 func (c *Container) PlanExec(o ExecOptions) (*plan.Program, error) {

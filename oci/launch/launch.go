@@ -42,6 +42,10 @@ type Process struct {
 	Warnings []string
 }
 
+// ErrKilled is a process that ended without a word: somebody killed it, or the
+// kernel did for want of memory.
+var ErrKilled = errors.New("process was killed")
+
 // Error is an operation that failed in the child.
 type Error struct {
 	Op    *plan.Op
@@ -267,7 +271,7 @@ func (c *conversation) talk() error {
 			if int(c.at()) == c.img.execAt {
 				return nil
 			}
-			return fmt.Errorf("%s: process was killed", c.where())
+			return fmt.Errorf("%s: %w", c.where(), ErrKilled)
 		case msgError:
 			return c.render(m)
 		case msgWarn:
@@ -309,7 +313,7 @@ func (c *conversation) talk() error {
 // answer lets the waiting child go on.
 func (c *conversation) answer() error {
 	if err := unix.Sendto(c.sock, []byte{1}, unix.MSG_NOSIGNAL, nil); err != nil {
-		return fmt.Errorf("%s: process was killed", c.where())
+		return fmt.Errorf("%s: %w", c.where(), ErrKilled)
 	}
 	return nil
 }

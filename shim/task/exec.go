@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"syscall"
 	"time"
@@ -32,8 +33,8 @@ func (s *Service) exec(ctx context.Context, r *execRequest) (*wire.Empty, error)
 	p.spec.Terminal = r.Terminal
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.init.phase == stopped {
-		return nil, wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", r.ID)
+	if t.init.phase == stopped || t.ending {
+		return nil, t.notRunning()
 	}
 	if t.execs[r.ExecID] != nil {
 		return nil, wire.Errorf(wire.AlreadyExists, "container %s: exec %s: already exists", r.ID, r.ExecID)
@@ -79,17 +80,23 @@ func (t *task) startExec(ctx context.Context, p *process) (err error) {
 // which it takes over.
 func (t *task) launchExec(ctx context.Context, p *process, streams *stdio.IO) error {
 	t.mu.Lock()
-	alive := t.init.phase == running && !t.paused
+	alive, paused := t.init.phase == running && !t.ending, t.paused
 	p.io = streams
 	t.mu.Unlock()
-	if !alive {
-		return wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", t.id)
+	switch {
+	case !alive:
+		return t.notRunning()
+	case paused:
+		return wire.Errorf(wire.FailedPrecondition, "container %s is paused: resume it first", t.id)
 	}
 	options := container.ExecOptions{Process: p.spec}
 	options.Stdin, options.Stdout, options.Stderr = streams.Files()
 	console, err := t.service.launch(p, t, func() (*container.Process, error) {
 		return t.container.Exec(ctx, options)
 	})
+	if errors.Is(err, container.ErrNotRunning) {
+		return t.notRunning()
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.name(p), classify(err))
 	}

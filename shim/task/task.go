@@ -29,6 +29,7 @@ type task struct {
 	mu        sync.Mutex
 	execs     map[string]*process
 	paused    bool
+	ending    bool // init has ended and no exec may outlive it
 	oomKilled bool
 	silent    int // numbers the execs of ExecSync
 }
@@ -39,6 +40,11 @@ func (t *task) name(p *process) string {
 		return "container " + t.id
 	}
 	return "container " + t.id + ": exec " + p.execID
+}
+
+// notRunning is the error of what needs a live container.
+func (t *task) notRunning() error {
+	return wire.Errorf(wire.FailedPrecondition, "container %s is not running", t.id)
 }
 
 func (t *task) process(execID string) (*process, error) {
@@ -73,7 +79,11 @@ func (t *task) settle(p *process, fn func()) {
 	p.busy = false
 	held := p.held
 	p.held = nil
+	late := t.ending && p.phase == running
 	t.mu.Unlock()
+	if late { // it joined after everything in the container had been killed
+		t.killLeft()
+	}
 	if held != nil {
 		go t.finish(p, *held) // it may take time, and the verb's caller waits
 	}
@@ -107,10 +117,10 @@ func (t *task) finish(p *process, e reap.Exit) {
 // finishInit sees to it that nothing of the container outlives its init, and that
 // the execs' exits come first.
 func (t *task) finishInit(e reap.Exit) {
-	if !t.privatePID {
-		// What is left has no namespace that would end it. An empty cgroup is no error.
-		_ = t.container.Kill(syscall.SIGKILL, true)
-	}
+	t.mu.Lock()
+	t.ending = true
+	t.mu.Unlock()
+	t.killLeft()
 	t.mu.Lock()
 	var left []*process
 	for _, p := range t.execs {
@@ -121,6 +131,13 @@ func (t *task) finishInit(e reap.Exit) {
 	t.mu.Unlock()
 	for _, p := range left {
 		<-p.done
+	}
+}
+
+// killLeft kills what has no PID namespace that would end with init.
+func (t *task) killLeft() {
+	if !t.privatePID {
+		_ = t.container.Kill(syscall.SIGKILL, true) // an empty cgroup is no error
 	}
 }
 

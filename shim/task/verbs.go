@@ -299,7 +299,7 @@ func (s *Service) freeze(ctx context.Context, id string, pause bool, topic, even
 	alive := t.init.phase == running
 	t.mu.Unlock()
 	if !alive {
-		return nil, wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", id)
+		return nil, t.notRunning()
 	}
 	if err := act(t); err != nil {
 		return nil, fmt.Errorf("container %s: %w", id, classify(err))
