@@ -20,11 +20,12 @@ func RequireRoot(tb testing.TB, why string) {
 }
 
 // CheckLeaks fails the test if, at its end (after the cleanups registered later
-// than this call), this process has more file descriptors or the host more
-// mounts than now, or if a child of this process is left. With under, only mounts
-// below those paths count: for tests that run beside others that mount things.
+// than this call), this process has more file descriptors than now, or more
+// mounts below the test's own temporary directory and the paths of under, or if
+// a child of this process is left. Other mounts may be those of tests beside it.
 func CheckLeaks(tb testing.TB, under ...string) {
 	tb.Helper()
+	under = append(under, filepath.Dir(tb.TempDir())) // the parent of all of this test's
 	fds, mounts := openFiles(tb), mountPoints(tb)
 	tb.Cleanup(func() {
 		for _, fd := range added(fds, openFiles(tb)) {
@@ -32,7 +33,7 @@ func CheckLeaks(tb testing.TB, under ...string) {
 		}
 		for _, m := range added(mounts, mountPoints(tb)) {
 			ours := func(dir string) bool { return strings.HasPrefix(m, dir) }
-			if len(under) == 0 || slices.ContainsFunc(under, ours) {
+			if slices.ContainsFunc(under, ours) {
 				tb.Errorf("leaked mount: %s", m)
 			}
 		}
