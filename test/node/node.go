@@ -339,7 +339,11 @@ func (n *Node) processes() []process {
 		if pid == n.daemon.Process.Pid {
 			continue
 		}
-		cmdline, _ := os.ReadFile(dir + "/cmdline") // it may have ended
+		stat, _ := os.ReadFile(dir + "/stat") // it may have ended
+		if _, state, _ := bytes.Cut(stat, []byte(") ")); len(state) == 0 || state[0] == 'Z' || state[0] == 'X' {
+			continue // or has, and waits for its parent, who may be anybody
+		}
+		cmdline, _ := os.ReadFile(dir + "/cmdline")
 		cgroup, _ := os.ReadFile(dir + "/cgroup")
 		if bytes.Contains(cmdline, []byte(filepath.Dir(n.Root))) || bytes.Contains(cgroup, []byte(n.Parent+"/")) {
 			found = append(found, process{pid, string(bytes.ReplaceAll(cmdline, []byte{0}, []byte(" ")))})
