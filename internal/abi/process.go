@@ -26,13 +26,18 @@ const (
 // SecbitKeepCaps keeps the permitted set over setuid(2); exec clears it.
 const SecbitKeepCaps = 1 << 4
 
-// Resources of setrlimit(2), by their runtime-spec names.
-var Rlimits = map[string]uint64{
-	"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3,
-	"RLIMIT_CORE": 4, "RLIMIT_RSS": 5, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7,
-	"RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11,
-	"RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
+// Rlimits are the resources of setrlimit(2), by their runtime-spec names, in the
+// order of their numbers. (These tables are no maps: a map is built whenever a
+// program that links this package starts.)
+var Rlimits = []string{
+	"RLIMIT_CPU", "RLIMIT_FSIZE", "RLIMIT_DATA", "RLIMIT_STACK",
+	"RLIMIT_CORE", "RLIMIT_RSS", "RLIMIT_NPROC", "RLIMIT_NOFILE",
+	"RLIMIT_MEMLOCK", "RLIMIT_AS", "RLIMIT_LOCKS", "RLIMIT_SIGPENDING",
+	"RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_RTTIME",
 }
+
+// RlimitNofile is a number in Rlimits.
+const RlimitNofile = 7
 
 // Capabilities in the order of their numbers.
 var Capabilities = []string{

@@ -28,11 +28,37 @@ func WriteVolatile(path string, data []byte, perm os.FileMode) error {
 	return write(path, data, perm, false)
 }
 
-func write(path string, data []byte, perm os.FileMode, durable bool) (err error) {
+// Stage does all of WriteVolatile but its last step, which puts the content in
+// place. A staged file that is not wanted any more is a leftover.
+func Stage(path string, data []byte, perm os.FileMode) (place func() error, err error) {
+	temp, err := fill(path, data, perm, false)
+	if err != nil {
+		return nil, err
+	}
+	return func() error { return os.Rename(temp, path) }, nil
+}
+
+func write(path string, data []byte, perm os.FileMode, durable bool) error {
+	temp, err := fill(path, data, perm, durable)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		_ = os.Remove(temp) // or RemoveLeftovers at the next start
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if !durable {
+		return nil
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// fill writes data to a temporary file that is to become path.
+func fill(path string, data []byte, perm os.FileMode, durable bool) (temp string, err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, tempPrefix+filepath.Base(path)+"-*")
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return "", fmt.Errorf("write %s: %w", path, err)
 	}
 	defer func() {
 		if err != nil {
@@ -42,26 +68,17 @@ func write(path string, data []byte, perm os.FileMode, durable bool) (err error)
 		}
 	}()
 	if err := f.Chmod(perm); err != nil {
-		return err
+		return "", err
 	}
 	if _, err := f.Write(data); err != nil {
-		return err
+		return "", err
 	}
 	if durable {
 		if err := f.Sync(); err != nil {
-			return err
+			return "", err
 		}
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	if durable {
-		return SyncDir(dir)
-	}
-	return nil
+	return f.Name(), f.Close()
 }
 
 // SyncDir makes the creations, renames and removals in dir durable.

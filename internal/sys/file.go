@@ -43,7 +43,7 @@ func ReadFile(path string, limit int) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	data := make([]byte, 0, 4096)
+	data := make([]byte, 0, min(limit+1, 4096))
 	for {
 		n, err := unix.Read(fd, data[len(data):cap(data)])
 		switch {

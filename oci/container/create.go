@@ -63,16 +63,22 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			return nil, nil, err
 		}
 	}
-	if err := cg.Create(s.Linux.Resources); err != nil {
+	cgroupMade := make(chan error, 1)
+	go func() { cgroupMade <- cg.Create(s.Linux.Resources) }()
+
+	// 4. Meanwhile the program; then the descriptors that it starts with.
+	prog, compileErr := compile(&o, s, cg)
+	var prepared *launch.Prepared
+	if compileErr == nil {
+		prepared, compileErr = launch.Prepare(prog)
+	}
+	if err := <-cgroupMade; err != nil {
 		return nil, nil, err
 	}
 	undo.Push("remove cgroup", cg.Delete)
 	r.CgroupTop = cg.Top()
-
-	// 4. The program, and the descriptors that it starts with.
-	prog, err := compile(&o, s, cg)
-	if err != nil {
-		return nil, nil, err
+	if compileErr != nil {
+		return nil, nil, compileErr
 	}
 	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
 	defer in.close()
@@ -92,14 +98,26 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	// that ends by itself.
 	proc := &Process{Warnings: prog.Warnings}
 	undo.Push("close console", func() error { return closeFile(proc.Console) })
+	place := func() error { return nil }
 	hooks := &hookRunner{ctx: ctx, spec: s, id: o.ID, bundle: o.Bundle, state: in.hookState}
 	child, err := launch.Run(ctx, launch.Request{
 		Program:  prog,
+		Prepared: prepared,
 		Files:    in.fds,
 		CgroupFD: in.cgroupFD(cg),
 		Sync:     func(step, pid int) error { return answer(step, pid, prog, hooks) },
-		Ready:    func(pid int) error { return c.ready(&r, &o, proc, pid) },
-		File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
+		Born: func(pid int) (err error) {
+			place, err = c.stage(&r, pid)
+			return err
+		},
+		Ready: func(pid int) error {
+			proc.Pid = pid
+			if err := place(); err != nil {
+				return err
+			}
+			return ready(&o, proc)
+		},
+		File: func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 	})
 	if err != nil {
 		return nil, nil, execError(err)
@@ -118,21 +136,23 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	return c, proc, nil
 }
 
-// ready tells everybody of an init that has done everything but its execve.
-func (c *Container) ready(r *record, o *CreateOptions, proc *Process, pid int) (err error) {
-	proc.Pid, r.Pid = pid, pid
+// stage prepares the record of an init that is at work.
+func (c *Container) stage(r *record, pid int) (place func() error, err error) {
+	r.Pid = pid
 	if r.StartTime, err = startTime(pid); err != nil {
-		return err
+		return nil, err
 	}
-	if err := c.save(r); err != nil {
-		return err
-	}
+	return atomicfile.Stage(filepath.Join(c.dir, stateFile), r.encode(), 0o600)
+}
+
+// ready tells everybody of an init that has done everything but its execve.
+func ready(o *CreateOptions, proc *Process) error {
 	if o.ConsoleSocket != "" && proc.Console != nil {
 		if err := sendConsole(o.ConsoleSocket, proc); err != nil {
 			return err
 		}
 	}
-	if err := writePidFile(o.PidFile, pid); err != nil || o.Run == nil {
+	if err := writePidFile(o.PidFile, proc.Pid); err != nil || o.Run == nil {
 		return err
 	}
 	return o.Run(proc)

@@ -225,7 +225,7 @@ type procStat struct {
 // never execute ourselves in between, so the kernel tells created from running.
 const flagForkNoExec = 0x40
 
-const maxStat = 4096
+const maxStat = 1023
 
 // readStat reads /proc/PID/stat.
 func readStat(pid int) (procStat, bool) {

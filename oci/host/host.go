@@ -6,7 +6,6 @@ package host
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -29,7 +28,7 @@ func read() (plan.Host, error) {
 	if _, err := fmt.Sscanf(release, "%d.%d", &h.Kernel[0], &h.Kernel[1]); err != nil {
 		return h, fmt.Errorf("kernel release %q: %w", release, err)
 	}
-	h.Arch = archs[runtime.GOARCH]
+	h.Arch = arch
 	if h.Capabilities, err = sys.Capabilities(); err != nil {
 		return h, fmt.Errorf("own capabilities: %w", err)
 	}
@@ -50,8 +49,6 @@ func read() (plan.Host, error) {
 	}
 	return h, nil
 }
-
-var archs = map[string]string{"amd64": "SCMP_ARCH_X86_64", "arm64": "SCMP_ARCH_AARCH64"}
 
 func startsWith(path string, c byte) bool {
 	data, err := sys.ReadFile(path, 64)

@@ -1,7 +1,6 @@
 package host
 
 import (
-	"runtime"
 	"testing"
 )
 
@@ -10,7 +9,7 @@ func TestFacts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Kernel[0] < 5 || h.Arch != archs[runtime.GOARCH] {
+	if h.Kernel[0] < 5 || h.Arch != arch {
 		t.Errorf("facts %+v", h)
 	}
 	if h.NoFile.Hard != 0 && h.NoFile.Soft >= h.NoFile.Hard {

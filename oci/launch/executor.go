@@ -55,6 +55,7 @@ func (c *child) run() {
 	again:
 		errno = 0
 		switch in.code {
+		case pNothing:
 		case pJump:
 			pc = a[0]
 			continue

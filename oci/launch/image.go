@@ -52,21 +52,22 @@ const (
 
 // Pseudo instructions.
 const (
-	pJump    = 0x8000 + iota // to args[0]
-	pIfOpen                  // to args[1] if register args[0] holds a descriptor
-	pIfEmpty                 // to args[1] if it does not
-	pEmpty                   // out = no descriptor
-	pMove                    // out = args[0]
-	pStore                   // 32 bits of args[0] to address args[1]
-	pCheck                   // see checkMode
-	pLookup                  // see lookup
-	pHome                    // see home
-	pReport                  // from here on report to args[0]
-	pReady                   // tell the parent: waiting at the gate
-	pSync                    // tell the parent: step args[0]; wait for its answer
-	pFork                    // go on in a sibling, clone3 arguments at args[0]
-	pHook                    // see runHook
-	pPause                   // wait to be killed
+	pNothing = 0x8000 + iota
+	pJump    // to args[0]
+	pIfOpen  // to args[1] if register args[0] holds a descriptor
+	pIfEmpty // to args[1] if it does not
+	pEmpty   // out = no descriptor
+	pMove    // out = args[0]
+	pStore   // 32 bits of args[0] to address args[1]
+	pCheck   // see checkMode
+	pLookup  // see lookup
+	pHome    // see home
+	pReport  // from here on report to args[0]
+	pReady   // tell the parent: waiting at the gate
+	pSync    // tell the parent: step args[0]; wait for its answer
+	pFork    // go on in a sibling, clone3 arguments at args[0]
+	pHook    // see runHook
+	pPause   // wait to be killed
 )
 
 // Modes of pCheck: the value at args[0] of size args[1] bytes, and-ed with
@@ -85,6 +86,7 @@ type image struct {
 
 	relocs  []int // offsets in mem of words that become addresses
 	ptrArgs []ptrArg
+	closing int // index of the first instruction for keepOnly
 	report  int // offset of the buffer for messages to the parent
 	home    int // offset of the HOME= variable, 0 none
 	execAt  int // index of the execve

@@ -20,6 +20,8 @@ import (
 // Request is a program to run and what it needs of this process.
 type Request struct {
 	Program *plan.Program
+	// Prepared is what Prepare has made of Program; nil leaves that to Run.
+	Prepared *Prepared
 	// Files holds the descriptors for the program's inputs (but for sync). They
 	// stay the caller's. A missing one leaves its register empty.
 	Files map[plan.Reg]int
@@ -27,6 +29,8 @@ type Request struct {
 	CgroupFD int
 	// Sync is called at each step where the program waits for its parent.
 	Sync func(step, pid int) error
+	// Born is called as soon as the process exists, beside its work.
+	Born func(pid int) error
 	// Ready is called when the process has done everything but its execve. Only
 	// once it has returned, and this process still lives, does the gate open for
 	// anybody or, without a gate, the process go on.
@@ -95,6 +99,23 @@ var self = sync.OnceValues(func() (fileID, error) {
 	return fileID{st.Dev_major, st.Dev_minor, st.Ino}, nil
 })
 
+// Prepared is a program laid out for one process to run.
+type Prepared struct{ img *image }
+
+// Prepare does what Run can do before it needs any descriptor. Its result is for
+// one Run.
+func Prepare(p *plan.Program) (*Prepared, error) {
+	id, err := self()
+	if err != nil {
+		return nil, err
+	}
+	img, err := lower(p, id)
+	if err != nil {
+		return nil, err
+	}
+	return &Prepared{img}, nil
+}
+
 // Run makes the process and returns once the program has reached its gate or its
 // execve, or, with an error, once the process is gone. If ctx ends before, the
 // process is killed and the error says what it was doing.
@@ -102,19 +123,17 @@ func Run(ctx context.Context, r Request) (_ *Process, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	id, err := self()
-	if err != nil {
-		return nil, err
+	if r.Prepared == nil {
+		if r.Prepared, err = Prepare(r.Program); err != nil {
+			return nil, err
+		}
 	}
 	c, err := newConversation(r)
 	if err != nil {
 		return nil, err
 	}
 	defer c.close()
-	c.img, err = lower(r.Program, id, c.keep)
-	if err != nil {
-		return nil, err
-	}
+	c.img.keepOnly(c.keep)
 	for r, fd := range c.files { // lower has checked the registers
 		c.img.regs[r] = int64(fd)
 	}
@@ -153,7 +172,7 @@ type conversation struct {
 }
 
 func newConversation(r Request) (_ *conversation, err error) {
-	c := &conversation{Request: r, files: make(map[plan.Reg]int, len(r.Files)+1), sock: -1}
+	c := &conversation{Request: r, img: r.Prepared.img, files: make(map[plan.Reg]int, len(r.Files)+1), sock: -1}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -261,6 +280,12 @@ func (c *conversation) inputField(r plan.Reg) string {
 
 // talk answers the child until it needs nothing any more.
 func (c *conversation) talk() error {
+	moves := slices.ContainsFunc(c.Program.Ops, func(o plan.Op) bool { return o.Do == plan.OpFork })
+	if !moves {
+		if err := c.born(); err != nil {
+			return err
+		}
+	}
 	for {
 		m, err := c.receive()
 		if err != nil {
@@ -310,6 +335,13 @@ func (c *conversation) talk() error {
 	}
 }
 
+func (c *conversation) born() error {
+	if c.Born == nil {
+		return nil
+	}
+	return c.Born(c.pid)
+}
+
 // answer lets the waiting child go on.
 func (c *conversation) answer() error {
 	if err := unix.Sendto(c.sock, []byte{1}, unix.MSG_NOSIGNAL, nil); err != nil {
@@ -330,7 +362,7 @@ func (c *conversation) follow(pid int) error {
 	if err := reap(old); err != nil && !errors.Is(err, unix.ECHILD) {
 		return errors.Join(err, unix.Close(old))
 	}
-	return unix.Close(old)
+	return errors.Join(unix.Close(old), c.born())
 }
 
 type message struct {

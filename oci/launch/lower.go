@@ -64,8 +64,8 @@ var errTooLarge = errors.New("too large")
 // Before all operations the child makes itself undumpable, so that nobody who
 // shares a PID or user namespace with it can ptrace it, read its memory or reach
 // what /proc/PID shows of it (CVE-2016-9962, CVE-2019-5736), and closes every
-// descriptor but those in keep (ascending).
-func lower(p *plan.Program, self fileID, keep []int) (*image, error) {
+// descriptor that is not an input: keepOnly fills in the instructions for that.
+func lower(p *plan.Program, self fileID) (*image, error) {
 	if len(p.Ops) > 0x3000 {
 		return nil, fmt.Errorf("program of %d operations: %w", len(p.Ops), errTooLarge)
 	}
@@ -87,14 +87,10 @@ func lower(p *plan.Program, self fileID, keep []int) (*image, error) {
 	l.report = l.space(msgHeader + msgText)
 	l.emptyP, _ = l.str("")
 	l.emit(unix.SYS_PRCTL, 0, num(abi.PrSetDumpable), num(0), num(0), num(0), num(0))
-	next := 0
-	for _, fd := range keep {
-		if fd > next {
-			l.emit(unix.SYS_CLOSE_RANGE, 0, num(next), num(fd-1), num(0))
-		}
-		next = fd + 1
+	l.closing = len(l.code)
+	for range len(p.Inputs) + 1 { // at most one gap before each input, and one behind
+		l.emit(pNothing, 0)
 	}
-	l.emit(unix.SYS_CLOSE_RANGE, 0, num(next), num(uint64(^uint32(0))), num(0))
 	l.starts = make([]int, 0, len(p.Ops)+1)
 	for i := range p.Ops {
 		l.cur = i
@@ -117,6 +113,22 @@ func lower(p *plan.Program, self fileID, keep []int) (*image, error) {
 	}
 	l.fix()
 	return l.image, nil
+}
+
+// keepOnly has the child close every descriptor but those in keep (ascending).
+func (m *image) keepOnly(keep []int) {
+	i, next := m.closing, 0
+	closeRange := func(first, last uintptr) {
+		m.code[i].code, m.code[i].args = unix.SYS_CLOSE_RANGE, [6]uintptr{first, last}
+		i++
+	}
+	for _, fd := range keep {
+		if fd > next {
+			closeRange(uintptr(next), uintptr(fd-1))
+		}
+		next = fd + 1
+	}
+	closeRange(uintptr(next), uintptr(^uint32(0)))
 }
 
 // checkRegisters makes sure that a program, which may come from a file, touches

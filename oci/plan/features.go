@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/strake-containers/strake/internal/abi"
@@ -13,10 +12,12 @@ import (
 // system has of its own.
 func MountOptions() []string {
 	options := []string{"bind", "rbind", "defaults", "idmap", "ridmap", "tmpcopyup"}
-	options = slices.AppendSeq(options, maps.Keys(superFlags))
-	options = slices.AppendSeq(options, maps.Keys(propagations))
-	for name := range attributes {
-		options = append(options, name, "r"+name)
+	options = append(options, superFlags...)
+	for _, p := range propagations {
+		options = append(options, p.name)
+	}
+	for _, a := range attributes {
+		options = append(options, a.name, "r"+a.name)
 	}
 	slices.Sort(options)
 	return slices.Compact(options)

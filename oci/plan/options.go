@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -27,51 +28,63 @@ type propagation struct {
 
 type attribute struct{ set, clear uint64 }
 
-// attributes are the options that are attributes of a mount. With an "r" before
-// it, each but "ro" and "rw" (rro, rrw) is for all mounts below as well.
-var attributes = map[string]attribute{
-	"ro":            {abi.MountAttrRdonly, 0},
-	"rw":            {0, abi.MountAttrRdonly},
-	"nosuid":        {abi.MountAttrNosuid, 0},
-	"suid":          {0, abi.MountAttrNosuid},
-	"nodev":         {abi.MountAttrNodev, 0},
-	"dev":           {0, abi.MountAttrNodev},
-	"noexec":        {abi.MountAttrNoexec, 0},
-	"exec":          {0, abi.MountAttrNoexec},
-	"noatime":       {abi.MountAttrNoatime, abi.MountAttrAtime},
-	"atime":         {abi.MountAttrRelatime, abi.MountAttrAtime},
-	"relatime":      {abi.MountAttrRelatime, abi.MountAttrAtime},
-	"norelatime":    {abi.MountAttrStrictatime, abi.MountAttrAtime},
-	"strictatime":   {abi.MountAttrStrictatime, abi.MountAttrAtime},
-	"nostrictatime": {abi.MountAttrRelatime, abi.MountAttrAtime},
-	"nodiratime":    {abi.MountAttrNodiratime, 0},
-	"diratime":      {0, abi.MountAttrNodiratime},
-	"nosymfollow":   {abi.MountAttrNosymfollow, 0},
-	"symfollow":     {0, abi.MountAttrNosymfollow},
+// named is an entry of the tables below, which are searched from their start:
+// they are short, and a map would be built anew by every process.
+type named[T any] struct {
+	name  string
+	value T
 }
 
-var propagations = map[string]propagation{
-	"private": {abi.MSPrivate, false}, "rprivate": {abi.MSPrivate, true},
-	"slave": {abi.MSSlave, false}, "rslave": {abi.MSSlave, true},
-	"shared": {abi.MSShared, false}, "rshared": {abi.MSShared, true},
-	"unbindable": {abi.MSUnbindable, false}, "runbindable": {abi.MSUnbindable, true},
+func find[T any](table []named[T], name string) (value T, ok bool) {
+	for i := range table {
+		if table[i].name == name {
+			return table[i].value, true
+		}
+	}
+	return value, false
+}
+
+// attributes are the options that are attributes of a mount. With an "r" before
+// it, each but "ro" and "rw" (rro, rrw) is for all mounts below as well.
+var attributes = []named[attribute]{
+	{"ro", attribute{abi.MountAttrRdonly, 0}},
+	{"rw", attribute{0, abi.MountAttrRdonly}},
+	{"nosuid", attribute{abi.MountAttrNosuid, 0}},
+	{"suid", attribute{0, abi.MountAttrNosuid}},
+	{"nodev", attribute{abi.MountAttrNodev, 0}},
+	{"dev", attribute{0, abi.MountAttrNodev}},
+	{"noexec", attribute{abi.MountAttrNoexec, 0}},
+	{"exec", attribute{0, abi.MountAttrNoexec}},
+	{"noatime", attribute{abi.MountAttrNoatime, abi.MountAttrAtime}},
+	{"atime", attribute{abi.MountAttrRelatime, abi.MountAttrAtime}},
+	{"relatime", attribute{abi.MountAttrRelatime, abi.MountAttrAtime}},
+	{"norelatime", attribute{abi.MountAttrStrictatime, abi.MountAttrAtime}},
+	{"strictatime", attribute{abi.MountAttrStrictatime, abi.MountAttrAtime}},
+	{"nostrictatime", attribute{abi.MountAttrRelatime, abi.MountAttrAtime}},
+	{"nodiratime", attribute{abi.MountAttrNodiratime, 0}},
+	{"diratime", attribute{0, abi.MountAttrNodiratime}},
+	{"nosymfollow", attribute{abi.MountAttrNosymfollow, 0}},
+	{"symfollow", attribute{0, abi.MountAttrNosymfollow}},
+}
+
+var propagations = []named[propagation]{
+	{"private", propagation{abi.MSPrivate, false}}, {"rprivate", propagation{abi.MSPrivate, true}},
+	{"slave", propagation{abi.MSSlave, false}}, {"rslave", propagation{abi.MSSlave, true}},
+	{"shared", propagation{abi.MSShared, false}}, {"rshared", propagation{abi.MSShared, true}},
+	{"unbindable", propagation{abi.MSUnbindable, false}}, {"runbindable", propagation{abi.MSUnbindable, true}},
 }
 
 // superFlags are flags of the file system rather than of the mount.
-var superFlags = map[string]string{
-	"sync": "sync", "async": "async", "dirsync": "dirsync", "lazytime": "lazytime", "nolazytime": "nolazytime",
-	"mand": "mand", "nomand": "nomand",
-}
+var superFlags = []string{"sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand"}
 
 // parseOptions takes fstab options apart.
 func (b *builder) parseOptions(options []string, bind bool) (mountOptions, error) {
 	o := mountOptions{bind: bind}
 	for _, opt := range options {
-		a, isAttr := attributes[opt]
-		ra, isRec := attributes[strings.TrimPrefix(opt, "r")]
+		a, isAttr := find(attributes, opt)
+		ra, isRec := find(attributes, strings.TrimPrefix(opt, "r"))
 		isRec = isRec && strings.HasPrefix(opt, "r") && !isAttr
-		p, isProp := propagations[opt]
-		flag, isFlag := superFlags[opt]
+		p, isProp := find(propagations, opt)
 		switch {
 		case isAttr:
 			o.set, o.clear = o.set&^a.clear|a.set, o.clear&^a.set|a.clear
@@ -91,8 +104,8 @@ func (b *builder) parseOptions(options []string, bind bool) (mountOptions, error
 			o.copyUp = true
 		case opt == "defaults" || opt == "" || opt == "remount" || opt == "silent" || opt == "loud" || opt == "iversion" || opt == "noiversion" || opt == "nofail":
 			// Nothing to do for a new mount.
-		case isFlag:
-			o.flags = append(o.flags, flag)
+		case slices.Contains(superFlags, opt):
+			o.flags = append(o.flags, opt)
 		default:
 			if k, v, ok := strings.Cut(opt, "="); ok {
 				o.values = append(o.values, [2]string{k, v})

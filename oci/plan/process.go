@@ -96,12 +96,12 @@ func (b *builder) limits(p *specs.Process) error {
 	var list []Limit
 	for i, l := range p.Rlimits {
 		b.at("process.rlimits["+itoa(i)+"]", l.Type)
-		res, ok := abi.Rlimits[l.Type]
-		if !ok {
+		res := slices.Index(abi.Rlimits, l.Type)
+		if res < 0 {
 			return b.errorf("unknown resource")
 		}
 		nofile = nofile || l.Type == "RLIMIT_NOFILE"
-		list = append(list, Limit{(&Op{Field: b.field, Note: b.note}).Where(), res, l.Soft, l.Hard})
+		list = append(list, Limit{(&Op{Field: b.field, Note: b.note}).Where(), uint64(res), l.Soft, l.Hard})
 	}
 	if b.inUser && len(list) > 0 {
 		b.at("process.rlimits", "")
@@ -115,7 +115,7 @@ func (b *builder) limits(p *specs.Process) error {
 	}
 	if n := b.host.NoFile; !nofile && n.Hard != 0 {
 		b.at("process.rlimits", "RLIMIT_NOFILE as inherited")
-		b.op(Op{Do: OpRlimit, A: abi.Rlimits["RLIMIT_NOFILE"], B: n.Soft, C: n.Hard})
+		b.op(Op{Do: OpRlimit, A: abi.RlimitNofile, B: n.Soft, C: n.Hard})
 	}
 	return nil
 }

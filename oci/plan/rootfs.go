@@ -73,7 +73,7 @@ func (b *builder) rootPropagation() (p propagation, shared bool, err error) {
 	if name == "" {
 		return propagation{}, false, nil
 	}
-	p, ok := propagations[name]
+	p, ok := find(propagations, name)
 	if !ok {
 		return p, false, b.errorf("unknown propagation")
 	}

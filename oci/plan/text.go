@@ -155,10 +155,8 @@ func (o *Op) arguments() []string {
 		}
 		return regs
 	case OpRlimit:
-		for name, n := range abi.Rlimits {
-			if n == o.A {
-				return []string{name, dec(o.B), dec(o.C)}
-			}
+		if o.A < uint64(len(abi.Rlimits)) {
+			return []string{abi.Rlimits[o.A], dec(o.B), dec(o.C)}
 		}
 		return []string{dec(o.A), dec(o.B), dec(o.C)}
 	case OpPrctl:

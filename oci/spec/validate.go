@@ -97,7 +97,7 @@ func (c *checker) process(f string, p *specs.Process) {
 	seen := map[string]bool{}
 	for i, l := range p.Rlimits {
 		fi := index(f+".rlimits", i)
-		if _, ok := abi.Rlimits[l.Type]; !ok {
+		if !slices.Contains(abi.Rlimits, l.Type) {
 			c.bad(fi+".type", "unknown resource %q", l.Type)
 		}
 		if seen[l.Type] {

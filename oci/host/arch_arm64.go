@@ -1,0 +1,3 @@
+package host
+
+const arch = "SCMP_ARCH_AARCH64"
