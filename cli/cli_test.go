@@ -155,8 +155,8 @@ func TestProcessError(t *testing.T) {
 		err  error
 		code int
 	}{
-		{status.Error(codes.Unknown, `container x: exec: "nope": no such file or directory`), exitNotFound},
-		{status.Error(codes.Unknown, `container x: exec: "/etc": is a directory`), exitCannot},
+		{status.Error(codes.Unknown, `exec in container x: exec "nope": no such file or directory`), exitNotFound},
+		{status.Error(codes.Unknown, `exec in container x: exec "/etc": is a directory`), exitCannot},
 		{errors.New("no network"), exitStrake},
 		{interrupted{2}, 130},
 		{&exitError{code: 3}, 3},

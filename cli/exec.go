@@ -147,9 +147,9 @@ func processError(err error) error {
 	case errors.Is(err, syscall.EPIPE): // as if the signal had come
 		return &exitError{code: interrupted{syscall.SIGPIPE}.exitCode()}
 	}
-	// The runtime says of a command that it cannot execute: exec: "NAME": why. CRI
+	// The runtime says of a command that it cannot execute: exec "NAME": why. CRI
 	// has no other way to tell that from the daemon's own failures.
-	_, why, found := strings.Cut(message(err), `exec: "`)
+	_, why, found := strings.Cut(message(err), `exec "`)
 	if !found {
 		return &exitError{code: exitStrake, err: err}
 	}
@@ -157,5 +157,5 @@ func processError(err error) error {
 	if strings.Contains(why, "no such file or directory") || strings.Contains(why, "not found") {
 		code = exitNotFound
 	}
-	return &exitError{code: code, err: errors.New(`exec: "` + why)}
+	return &exitError{code: code, err: errors.New(`exec "` + why)}
 }

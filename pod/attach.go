@@ -22,7 +22,7 @@ func (m *Manager) Attach(ctx context.Context, id string, s Streams) error {
 	state, config := c.record.State, c.record.Config
 	c.pod.mu.Unlock()
 	if state == ContainerExited {
-		return fmt.Errorf("attach to container %s: it is %s: %w", c.what, state, ErrState)
+		return errorf(ErrState, "attach to container %s: it is %s", c.what, state)
 	}
 	a, err := client.Attach(ctx, m.containerState(c.pod.id, c.id))
 	if err != nil {

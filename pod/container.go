@@ -1,7 +1,6 @@
 package pod
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"sync"
@@ -159,7 +158,7 @@ func (c *container) running() (Monitor, error) {
 	c.pod.mu.Lock()
 	defer c.pod.mu.Unlock()
 	if c.record.State != ContainerRunning || c.removing || c.pod.monitor == nil {
-		return nil, fmt.Errorf("container %s is %s, not running: %w", c.id, c.record.State, ErrState)
+		return nil, errorf(ErrState, "container %s is %s, not running", c.id, c.record.State)
 	}
 	return c.pod.monitor, nil
 }

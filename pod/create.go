@@ -58,7 +58,7 @@ func (m *Manager) beginContainer(p *sandbox, config ContainerConfig) (*container
 		return c, c.making, nil
 	}
 	if p.record.Phase != phaseReady || p.stopping || p.monitor == nil {
-		return nil, nil, fmt.Errorf("create container %s/%s: pod %s is not ready: %w", p.what, config.Name, p.id, ErrState)
+		return nil, nil, errorf(ErrState, "create container %s/%s: pod %s is not ready", p.what, config.Name, p.id)
 	}
 	c := newContainer(p, containerRecord{ID: newID(), PodID: p.id, Config: config, State: ContainerCreated, CreatedAt: now()})
 	if config.Resources != nil {
@@ -170,7 +170,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	}
 	p.mu.Unlock()
 	if stopping {
-		return fmt.Errorf("the pod is being stopped: %w", ErrState)
+		return errorf(ErrState, "the pod is being stopped")
 	}
 	undo.Release()
 	m.mu.Lock()
@@ -195,7 +195,7 @@ func (m *Manager) createProcess(ctx context.Context, monitor Monitor, o client.C
 // untilStopping cancels ctx when the pod is being stopped.
 func (m *Manager) untilStopping(ctx context.Context, p *sandbox) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(p.ending, func() { cancel(fmt.Errorf("the pod is being stopped: %w", ErrState)) })
+	stop := context.AfterFunc(p.ending, func() { cancel(errorf(ErrState, "the pod is being stopped")) })
 	return ctx, func() { stop(); cancel(nil) }
 }
 
@@ -266,10 +266,10 @@ func (m *Manager) targetPID(p *sandbox, id string) (string, error) {
 	defer p.mu.Unlock()
 	t := p.containers[id]
 	if t == nil {
-		return "", fmt.Errorf("linux.security_context.namespace_options.target_id: no container %q in the pod: %w", id, ErrInvalid)
+		return "", errorf(ErrInvalid, "linux.security_context.namespace_options.target_id: no container %q in the pod", id)
 	}
 	if t.record.State != ContainerRunning {
-		return "", fmt.Errorf("linux.security_context.namespace_options.target_id: container %s is %s, not running: %w", id, t.record.State, ErrState)
+		return "", errorf(ErrState, "linux.security_context.namespace_options.target_id: container %s is %s, not running", id, t.record.State)
 	}
 	return fmt.Sprintf("/proc/%d/ns/pid", t.record.Pid), nil
 }

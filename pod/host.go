@@ -142,7 +142,7 @@ func checkPropagation(m *bundle.Mount) error {
 	if shared || slave && m.Propagation == bundle.PropagationHostToContainer {
 		return nil
 	}
-	return fmt.Errorf("%q is on mount %q, which is not shared: run `mount --make-rshared %s`: %w", path, point, point, ErrInvalid)
+	return errorf(ErrInvalid, "%q is on mount %q, which is not shared: run `mount --make-rshared %s`", path, point, point)
 }
 
 // mountOf finds in proc_pid_mountinfo(5) the mount that a path is on, and its
@@ -203,7 +203,7 @@ func hostDevices(c *bundle.ContainerConfig, hostsToo bool) ([]bundle.DeviceNode,
 		}
 		node, ok := deviceNode(info, target, permissions)
 		if !ok {
-			return nil, fmt.Errorf("%s.host_path: %q is no device: %w", field, d.HostPath, ErrInvalid)
+			return nil, errorf(ErrInvalid, "%s.host_path: %q is no device", field, d.HostPath)
 		}
 		nodes = append(nodes, node)
 	}

@@ -75,7 +75,7 @@ type Manager struct {
 // owns it. What was half made is undone, what is unreadable set aside.
 func Open(ctx context.Context, o Options) (*Manager, error) {
 	if _, ok := o.Runtimes[o.DefaultRuntime]; !ok {
-		return nil, fmt.Errorf("pods: default runtime %q is not among the runtimes: %w", o.DefaultRuntime, ErrInvalid)
+		return nil, errorf(ErrInvalid, "pods: default runtime %q is not among the runtimes", o.DefaultRuntime)
 	}
 	if o.Monitors == nil {
 		o.Monitors = ShimMonitors{}
@@ -289,7 +289,7 @@ func find[T any](all map[string]*T, kind, id string) (*T, error) {
 				continue
 			}
 			if found != nil {
-				return nil, fmt.Errorf("%s id %q is ambiguous: give more of it: %w", kind, id, ErrInvalid)
+				return nil, errorf(ErrInvalid, "%s id %q is ambiguous: give more of it", kind, id)
 			}
 			found = o
 		}

@@ -18,13 +18,13 @@ func (m *Manager) PortForward(ctx context.Context, podID string, port int32, con
 		return err
 	}
 	if port < 1 || port > 65535 {
-		return fmt.Errorf("forward port %d of pod %s: no such port: %w", port, p.what, ErrInvalid)
+		return errorf(ErrInvalid, "forward port %d of pod %s: no such port", port, p.what)
 	}
 	p.mu.Lock()
 	ready := p.status().State == PodReady
 	p.mu.Unlock()
 	if !ready {
-		return fmt.Errorf("forward port %d of pod %s: it is not ready: %w", port, p.what, ErrState)
+		return errorf(ErrState, "forward port %d of pod %s: it is not ready", port, p.what)
 	}
 	var target net.Conn
 	dial := func() error {

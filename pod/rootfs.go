@@ -203,14 +203,14 @@ func subPath(layers []string, sub string) ([]string, error) {
 		layer, info := topmost(merged(roots, parts[:i]), at)
 		switch {
 		case layer == nil:
-			return nil, fmt.Errorf("%q is not in the image: %w", sub, ErrInvalid)
+			return nil, errorf(ErrInvalid, "%q is not in the image", sub)
 		case info.Mode()&fs.ModeSymlink != 0:
-			return nil, fmt.Errorf("%q is a symbolic link in the image: %w", at, ErrInvalid)
+			return nil, errorf(ErrInvalid, "%q is a symbolic link in the image", at)
 		case info.IsDir():
 		case info.Mode().IsRegular() && i == len(parts)-1:
 			return []string{filepath.Join(layer.Name(), at)}, nil
 		default:
-			return nil, fmt.Errorf("%q is neither a directory nor a file in the image: %w", at, ErrInvalid)
+			return nil, errorf(ErrInvalid, "%q is neither a directory nor a file in the image", at)
 		}
 	}
 	var dirs []string

@@ -31,7 +31,7 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 		runtimeHandler = m.o.DefaultRuntime
 	}
 	if _, ok := m.o.Runtimes[runtimeHandler]; !ok {
-		return "", fmt.Errorf("run pod %s/%s: runtime_handler: no handler %q is configured: %w", c.Namespace, c.Name, runtimeHandler, ErrNotFound)
+		return "", errorf(ErrNotFound, "run pod %s/%s: runtime_handler: no handler %q is configured", c.Namespace, c.Name, runtimeHandler)
 	}
 	p, w := m.beginPod(c, runtimeHandler)
 	if !sameConfig(&p.record.Config, &c) { // never changes after its birth
@@ -145,7 +145,7 @@ func (m *Manager) attach(ctx context.Context, p *sandbox) error {
 	defer p.mu.Unlock()
 	if err != nil {
 		p.record.Attached = false // Setup has undone itself
-		return fmt.Errorf("network %s: %w", m.o.Network.Name(), err)
+		return err
 	}
 	p.record.IPs = result.IPs
 	return nil
@@ -163,7 +163,7 @@ func (m *Manager) detach(ctx context.Context, p *sandbox) error {
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	if err := m.o.Network.Teardown(ctx, pod); err != nil {
-		return fmt.Errorf("network %s: %w", m.o.Network.Name(), err)
+		return err
 	}
 	return m.updatePod(p, false, func(r *podRecord) { r.Attached = false })
 }

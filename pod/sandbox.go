@@ -3,7 +3,6 @@ package pod
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/netip"
 	"path/filepath"
@@ -136,7 +135,7 @@ func (p *sandbox) live() (Monitor, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.monitor == nil {
-		return nil, fmt.Errorf("pod %s: its monitor is gone: %w", p.id, ErrState)
+		return nil, errorf(ErrState, "pod %s: its monitor is gone", p.id)
 	}
 	return p.monitor, nil
 }

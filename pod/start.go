@@ -3,7 +3,6 @@ package pod
 import (
 	"context"
 	"errors"
-	"fmt"
 )
 
 // StartContainer lets a created container's process run. One that runs already
@@ -21,7 +20,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	}
 	if c.record.State != ContainerCreated || c.removing || p.stopping {
 		defer p.mu.Unlock()
-		return fmt.Errorf("start container %s: it is %s, not created: %w", c.what, c.record.State, ErrState)
+		return errorf(ErrState, "start container %s: it is %s, not created", c.what, c.record.State)
 	}
 	w := m.join(&p.mu, c.lane, verbStart, c.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.startContainer(ctx, w, c)

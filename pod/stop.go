@@ -3,7 +3,6 @@ package pod
 import (
 	"context"
 	"errors"
-	"fmt"
 	"syscall"
 	"time"
 
@@ -98,7 +97,7 @@ func (m *Manager) endContainer(ctx context.Context, w *work, c *container) error
 	case <-c.exited:
 		return nil
 	case <-timeout.C:
-		return fmt.Errorf("process %d did not end within %s of SIGKILL: it hangs in the kernel: %w", pid, killTimeout, ErrTimeout)
+		return errorf(ErrTimeout, "process %d did not end within %s of SIGKILL: it hangs in the kernel", pid, killTimeout)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

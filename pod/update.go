@@ -45,7 +45,7 @@ func (m *Manager) UpdatePod(_ context.Context, id string, _, _ *Resources) error
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("pod %s: resources: changing the limits of a whole pod: %w", p.what, ErrUnsupported)
+	return errorf(ErrUnsupported, "pod %s: resources: changing the limits of a whole pod is not supported", p.what)
 }
 
 // PauseContainer freezes a running container.
@@ -124,7 +124,7 @@ func (m *Manager) alive(id string) (*container, Monitor, error) {
 	c.pod.mu.Lock()
 	defer c.pod.mu.Unlock()
 	if c.record.State == ContainerExited || c.removing || c.pod.monitor == nil {
-		return nil, nil, fmt.Errorf("container %s is %s: %w", c.id, c.record.State, ErrState)
+		return nil, nil, errorf(ErrState, "container %s is %s", c.id, c.record.State)
 	}
 	return c, c.pod.monitor, nil
 }
@@ -139,9 +139,9 @@ func (m *Manager) class(c *container, err error) error {
 		}
 		return err
 	case errors.Is(err, client.ErrNotRunning), errors.Is(err, client.ErrNotFound):
-		return fmt.Errorf("%w: %w", ErrState, err)
+		return &classed{ErrState, err}
 	case errors.Is(err, client.ErrTimeout):
-		return fmt.Errorf("%w: %w", ErrTimeout, err)
+		return &classed{ErrTimeout, err}
 	default:
 		return err
 	}

@@ -23,6 +23,17 @@ var (
 	ErrClosed      = errors.New("daemon is shutting down")
 )
 
+// classed is an error whose words say it all, with a class for those who go by it.
+type classed struct{ class, err error }
+
+func (c *classed) Error() string   { return c.err.Error() }
+func (c *classed) Unwrap() []error { return []error{c.class, c.err} }
+
+// errorf is fmt.Errorf for an error of a class.
+func errorf(class error, format string, args ...any) error {
+	return &classed{class, fmt.Errorf(format, args...)}
+}
+
 // verbTimeout ends a verb whose monitor, plugin or disk never answers, so that
 // it is undone. The kubelet gives up after two to four minutes and retries.
 const verbTimeout = 4 * time.Minute
@@ -55,8 +66,9 @@ func newTracker() *tracker {
 }
 
 // start runs fn on a goroutine of its own and names what it does; limit, unless
-// it is 0, ends its context. Its error is prefixed with the verb and the stage
-// that it had reached. Finish is called with it before anybody hears of it.
+// it is 0, ends its context. Its error is prefixed with the verb and, if its time
+// ran out, with the stage that it had reached: other errors name what they are
+// about. Finish is called with it before anybody hears of it.
 func (t *tracker) start(ctx context.Context, what string, limit time.Duration, fn func(context.Context, *work) error, finish func(*work, error)) *work {
 	w := &work{tracker: t, what: what, since: time.Now(), done: make(chan struct{})}
 	t.mu.Lock()
@@ -75,7 +87,7 @@ func (t *tracker) start(ctx context.Context, what string, limit time.Duration, f
 		}
 		err := fn(ctx, w)
 		if err != nil {
-			if stage := w.current(); stage != "" {
+			if stage := w.current(); stage != "" && ctx.Err() != nil {
 				err = fmt.Errorf("%s: %s: %w", what, stage, err)
 			} else {
 				err = fmt.Errorf("%s: %w", what, err)

@@ -194,10 +194,10 @@ func TestBadProgramsAreReportedByCreate(t *testing.T) {
 		args string
 		want string
 	}{
-		{"no-such-program", `exec: "no-such-program": executable file not found in $PATH`},
-		{"/no/such", `exec: "/no/such": stat /no/such: no such file or directory`},
-		{"/not-exec", `exec: "/not-exec": permission denied`},
-		{"/dir", `exec: "/dir": is a directory`},
+		{"no-such-program", `exec "no-such-program": executable file not found in $PATH`},
+		{"/no/such", `exec "/no/such": no such file or directory`},
+		{"/not-exec", `exec "/not-exec": permission denied`},
+		{"/dir", `exec "/dir": is a directory`},
 	} {
 		s := e.spec("")
 		s.Process.Args = []string{tt.args}
@@ -208,7 +208,7 @@ func TestBadProgramsAreReportedByCreate(t *testing.T) {
 	}
 	s := e.spec("")
 	s.Process.Args = []string{"/not-elf"}
-	if _, err := e.run(s); !errors.Is(err, ErrExec) || !strings.HasSuffix(err.Error(), `exec: "/not-elf": exec format error`) {
+	if _, err := e.run(s); !errors.Is(err, ErrExec) || !strings.HasSuffix(err.Error(), `exec "/not-elf": exec format error`) {
 		t.Errorf("late failure, by start: %v", err)
 	}
 	c, _ := e.start(e.spec("exec sleep 100"))

@@ -82,11 +82,9 @@ func execText(o *plan.Op, errno syscall.Errno) string {
 	name := quote(o.Args[0])
 	switch {
 	case errno == unix.ENOENT && len(o.Env) != 1 && o.Do == plan.OpLookup:
-		return "exec: " + name + ": executable file not found in $PATH"
-	case errno == unix.ENOENT && o.Do == plan.OpLookup:
-		return "exec: " + name + ": stat " + o.Args[0] + ": no such file or directory"
+		return "exec " + name + ": executable file not found in $PATH"
 	}
-	return "exec: " + name + ": " + errno.Error()
+	return "exec " + name + ": " + errno.Error()
 }
 
 // self is the identity of the running program's file.

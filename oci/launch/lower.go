@@ -186,7 +186,7 @@ func (l *lowering) emit(code int, out plan.Reg, args ...arg) int {
 		o := &l.prog.Ops[l.cur]
 		text := o.Where() + ": " + callName(code)
 		if o.Do == plan.OpExec || o.Do == plan.OpLookup {
-			text = "exec: " + quote(o.Args[0])
+			text = "exec " + quote(o.Args[0])
 		}
 		if len(text) > msgText {
 			text = text[:msgText]
@@ -342,6 +342,7 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 	case plan.OpSetns:
 		l.main(unix.SYS_SETNS, 0, reg(o.Dir), num(o.A))
 	case plan.OpFork:
+		l.moves = true
 		l.emit(pFork, 0, ptr(l.words(o.A|unix.CLONE_PARENT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)), num(88))
 	case plan.OpSync:
 		l.emit(pSync, 0, num(o.A))

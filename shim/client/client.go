@@ -72,22 +72,28 @@ func (m *Monitor) Address() string { return m.address }
 // Close ends the connection; the monitor and its containers stay.
 func (m *Monitor) Close() error { return m.conn.Close() }
 
-// call gives err its class and says which call failed.
+// call gives err its class. The monitor's own words are passed on as they are,
+// since the caller says what it is about; what comes from the connection says
+// which call failed.
 func call(verb, id, execID string, err error) error {
 	if err == nil {
 		return nil
 	}
-	what := "monitor: " + verb
-	if id != "" {
-		what += " " + id
+	class, text := classOf(err), message(err)
+	if _, answered := status.FromError(err); !answered || class == ErrUnavailable || class == ErrTimeout || class == context.Canceled {
+		what := "monitor: " + verb
+		if id != "" {
+			what += " " + id
+		}
+		if execID != "" {
+			what += " exec " + execID
+		}
+		text = what + ": " + text
 	}
-	if execID != "" {
-		what += " exec " + execID
+	if class != nil {
+		return &classified{class, err, text}
 	}
-	if class := classOf(err); class != nil {
-		return fmt.Errorf("%s: %w", what, &classified{class, err})
-	}
-	return fmt.Errorf("%s: %s", what, message(err))
+	return errors.New(text)
 }
 
 // classOf returns the class of an error of a ttrpc call, nil if it has none.
@@ -118,12 +124,16 @@ func classOf(err error) error {
 	return nil
 }
 
-// classified keeps the monitor's text and its class, without gRPC's prefix.
-type classified struct{ class, err error }
+// classified has its own words for an error, and its class.
+type classified struct {
+	class, err error
+	text       string
+}
 
-func (c *classified) Error() string   { return message(c.err) }
+func (c *classified) Error() string   { return c.text }
 func (c *classified) Unwrap() []error { return []error{c.class, c.err} }
 
+// message is the monitor's text without gRPC's prefix.
 func message(err error) string {
 	if s, ok := status.FromError(err); ok {
 		return s.Message()

@@ -29,7 +29,7 @@ const maxConfig = 16 << 20
 func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidResponse, err error) {
 	s.trimmer.Reset(trimAfter)
 	if r.Checkpoint != "" || r.ParentCheckpoint != "" {
-		return nil, wire.Errorf(wire.Unimplemented, "container %s: restoring a checkpoint is not implemented by strake", r.ID)
+		return nil, wire.Errorf(wire.Unimplemented, "restoring a checkpoint is not implemented by strake")
 	}
 	// 1. Nobody else makes one with this id.
 	if err := s.reserve(r.ID); err != nil {
@@ -42,11 +42,11 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	// 2. What is wanted.
 	spec, err := readSpec(r.Bundle)
 	if err != nil {
-		return nil, wire.Errorf(wire.InvalidArgument, "container %s: %w", r.ID, err)
+		return nil, wire.Errorf(wire.InvalidArgument, "%w", err)
 	}
 	options, err := s.decodeOptions(r.Options)
 	if err != nil {
-		return nil, wire.Errorf(wire.InvalidArgument, "container %s: options: %w", r.ID, err)
+		return nil, wire.Errorf(wire.InvalidArgument, "options: %w", err)
 	}
 	t := &task{service: s, id: r.ID, bundle: r.Bundle, privatePID: hasPrivatePID(spec), idMaps: idMapsOf(spec), execs: map[string]*process{}}
 	p := &process{
@@ -67,14 +67,14 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		UID: uid, GID: gid, StartChild: s.reaper.Start,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+		return nil, err
 	}
 	undo.Push("close streams", p.io.Close)
 
 	// 4. Where its state is, before there is any.
 	root := options.stateRoot
 	if err := atomicfile.WriteVolatile(filepath.Join(r.Bundle, runtimeRootFile), []byte(root), 0o600); err != nil {
-		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+		return nil, err
 	}
 
 	// 5. The container and its init.
@@ -92,16 +92,16 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		undo.Push("delete container", func() error { return t.abandon(ctx) })
 	}
 	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", r.ID, classify(err))
+		return nil, t.explain(err)
 	}
 	t.createdAt = time.Now()
 
 	// 6. Its streams flow, its OOM kills are seen.
 	if err := p.io.Started(console); err != nil {
-		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+		return nil, err
 	}
 	if err := t.watchOOM(); err != nil {
-		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+		return nil, err
 	}
 	undo.Release()
 

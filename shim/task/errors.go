@@ -1,34 +1,44 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/shim/wire"
 )
 
-// classify gives an error of the runtime the code that callers go by.
-func classify(err error) error {
-	var code wire.Code
+// explain makes an answer of an error of the runtime: with the code that callers
+// go by, and without the verb and the id that it begins with, since the caller
+// has named both.
+func (t *task) explain(err error) error {
+	text := err.Error()
+	if before, rest, ok := strings.Cut(text, "container "+t.id+": "); ok && !strings.Contains(before, ": ") {
+		text = rest
+	}
+	code := wire.Unknown
 	switch {
-	case err == nil:
-		return nil
+	case errors.Is(err, container.ErrNotRunning):
+		return t.notRunning()
 	case errors.Is(err, container.ErrNotExist):
 		code = wire.NotFound
 	case errors.Is(err, container.ErrExists):
 		code = wire.AlreadyExists
-	case errors.Is(err, container.ErrNotRunning), errors.Is(err, container.ErrNotCreated), errors.Is(err, container.ErrRunning):
+	case errors.Is(err, container.ErrNotCreated), errors.Is(err, container.ErrRunning):
 		code = wire.FailedPrecondition
 	case errors.Is(err, container.ErrInvalidID):
 		code = wire.InvalidArgument
-	default:
-		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		code = wire.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		code = wire.Canceled
 	}
-	return wire.Errorf(code, "%w", err)
+	return &wire.Error{Code: code, Message: text, Cause: err}
 }
 
 // isGone: a kernel object's absence means that the container has ended.

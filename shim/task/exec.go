@@ -3,8 +3,6 @@ package task
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"syscall"
 	"time"
 
@@ -21,14 +19,14 @@ func (s *Service) exec(ctx context.Context, r *execRequest) (*wire.Empty, error)
 		return nil, err
 	}
 	if r.ExecID == "" || r.Spec == nil {
-		return nil, wire.Errorf(wire.InvalidArgument, "container %s: an exec needs an id and a process", r.ID)
+		return nil, wire.Errorf(wire.InvalidArgument, "an exec needs an id and a process")
 	}
 	p := &process{
 		execID: r.ExecID, terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr,
 		done: make(chan struct{}), phase: created,
 	}
 	if err := json.Unmarshal(r.Spec.Value, &p.spec); err != nil || p.spec == nil {
-		return nil, wire.Errorf(wire.InvalidArgument, "container %s: exec %s: process: %w", r.ID, r.ExecID, err)
+		return nil, wire.Errorf(wire.InvalidArgument, "process: %w", err)
 	}
 	p.spec.Terminal = r.Terminal
 	t.mu.Lock()
@@ -71,7 +69,7 @@ func (t *task) startExec(ctx context.Context, p *process) (err error) {
 		UID: uid, GID: gid, StartChild: t.service.reaper.Start,
 	})
 	if err != nil {
-		return fmt.Errorf("%s: %w", t.name(p), err)
+		return err
 	}
 	return t.launchExec(ctx, p, streams)
 }
@@ -94,16 +92,13 @@ func (t *task) launchExec(ctx context.Context, p *process, streams *stdio.IO) er
 	console, err := t.service.launch(p, t, func() (*container.Process, error) {
 		return t.container.Exec(ctx, options)
 	})
-	if errors.Is(err, container.ErrNotRunning) {
-		return t.notRunning()
-	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", t.name(p), classify(err))
+		return t.explain(err)
 	}
 	p.spec = nil
 	if err := streams.Started(console); err != nil {
 		_ = t.signal(p, syscall.SIGKILL) // its exit comes
-		return fmt.Errorf("%s: %w", t.name(p), err)
+		return err
 	}
 	return nil
 }

@@ -28,12 +28,12 @@ func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncRe
 	}
 	p := &process{silent: true, done: make(chan struct{}), phase: created, busy: true}
 	if err := json.Unmarshal(r.Process, &p.spec); err != nil || p.spec == nil {
-		return nil, wire.Errorf(wire.InvalidArgument, "container %s: process: %w", r.ID, err)
+		return nil, wire.Errorf(wire.InvalidArgument, "process: %w", err)
 	}
 	p.spec.Terminal = false
 	streams, captured, err := stdio.Capture(int(min(max(r.MaxOutput, 0), maxOutput)))
 	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", r.ID, err)
+		return nil, err
 	}
 	forget := t.remember(p)
 	err = t.launchExec(ctx, p, streams)
@@ -108,7 +108,7 @@ func (t *task) spill(a *execSyncResponse) (err error) {
 	}
 	f, err := os.CreateTemp(t.bundle, "exec-output-*") // 0600
 	if err != nil {
-		return fmt.Errorf("container %s: keep output: %w", t.id, err)
+		return fmt.Errorf("keep output: %w", err)
 	}
 	defer func() {
 		if closeErr := f.Close(); err == nil {
@@ -116,7 +116,7 @@ func (t *task) spill(a *execSyncResponse) (err error) {
 		}
 		if err != nil {
 			_ = os.Remove(f.Name()) // or with the bundle
-			err = fmt.Errorf("container %s: keep output: %w", t.id, err)
+			err = fmt.Errorf("keep output: %w", err)
 		}
 	}()
 	for _, part := range [][]byte{a.Stdout, a.Stderr} {

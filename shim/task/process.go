@@ -71,7 +71,7 @@ func (t *task) signal(p *process, sig syscall.Signal) error {
 	case p.phase == stopped:
 		return errFinished(t, p)
 	case p.pidfd == nil:
-		return wire.Errorf(wire.FailedPrecondition, "%s: it has not been started", t.name(p))
+		return wire.Errorf(wire.FailedPrecondition, "%s has not been started", t.name(p))
 	}
 	err := signalFD(p.pidfd, sig)
 	if errors.Is(err, syscall.ESRCH) {

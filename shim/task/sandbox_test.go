@@ -1,6 +1,7 @@
 package task_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,8 +51,14 @@ func inPod(s client.Sandbox) boxOption {
 // alive reports whether a process runs; a zombie, which only waits for whatever
 // is process 1 here, has no command line.
 func alive(pid int) bool {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	return err == nil && len(data) > 0
+	stat, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	_, state, _ := bytes.Cut(stat, []byte(") "))
+	if len(state) == 0 {
+		return false
+	}
+	// What ends may still have its files, and so may threads that a zombie leaves.
+	threads, _ := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+	return state[0] != 'Z' && state[0] != 'X' || len(threads) > 1
 }
 
 func TestSandbox(t *testing.T) {

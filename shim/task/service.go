@@ -144,7 +144,7 @@ func (s *Service) find(ctx context.Context, id string) (*task, error) {
 		select {
 		case <-settled:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("container %s: it is still being created: %w", id, ctx.Err())
+			return nil, fmt.Errorf("container %s is still being created: %w", id, ctx.Err())
 		}
 	}
 }
@@ -181,10 +181,10 @@ func (s *Service) reserve(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.tasks[id] != nil || s.creating[id] != nil {
-		return wire.Errorf(wire.AlreadyExists, "container %s: already exists", id)
+		return wire.Errorf(wire.AlreadyExists, "container %s already exists", id)
 	}
 	if s.closing {
-		return wire.Errorf(wire.FailedPrecondition, "container %s: its pod is being stopped", id)
+		return wire.Errorf(wire.FailedPrecondition, "its pod is being stopped")
 	}
 	s.creating[id] = make(chan struct{})
 	return nil
@@ -219,7 +219,7 @@ func (s *Service) close(ctx context.Context) error {
 		select {
 		case <-settled:
 		case <-ctx.Done():
-			return fmt.Errorf("container %s: it is still being created: %w", id, ctx.Err())
+			return fmt.Errorf("container %s is still being created: %w", id, ctx.Err())
 		}
 	}
 	return nil
@@ -234,7 +234,7 @@ func (s *Service) connect(_ context.Context, r *idRequest) (*connectResponse, er
 }
 
 func (s *Service) checkpoint(_ context.Context, r *idRequest) (*wire.Empty, error) {
-	return nil, wire.Errorf(wire.Unimplemented, "container %s: checkpoint is not implemented by strake", r.ID)
+	return nil, wire.Errorf(wire.Unimplemented, "checkpoint is not implemented by strake")
 }
 
 // shutdown ends the monitor, unless it still has containers: containerd asks

@@ -2,7 +2,6 @@ package task
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/strake-containers/strake/oci/cgroup"
@@ -62,9 +61,9 @@ func (s *Service) stats(ctx context.Context, r *idRequest) (*statsResponse, erro
 	stats, err := t.container.Stats()
 	if err != nil {
 		if isGone(err) {
-			return nil, wire.Errorf(wire.FailedPrecondition, "container %s: it is not running", r.ID)
+			return nil, t.notRunning()
 		}
-		return nil, fmt.Errorf("container %s: %w", r.ID, classify(err))
+		return nil, t.explain(err)
 	}
 	metrics, err := metricsAny(stats)
 	if err != nil {

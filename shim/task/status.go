@@ -21,7 +21,7 @@ func (s *Service) reopenLog(ctx context.Context, r *idRequest) (*wire.Empty, err
 		return nil, err
 	}
 	if err := streams.ReopenLog(); err != nil {
-		return nil, wire.Errorf(wire.Unknown, "container %s: reopen log: %w", r.ID, err)
+		return nil, wire.Errorf(wire.Unknown, "reopen log: %w", err)
 	}
 	return &wire.Empty{}, nil
 }

@@ -37,7 +37,7 @@ func (t *task) begin(p *process) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p.phase != created || p.busy {
-		return wire.Errorf(wire.FailedPrecondition, "%s: it has been started already", t.name(p))
+		return wire.Errorf(wire.FailedPrecondition, "%s has been started already", t.name(p))
 	}
 	p.busy = true
 	return nil
@@ -60,7 +60,7 @@ func (t *task) startInit(ctx context.Context) error {
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("container %s: %w", t.id, classify(err))
+		return t.explain(err)
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func (t *task) killAll(sig syscall.Signal) error {
 		if isGone(err) {
 			return errFinished(t, t.init)
 		}
-		return fmt.Errorf("container %s: %w", t.id, classify(err))
+		return t.explain(err)
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (t *task) removeExec(p *process) error {
 	t.mu.Lock()
 	if p.phase == running || p.busy {
 		t.mu.Unlock()
-		return wire.Errorf(wire.FailedPrecondition, "%s: it is running", t.name(p))
+		return wire.Errorf(wire.FailedPrecondition, "%s is running", t.name(p))
 	}
 	delete(t.execs, p.execID)
 	t.mu.Unlock()
@@ -186,7 +186,7 @@ func (t *task) remove(ctx context.Context) error {
 	t.mu.Unlock()
 	switch at {
 	case running:
-		return wire.Errorf(wire.FailedPrecondition, "container %s: it is running", t.id)
+		return wire.Errorf(wire.FailedPrecondition, "container %s is running", t.id)
 	case created:
 		if err := t.signal(t.init, syscall.SIGKILL); err != nil {
 			logf("%v", err) // it has ended meanwhile, and its exit comes
@@ -194,7 +194,7 @@ func (t *task) remove(ctx context.Context) error {
 		select {
 		case <-t.init.done:
 		case <-ctx.Done():
-			return fmt.Errorf("container %s: kill it before removal: %w", t.id, ctx.Err())
+			return fmt.Errorf("kill it before removal: %w", ctx.Err())
 		}
 	}
 	// Retried by whoever gets an error; Delete can be. Its hooks are children.
@@ -202,7 +202,7 @@ func (t *task) remove(ctx context.Context) error {
 	err := t.container.Delete(ctx, true)
 	release()
 	if err != nil {
-		return fmt.Errorf("container %s: %w", t.id, classify(err))
+		return t.explain(err)
 	}
 	t.oom.close()
 	t.init.close()
@@ -250,7 +250,7 @@ func (s *Service) pids(ctx context.Context, r *idRequest) (*pidsResponse, error)
 	}
 	pids, err := t.container.Pids()
 	if err != nil && !isGone(err) {
-		return nil, fmt.Errorf("container %s: %w", t.id, classify(err))
+		return nil, t.explain(err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -302,7 +302,7 @@ func (s *Service) freeze(ctx context.Context, id string, pause bool, topic, even
 		return nil, t.notRunning()
 	}
 	if err := act(t); err != nil {
-		return nil, fmt.Errorf("container %s: %w", id, classify(err))
+		return nil, t.explain(err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -334,7 +334,7 @@ func (t *task) streams(p *process) (*stdio.IO, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p.io == nil || p.phase == stopped {
-		return nil, wire.Errorf(wire.FailedPrecondition, "%s: it is not running", t.name(p))
+		return nil, wire.Errorf(wire.FailedPrecondition, "%s is not running", t.name(p))
 	}
 	return p.io, nil
 }
@@ -358,13 +358,13 @@ func (s *Service) update(ctx context.Context, r *updateRequest) (*wire.Empty, er
 	}
 	var resources specs.LinuxResources
 	if r.Resources == nil {
-		return nil, wire.Errorf(wire.InvalidArgument, "container %s: update: no resources", r.ID)
+		return nil, wire.Errorf(wire.InvalidArgument, "update: no resources")
 	}
 	if err := json.Unmarshal(r.Resources.Value, &resources); err != nil {
-		return nil, wire.Errorf(wire.InvalidArgument, "container %s: update: resources: %w", r.ID, err)
+		return nil, wire.Errorf(wire.InvalidArgument, "update: resources: %w", err)
 	}
 	if err := t.container.Update(&resources); err != nil {
-		return nil, fmt.Errorf("container %s: %w", r.ID, classify(err))
+		return nil, t.explain(err)
 	}
 	return &wire.Empty{}, nil
 }
