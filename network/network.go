@@ -22,6 +22,17 @@ var ErrNotReady = errors.New("network not ready")
 // pod or process has.
 var ErrPortInUse = errors.New("host port in use")
 
+// PortError is an error of class ErrPortInUse.
+type PortError struct {
+	Port string // "8080/tcp"
+	Why  string // such as "in use by pod ID"
+}
+
+func (e *PortError) Error() string { return "host port " + e.Port + " is " + e.Why }
+
+// Is reports whether target is the class.
+func (e *PortError) Is(target error) bool { return target == ErrPortInUse }
+
 // Network gives pods their network. Implementations are safe for concurrent
 // use; calls for one pod are serialised by the implementation, calls for
 // different pods do not wait for each other's plugins.

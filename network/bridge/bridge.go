@@ -101,7 +101,7 @@ func (b *Bridge) Setup(ctx context.Context, p network.Pod) (_ network.Result, er
 	defer b.pods.Lock(p.ID)()
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("pod %s: bridge %s: %w", p.ID, b.config.Bridge, err)
+			err = fmt.Errorf("bridge %s: %w", b.config.Bridge, err)
 		}
 	}()
 	var undo cleanup.Stack
@@ -184,7 +184,7 @@ func (b *Bridge) take(r request, subnets []netip.Prefix) (*lease, error) {
 		}
 		unlock()
 		if err != nil {
-			return nil, fmt.Errorf("%w: undo pod %s: %w", network.ErrPortInUse, before.Pod, err)
+			return nil, fmt.Errorf("%w: undo pod %s, which has it: %w", network.ErrPortInUse, before.Pod, err)
 		}
 	}
 }

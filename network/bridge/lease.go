@@ -197,7 +197,7 @@ func (s *leases) take(r request, subnets []netip.Prefix) (*lease, error) {
 			if other.closing {
 				return nil, errClosing{other}
 			}
-			return nil, fmt.Errorf("%w: %s is pod %s's", network.ErrPortInUse, p, other.Pod)
+			return nil, &network.PortError{Port: p.String(), Why: "in use by pod " + other.Pod + ": choose another"}
 		}
 	}
 	l := &lease{Version: leaseVersion, Pod: r.id, NetNS: r.netns, Ports: r.ports, MAC: r.mac, Veth: vethName(r.id)}

@@ -25,11 +25,10 @@ type port struct {
 }
 
 func (p port) String() string {
-	host := ""
-	if p.Host.IsValid() {
-		host = p.Host.String()
+	if !p.Host.IsValid() {
+		return fmt.Sprintf("%d/%s", p.HostPort, p.Protocol)
 	}
-	return fmt.Sprintf("%s/%s", net.JoinHostPort(host, fmt.Sprint(p.HostPort)), p.Protocol)
+	return fmt.Sprintf("%s/%s", net.JoinHostPort(p.Host.String(), fmt.Sprint(p.HostPort)), p.Protocol)
 }
 
 // clashes reports whether one packet could be meant for both.
@@ -77,7 +76,7 @@ func newRequest(p network.Pod) (request, error) {
 		}
 		for _, other := range r.ports {
 			if port.clashes(other) {
-				return r, fmt.Errorf("portMappings[%d]: %w: %s twice in one pod", i, network.ErrPortInUse, port)
+				return r, fmt.Errorf("portMappings[%d]: %w", i, &network.PortError{Port: port.String(), Why: "asked for twice"})
 			}
 		}
 		r.ports = append(r.ports, port)
@@ -141,7 +140,7 @@ func probePorts(ports []port) error {
 			}
 		}
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return fmt.Errorf("%w: %s: a process of the host listens on it", network.ErrPortInUse, p)
+			return &network.PortError{Port: p.String(), Why: "in use by a process of the host: choose another"}
 		}
 		// Any other failure (an address that is not the host's yet) does not
 		// keep a packet filter from mapping the port.

@@ -125,7 +125,7 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 	// limits as they were understood.
 	var err error
 	if p.Bandwidth, err = p.Limits(); err != nil {
-		return network.Result{}, fmt.Errorf("pod %s: %w", p.ID, err)
+		return network.Result{}, err
 	}
 	n, err := loadNetwork(c.config.ConfDir)
 	if err != nil {
@@ -140,8 +140,8 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 	result, err := c.add(ctx, r, n)
 	if err != nil {
 		// Its own time: the caller's is perhaps why ADD failed.
-		if e := c.teardown(context.WithoutCancel(ctx), r); e != nil {
-			err = errors.Join(err, fmt.Errorf("undo: %w", e)) // Teardown or GC tries again
+		if e := c.del(context.WithoutCancel(ctx), r, n); e != nil {
+			err = fmt.Errorf("%w; undo: %w", err, e) // Teardown or GC tries again
 		}
 		return network.Result{}, err
 	}
@@ -154,11 +154,11 @@ func (c *CNI) add(ctx context.Context, r *record, n *conf) (network.Result, erro
 	defer cancel()
 	raw, err := c.libcni.AddNetworkList(ctx, n.list, runtimeConf(r.Pod))
 	if err != nil {
-		return network.Result{}, fmt.Errorf("pod %s: %s: ADD: %w", r.Pod.ID, n, err)
+		return network.Result{}, fmt.Errorf("%s: ADD: %w", n, plain(err))
 	}
 	result, err := r.finish(raw)
 	if err != nil {
-		return network.Result{}, fmt.Errorf("pod %s: %s: ADD: %w", r.Pod.ID, n, err)
+		return network.Result{}, fmt.Errorf("%s: ADD: %w", n, err)
 	}
 	return result, c.records.write(r)
 }
@@ -185,6 +185,14 @@ func (c *CNI) teardown(ctx context.Context, r *record) error {
 	if err != nil {
 		return err
 	}
+	if err := c.del(ctx, r, n); err != nil {
+		return fmt.Errorf("%s: %w", n, err)
+	}
+	return nil
+}
+
+// del runs DEL and removes the record.
+func (c *CNI) del(ctx context.Context, r *record, n *conf) error {
 	pod := r.Pod
 	if !live(pod.NetNS) {
 		pod.NetNS = "" // the specification's way to say that it has gone
@@ -192,7 +200,7 @@ func (c *CNI) teardown(ctx context.Context, r *record) error {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
 	if err := c.libcni.DelNetworkList(ctx, n.list, runtimeConf(pod)); err != nil {
-		return fmt.Errorf("pod %s: %s: DEL: %w", pod.ID, n, err)
+		return fmt.Errorf("DEL: %w", plain(err))
 	}
 	return c.records.remove(pod.ID)
 }
@@ -212,7 +220,7 @@ func (c *CNI) Check(ctx context.Context, p network.Pod) error {
 	defer cancel()
 	err = c.libcni.CheckNetworkList(ctx, n.list, runtimeConf(r.Pod))
 	if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
-		return fmt.Errorf("pod %s: %s: CHECK: %w", p.ID, n, err)
+		return fmt.Errorf("%s: CHECK: %w", n, plain(err))
 	}
 	return nil
 }
@@ -227,7 +235,9 @@ func (c *CNI) GC(ctx context.Context, live []string) error {
 	var errs []error
 	for _, id := range ids {
 		if !slices.Contains(live, id) {
-			errs = append(errs, c.Teardown(ctx, network.Pod{ID: id}))
+			if err := c.Teardown(ctx, network.Pod{ID: id}); err != nil {
+				errs = append(errs, fmt.Errorf("pod %s: %w", id, err))
+			}
 		}
 	}
 	if n, err := loadNetwork(c.config.ConfDir); err == nil {

@@ -55,13 +55,27 @@ func (*runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env []
 	name := filepath.Base(path)
 	switch {
 	case ctx.Err() != nil && err != nil:
-		return nil, fmt.Errorf("plugin %s was killed: %w%s", name, context.Cause(ctx), quoted(stderr))
+		return nil, &failure{fmt.Errorf("plugin %s was killed: %w%s", name, context.Cause(ctx), quoted(stderr))}
 	case err != nil:
-		return nil, fmt.Errorf("plugin %s: %w", name, pluginError(err, stdout, stderr))
+		return nil, &failure{fmt.Errorf("plugin %s: %w", name, pluginError(err, stdout, stderr))}
 	case stdout.over:
-		return nil, fmt.Errorf("plugin %s: its result has more than %d bytes", name, maxOutput)
+		return nil, &failure{fmt.Errorf("plugin %s: its result has more than %d bytes", name, maxOutput)}
 	}
 	return stdout.data, nil
+}
+
+// failure is the error of one plugin, which it names. libcni says so once more.
+type failure struct{ error }
+
+func (f *failure) Unwrap() error { return f.error }
+
+// plain is an error of libcni without what it adds to a plugin's.
+func plain(err error) error {
+	var f *failure
+	if errors.As(err, &f) {
+		return f
+	}
+	return err
 }
 
 // pluginError is the error that a failed plugin wrote to its standard output,

@@ -26,7 +26,7 @@ import (
 func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("cgroup %s: create: %w", c.path, err)
+			err = c.failed("create", err)
 		}
 	}()
 	var undo cleanup.Stack
@@ -83,26 +83,35 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 func (c *Cgroup) Set(r *specs.LinuxResources) error {
 	groups, err := c.compile(r)
 	if err != nil {
-		return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+		return c.failed("update", err)
 	}
 	filter, filtered, err := deviceFilterOf(r)
 	if err != nil {
-		return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+		return c.failed("update", err)
 	}
 	if err := c.checkBeforeUpdate(r); err != nil {
-		return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+		return c.failed("update", err)
 	}
 	for _, g := range groups {
 		if err := g.apply(); err != nil {
-			return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+			return c.failed("update", err)
 		}
 	}
 	if filtered {
 		if err := c.setDevices(filter, false); err != nil {
-			return fmt.Errorf("cgroup %s: update: %w", c.path, err)
+			return c.failed("update", err)
 		}
 	}
 	return nil
+}
+
+// failed names the cgroup, unless it is a field of the config that is wrong.
+func (c *Cgroup) failed(verb string, err error) error {
+	var field *fieldError
+	if errors.As(err, &field) {
+		return err
+	}
+	return fmt.Errorf("cgroup %s: %s: %w", c.path, verb, err)
 }
 
 // checkBeforeUpdate refuses a memory limit below what is in use, where the

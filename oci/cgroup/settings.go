@@ -2,7 +2,9 @@ package cgroup
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"syscall"
 
@@ -16,6 +18,7 @@ type setting struct {
 	other       string // file to write where the kernel lacks file, or ""
 	otherValue  string // value for other; "" is value
 	optional    bool   // no error where the kernel lacks the file
+	have        string // file with the values that the host has, for errors
 }
 
 // resource is one group of config fields and the controller that limits it.
@@ -142,16 +145,38 @@ func (s setting) write(dir string) error {
 	return nil
 }
 
+// fieldError is about a field of the config; it says nothing of the cgroup.
+type fieldError struct {
+	field string
+	err   error
+}
+
+func (e *fieldError) Error() string { return "linux.resources." + e.field + ": " + e.err.Error() }
+func (e *fieldError) Unwrap() error { return e.err }
+
+// reason is why a kernel file could not be written, without its name.
+func reason(err error) error {
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		return file.Err
+	}
+	return err
+}
+
 func (s setting) explain(err error) error {
 	switch {
+	case s.have != "" && !isErrno(err, syscall.ENOENT):
+		if text, e := readFile(s.have); e == nil {
+			return &fieldError{s.field, fmt.Errorf("%q: %w: this host has %s", s.value, reason(err), strings.TrimSpace(text))}
+		}
 	case isErrno(err, syscall.ENOENT):
-		return fmt.Errorf("linux.resources.%s: the kernel has no such file: %w: %w", s.field, err, ErrUnsupported)
+		return &fieldError{s.field, fmt.Errorf("the kernel has no such file: %w: %w", err, ErrUnsupported)}
 	case isErrno(err, syscall.EBUSY):
-		return fmt.Errorf("linux.resources.%s: the cgroup uses more than that already and could not be shrunk: %w", s.field, err)
+		return &fieldError{s.field, fmt.Errorf("the cgroup uses more than that already and could not be shrunk: %w", err)}
 	case isErrno(err, syscall.EINVAL):
-		return fmt.Errorf("linux.resources.%s: the kernel refuses the value: %w", s.field, err)
+		return &fieldError{s.field, fmt.Errorf("the kernel refuses the value: %w", err)}
 	}
-	return fmt.Errorf("linux.resources.%s: %w", s.field, err)
+	return &fieldError{s.field, err}
 }
 
 // The fields that are the same on v1 and v2.
@@ -162,10 +187,10 @@ func cpuset(r *specs.LinuxResources) ([]setting, error) {
 	}
 	var s []setting
 	if r.CPU.Cpus != "" {
-		s = append(s, setting{file: "cpuset.cpus", value: r.CPU.Cpus, field: "cpu.cpus"})
+		s = append(s, setting{file: "cpuset.cpus", value: r.CPU.Cpus, field: "cpu.cpus", have: "/sys/devices/system/cpu/online"})
 	}
 	if r.CPU.Mems != "" {
-		s = append(s, setting{file: "cpuset.mems", value: r.CPU.Mems, field: "cpu.mems"})
+		s = append(s, setting{file: "cpuset.mems", value: r.CPU.Mems, field: "cpu.mems", have: "/sys/devices/system/node/online"})
 	}
 	for _, one := range s {
 		if err := cpuList(one.value); err != nil {
