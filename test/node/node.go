@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,8 +48,11 @@ type Node struct {
 	Bridge  string
 	Subnet  netip.Prefix
 
-	Runtime cri.RuntimeServiceClient
-	Images  cri.ImageServiceClient
+	Runtime  cri.RuntimeServiceClient
+	Images   cri.ImageServiceClient
+	Registry *registry.Server
+
+	ownMounts []string // of the test, not of straked
 
 	config string
 	conn   *grpc.ClientConn
@@ -63,6 +67,8 @@ type Options struct {
 	Config string
 	// CNIConfDir uses CNI in place of the bridge, with plugins from CNIBinDir.
 	CNIConfDir, CNIBinDir string
+	// RootSize, such as "4m", makes the root directory a file system of that size.
+	RootSize string
 }
 
 // Bin returns the directory of the built programs, $STRAKE_BIN or bin/ at the
@@ -131,12 +137,14 @@ func Start(tb testing.TB, o Options) *Node {
 	if err := os.WriteFile(n.config, []byte(config), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	image, closeRegistry, err := registry.ServeBusybox()
+	n.Registry, n.Image, err = registry.ServeBusybox()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(closeRegistry)
-	n.Image = image
+	tb.Cleanup(func() { _ = n.Registry.Close() })
+	if o.RootSize != "" {
+		n.mountRoot(o.RootSize)
+	}
 	n.conn, err = grpc.NewClient("unix://"+n.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond}}))
 	if err != nil {
@@ -146,6 +154,18 @@ func Start(tb testing.TB, o Options) *Node {
 	tb.Cleanup(func() { n.end(dir) })
 	n.StartDaemon()
 	return n
+}
+
+// mountRoot gives the node a small disk.
+func (n *Node) mountRoot(size string) {
+	n.tb.Helper()
+	if err := os.Mkdir(n.Root, 0o700); err != nil {
+		n.tb.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", n.Root, "tmpfs", 0, "size="+size); err != nil {
+		n.tb.Fatal(err)
+	}
+	n.ownMounts = []string{n.Root}
 }
 
 // StartDaemon starts straked and waits until it answers.
@@ -253,6 +273,11 @@ func (n *Node) end(dir string) {
 	for _, left := range n.Leftovers() {
 		n.tb.Errorf("left behind: %s", left)
 	}
+	for _, m := range n.ownMounts {
+		if err := syscall.Unmount(m, 0); err != nil {
+			n.tb.Errorf("unmount %s: %v", m, err)
+		}
+	}
 	if n.tb.Failed() {
 		n.tb.Logf("straked's log:\n%s", n.log.String())
 	}
@@ -317,7 +342,7 @@ func (n *Node) mounts() []string {
 	mounts, _ := os.ReadFile("/proc/self/mountinfo") // procfs is there
 	var points []string
 	for line := range strings.Lines(string(mounts)) {
-		if at := strings.Fields(line)[4]; strings.HasPrefix(at, filepath.Dir(n.Root)) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, filepath.Dir(n.Root)) && !slices.Contains(n.ownMounts, at) {
 			points = append(points, at)
 		}
 	}

@@ -62,20 +62,19 @@ func Busybox() (Image, error) {
 	}, nil
 }
 
-// ServeBusybox serves the busybox image from a registry of its own, on a free
-// port of loopback, until close is called.
-func ServeBusybox() (reference string, stop func(), err error) {
+// ServeBusybox serves the busybox image as reference, on a free port of loopback.
+// The caller closes the server.
+func ServeBusybox() (s *Server, reference string, err error) {
 	image, err := Busybox()
 	if err != nil {
-		return "", nil, err
+		return nil, "", err
 	}
 	r := New()
 	if _, err := r.Add("test/busybox", "1", image); err != nil {
-		return "", nil, err
+		return nil, "", err
 	}
-	s, err := r.Start("127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
+	if s, err = r.Start("127.0.0.1:0"); err != nil {
+		return nil, "", err
 	}
-	return s.Addr + "/test/busybox:1", func() { _ = s.Close() }, nil
+	return s, s.Addr + "/test/busybox:1", nil
 }

@@ -82,11 +82,11 @@ func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err 
 			err = os.RemoveAll(work)
 		}
 	}()
-	image, closeRegistry, err := registry.ServeBusybox()
+	server, image, err := registry.ServeBusybox()
 	if err != nil {
 		return err
 	}
-	defer closeRegistry()
+	defer func() { err = errors.Join(err, server.Close()) }()
 	cribench := filepath.Join(work, "cribench")
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", cribench, "./test/bench/cribench").CombinedOutput(); err != nil {
 		return fmt.Errorf("build cribench: %w\n%s", err, out)

@@ -5,7 +5,9 @@ package badinput
 
 import (
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/strake-containers/strake/test/node"
+	"github.com/strake-containers/strake/test/registry"
 )
 
 func TestImages(t *testing.T) {
@@ -40,6 +43,79 @@ func TestImages(t *testing.T) {
 	images, err := n.Images.ListImages(t.Context(), &cri.ListImagesRequest{})
 	if err != nil || len(images.Images) != 0 {
 		t.Errorf("images: %v, %v", images, err)
+	}
+}
+
+func TestRegistryMisbehaves(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	layer := layerOf(t, n)
+	for name, c := range map[string]struct {
+		fault registry.Fault
+		code  codes.Code
+		says  []string
+	}{
+		"closes half-way": {registry.Fault{Suffix: layer, CutAfter: 1}, codes.Unknown, []string{"RegistryUnavailable", "broke off"}},
+		"a flipped bit":   {registry.Fault{Suffix: layer, Replace: flipped(t, n, layer)}, codes.DataLoss, []string{"digest mismatch"}},
+		"server error":    {registry.Fault{Status: 500}, codes.Unknown, []string{"RegistryUnavailable", "500"}},
+		"login wanted":    {registry.Fault{Status: 403}, codes.PermissionDenied, []string{"403"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n.Registry.Misbehave(c.fault)
+			defer n.Registry.Behave()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			wantError(t, n.Pull(ctx), c.code, c.says...)
+			if images, err := n.Images.ListImages(ctx, &cri.ListImagesRequest{}); err != nil || len(images.Images) != 0 {
+				t.Errorf("published: %v, %v", images, err)
+			}
+		})
+	}
+	if err := n.Pull(t.Context()); err != nil {
+		t.Errorf("a well-behaved pull after the bad ones: %v", err)
+	}
+}
+
+// flipped is the blob at path with one bit wrong.
+func flipped(t *testing.T, n *node.Node, path string) []byte {
+	t.Helper()
+	resp, err := http.Get("http://" + n.Registry.Addr + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	blob, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob[len(blob)/2] ^= 1
+	return blob
+}
+
+// layerOf is the path of the image's layer, the last thing that a pull asks for.
+func layerOf(t *testing.T, n *node.Node) string {
+	t.Helper()
+	if err := n.Pull(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Images.RemoveImage(t.Context(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: n.Image}}); err != nil {
+		t.Fatal(err)
+	}
+	requests := n.Registry.Requests()
+	_, path, _ := strings.Cut(requests[len(requests)-1], " ")
+	return path
+}
+
+func TestDiskFull(t *testing.T) {
+	n := node.Start(t, node.Options{RootSize: "1m"}) // the image has two
+	err := n.Pull(t.Context())
+	wantError(t, err, codes.ResourceExhausted, "no space left on device")
+	images, err := n.Images.ListImages(t.Context(), &cri.ListImagesRequest{})
+	if err != nil || len(images.Images) != 0 {
+		t.Errorf("images: %v, %v", images, err)
+	}
+	// What the pull had taken is free again: a pod needs some.
+	if _, err := n.RunPod(t.Context(), n.PodConfig("full", true)); err != nil {
+		t.Error(err)
 	}
 }
 
