@@ -342,7 +342,6 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 	case plan.OpSetns:
 		l.main(unix.SYS_SETNS, 0, reg(o.Dir), num(o.A))
 	case plan.OpFork:
-		l.moves = true
 		l.emit(pFork, 0, ptr(l.words(o.A|unix.CLONE_PARENT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)), num(88))
 	case plan.OpSync:
 		l.emit(pSync, 0, num(o.A))

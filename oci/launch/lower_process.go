@@ -94,9 +94,6 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		l.emit(unix.SYS_ACCEPT4, conn, reg(o.Dir), num(0), num(0), num(unix.SOCK_CLOEXEC))
 		l.emit(pReport, 0, reg(conn))
 		l.emit(unix.SYS_CLOSE, 0, reg(o.Dir))
-	case plan.OpAwait:
-		l.awaits = true
-		l.emit(pAwait, 0)
 	case plan.OpHook:
 		argv, err := l.pointers(o.Args)
 		if err != nil {
