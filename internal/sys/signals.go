@@ -53,13 +53,11 @@ func CatchSignals(list ...syscall.Signal) (*Signals, error) {
 	ours.handler, ours.restorer = addresses()
 	ours.flags = saRestorer | saOnStack | saRestart
 	for _, sig := range list {
-		if err := sigaction(sig, nil, &old); err != nil {
-			return nil, err
+		err := sigaction(sig, &ours, &old)
+		if err == nil && old.handler == sigIgnore {
+			err = sigaction(sig, &old, nil)
 		}
-		if old.handler == sigIgnore {
-			continue
-		}
-		if err := sigaction(sig, &ours, nil); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}

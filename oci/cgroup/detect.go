@@ -70,7 +70,7 @@ func parseMountinfo(mountinfo string) []hierarchy {
 	var v1, v2 []hierarchy
 	for line := range strings.Lines(mountinfo) {
 		before, after, ok := strings.Cut(line, " - ")
-		if !ok {
+		if !ok || !strings.HasPrefix(after, "cgroup") {
 			continue
 		}
 		left, right := strings.Fields(before), strings.Fields(after)
