@@ -120,7 +120,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		File: func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 	})
 	if err != nil {
-		return nil, nil, execError(err)
+		return nil, nil, initError(err, s, cg)
 	}
 	undo.Push("kill init", func() error { return launch.Kill(child) })
 	proc.PidFD = child.PidFD
@@ -208,6 +208,19 @@ func newCgroup(id string, s *specs.Spec) (*cgroup.Cgroup, error) {
 		return nil, fmt.Errorf("linux.cgroupsPath: %w", err)
 	}
 	return cg, nil
+}
+
+// initError says why there is no init. Of one that was killed, the cgroup, which
+// is still there, knows whether its memory limit did that.
+func initError(err error, s *specs.Spec, cg *cgroup.Cgroup) error {
+	limits := s.Linux.Resources
+	if !errors.Is(err, launch.ErrKilled) || limits == nil || limits.Memory == nil || limits.Memory.Limit == nil {
+		return execError(err)
+	}
+	if stats, e := cg.Stats(); e != nil || stats.Memory.OOMKills == 0 {
+		return err
+	}
+	return fmt.Errorf("linux.resources.memory.limit: %d bytes of memory are too few to start in: raise the limit", *limits.Memory.Limit)
 }
 
 // execError marks errors that are about the program to execute.
