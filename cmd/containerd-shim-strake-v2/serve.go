@@ -33,6 +33,7 @@ const gcPercent = 60
 func serve(p parameters) error {
 	debug.SetGCPercent(gcPercent)
 	syscall.CloseOnExec(listenerFD)
+	syscall.CloseOnExec(programFD)
 	file := os.NewFile(listenerFD, "listener")
 	l, err := net.FileListener(file)
 	if err != nil {
@@ -48,7 +49,7 @@ func serve(p parameters) error {
 	dropped := make(chan os.Signal, 1)
 	signal.Notify(dropped, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
 
-	// Started from /proc/self/exe, it would be called exe in ps and top.
+	// Started by a path in /proc, it would be called 7 in ps and top.
 	if err := os.WriteFile("/proc/self/comm", []byte("containerd-shim"), 0); err != nil {
 		return fmt.Errorf("take a name: %w", err)
 	}

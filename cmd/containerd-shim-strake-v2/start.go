@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/shim/wire"
 )
 
@@ -29,6 +30,10 @@ const (
 	serveAction = "serve"
 	// listenerFD is where serve finds the listening socket.
 	listenerFD = 3
+	// programFD is the serving program's own file (sealed). Nobody reads it: that
+	// it is open keeps its mount, the removal of which takes the kernel some
+	// milliseconds, until the end.
+	programFD = 4
 )
 
 // bootstrap is what start prints.
@@ -166,10 +171,15 @@ func spawn(p parameters, path string, listener *net.UnixListener) error {
 	if p.debug {
 		argv = append(argv, "-debug")
 	}
-	process, err := os.StartProcess("/proc/self/exe", append(argv, serveAction), &os.ProcAttr{
+	program, err := sealed()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = program.Close() }() // the copy has its own
+	process, err := os.StartProcess(sys.ExecPath(program), append(argv, serveAction), &os.ProcAttr{
 		Dir:   "/", // it keeps nobody's mount busy
 		Env:   append(os.Environ(), tuning...),
-		Files: []*os.File{null, log, log, listenerFD: socket},
+		Files: []*os.File{null, log, log, listenerFD: socket, programFD: program},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
@@ -177,6 +187,24 @@ func spawn(p parameters, path string, listener *net.UnixListener) error {
 	}
 	adjustOOMScore(process.Pid)
 	return process.Release()
+}
+
+// sealed is this program's file for the serving copy to be executed from: one that
+// no container can write to, should it ever get hold of it (CVE-2019-5736).
+//
+// Whoever gets a process of ours to execute /proc/self/exe inside a container, or
+// may look into one that joins it, has our program in /proc/PID/exe, and root can
+// open that for writing when nothing executes it any more. The child that becomes
+// a container's process cannot be looked into and refuses to execute its own
+// program, but it looks before it leaps: a symbolic link can be swapped in
+// between; and CAP_SYS_PTRACE without a user namespace looks into everything. A
+// read-only mount ends all of that. It costs no memory and no second start.
+func sealed() (*os.File, error) {
+	f, err := sys.ReadOnlySelf()
+	if err != nil {
+		return nil, fmt.Errorf("protect the own program from containers: %w", err)
+	}
+	return f, nil
 }
 
 // tuning makes a monitor small: with one scheduler instead of two it has 0.6 MB

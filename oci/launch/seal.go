@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // sealedEnv tells a program that it has been executed by Seal.
@@ -44,15 +45,11 @@ func Seal() error {
 	if marked {
 		return fmt.Errorf("seal: the own executable is still writable")
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	self, err := sys.ReadOnlySelf()
 	if err != nil {
-		return fmt.Errorf("seal: open_tree: %w", err)
+		return fmt.Errorf("seal: %w", err)
 	}
-	defer func() { _ = unix.Close(fd) }()
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("seal: mount_setattr: %w", err)
-	}
-	err = syscall.Exec("/proc/self/fd/"+strconv.Itoa(fd), os.Args, append(os.Environ(), sealedEnv+"=1"))
+	defer func() { _ = self.Close() }() // only if it could not be executed
+	err = syscall.Exec(sys.ExecPath(self), os.Args, append(os.Environ(), sealedEnv+"=1"))
 	return fmt.Errorf("seal: exec: %w", err)
 }
