@@ -148,7 +148,10 @@ func TestContainers(t *testing.T) {
 		}, []string{"FLY"}},
 		"bad cpuset": {func(c *cri.ContainerConfig) {
 			c.Linux.Resources = &cri.LinuxContainerResources{CpusetCpus: "99999"}
-		}, []string{"99999"}},
+		}, []string{"linux.resources.cpu.cpus", "99999", "this host has"}},
+		"too little memory": {func(c *cri.ContainerConfig) {
+			c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 1024}
+		}, []string{"linux.resources.memory.limit: 1024 bytes"}},
 		"NUL in env": {func(c *cri.ContainerConfig) { c.Envs = []*cri.KeyValue{{Key: "A", Value: []byte("b\x00c")}} }, []string{"A"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -254,6 +257,15 @@ func wantError(t *testing.T, err error, code codes.Code, says ...string) {
 	for _, s := range says {
 		if !strings.Contains(err.Error(), s) {
 			t.Errorf("does not say %q", s)
+		}
+	}
+	for clause := range strings.SplitSeq(status.Convert(err).Message(), "; ") {
+		said := map[string]bool{}
+		for part := range strings.SplitSeq(clause, ": ") {
+			if said[part] {
+				t.Errorf("says %q twice", part)
+			}
+			said[part] = true
 		}
 	}
 }
