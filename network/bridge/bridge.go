@@ -30,6 +30,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/keymutex"
 	"github.com/strake-containers/strake/internal/sys"
@@ -86,6 +88,11 @@ func (b *Bridge) Status(context.Context) error {
 	}
 	if err := tablesAvailable(); err != nil {
 		return fmt.Errorf("%w: bridge %s: %w", network.ErrNotReady, b.config.Bridge, err)
+	}
+	if link, err := netlink.LinkByName(b.config.Bridge); err == nil {
+		if err := b.foreign(link); err != nil {
+			return fmt.Errorf("%w: bridge %s: %w", network.ErrNotReady, b.config.Bridge, err)
+		}
 	}
 	return nil
 }
@@ -257,7 +264,7 @@ func (b *Bridge) check(l *lease) error {
 }
 
 // GC releases the leases of pods that are not in live and removes the bridge's
-// ports that no lease knows.
+// ports that no lease knows, unless the bridge is another daemon's.
 func (b *Bridge) GC(ctx context.Context, live []string) error {
 	keep := make(map[string]bool, len(live))
 	for _, id := range live {
@@ -265,7 +272,7 @@ func (b *Bridge) GC(ctx context.Context, live []string) error {
 	}
 	// The ports are listed first: a Setup takes its lease before it makes its
 	// port, so a listed port without a lease then is nobody's.
-	ports, err := ours(b.config.Bridge)
+	ports, err := b.ports()
 	if err != nil {
 		return err
 	}

@@ -462,6 +462,37 @@ func TestRestart(t *testing.T) {
 	w.down(p)
 }
 
+// TestTwoDaemons has a second daemon, with a root of its own, meet the first
+// one's bridge: it touches nothing while there are pods, and has it afterwards.
+func TestTwoDaemons(t *testing.T) {
+	w := newWorld(t, Config{})
+	p, addr := w.up()
+	second := New(Config{StateDir: filepath.Join(w.dir, "second")})
+	defer func() { w.ok(second.Close()) }()
+
+	w.ok(second.GC(t.Context(), nil))
+	w.ok(w.Check(t.Context(), p))
+	if err := second.Status(t.Context()); !errors.Is(err, network.ErrNotReady) || !strings.Contains(err.Error(), w.config.StateDir) {
+		t.Errorf("status %v; want not ready, and whose bridge it is", err)
+	}
+	q := w.pod()
+	if _, err := second.Setup(t.Context(), q); err == nil || !strings.Contains(err.Error(), w.config.StateDir) {
+		t.Errorf("set up: %v; want an error that says whose bridge it is", err)
+	}
+	w.ok(w.Check(t.Context(), p))
+
+	w.down(p)
+	r, err := second.Setup(t.Context(), q)
+	w.ok(err)
+	if got := r.IPs[0].String(); got != addr {
+		t.Errorf("address %s, want %s, which is free again", got, addr)
+	}
+	if _, err := w.Setup(t.Context(), w.pod()); err == nil || !strings.Contains(err.Error(), second.config.StateDir) {
+		t.Errorf("set up by the first one: %v; want an error that says whose bridge it is now", err)
+	}
+	w.ok(second.Teardown(t.Context(), q))
+}
+
 func TestLostNamespace(t *testing.T) {
 	w := newWorld(t, Config{})
 	p, _ := w.up(network.PortMapping{HostPort: 8080, ContainerPort: 80})

@@ -64,12 +64,18 @@ func (b *Bridge) prepare() (hostSide, error) {
 	name := b.config.Bridge
 
 	link, err := netlink.LinkByName(name)
-	if err == nil && b.host.subnets != nil && link.Attrs().Flags&net.FlagUp != 0 && b.host.table.exists() {
+	if err == nil && b.host.subnets != nil && link.Attrs().Flags&net.FlagUp != 0 &&
+		link.Attrs().Alias == b.config.owner() && b.host.table.exists() {
 		// Docker, started since, may have closed FORWARD.
 		return hostSide{link.Attrs().Index, b.host.mtu, b.host.subnets}, openForward(name)
 	}
 	if err != nil && !isNotFound(err) {
 		return hostSide{}, fmt.Errorf("look up the link: %w", err)
+	}
+	if err == nil {
+		if err := b.foreign(link); err != nil {
+			return hostSide{}, err
+		}
 	}
 
 	// 1. The plan: which subnets, those of older leases too.
@@ -99,6 +105,9 @@ func (b *Bridge) prepare() (hostSide, error) {
 
 	// 2. The link, with the ports that a removed one has lost.
 	if link, err = ensureBridge(name, mtu, served); err != nil {
+		return hostSide{}, err
+	}
+	if err := b.own(link); err != nil {
 		return hostSide{}, err
 	}
 	for _, l := range leases {
