@@ -197,7 +197,8 @@ func spawn(p parameters, path string, listener *net.UnixListener) error {
 // open that for writing when nothing executes it any more. The child that becomes
 // a container's process cannot be looked into and refuses to execute its own
 // program, but it looks before it leaps: a symbolic link can be swapped in
-// between; and CAP_SYS_PTRACE without a user namespace looks into everything. A
+// between; it does not see the interpreter of a script; and CAP_SYS_PTRACE without
+// a user namespace looks into everything. A
 // read-only mount ends all of that. It costs no memory and no second start.
 func sealed() (*os.File, error) {
 	f, err := sys.ReadOnlySelf()

@@ -24,6 +24,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/version"
+	"github.com/strake-containers/strake/oci/container"
 )
 
 // app is what the global flags said.
@@ -174,6 +175,22 @@ func (a *app) call(name string, v *verb, args []string) error {
 	}
 	if help {
 		return printVerbHelp(name, v, &f)
+	}
+	switch v.name {
+	case "create", "run", "exec":
+		// A script in the container whose interpreter is /proc/self/exe has this
+		// program executed inside, for others there to keep and to write to when
+		// it has ended (CVE-2019-5736).
+		if err := container.Seal(); err != nil {
+			return fmt.Errorf("%s: protect the own program from the container: %w", v.name, err)
+		}
+	}
+	if v.name == "create" || v.name == "run" || v.name == "exec" {
+		// A script that starts with "#!/proc/self/exe" has the kernel execute us
+		// inside the container (CVE-2019-5736); then nobody may write to us.
+		if err := container.Seal(); err != nil {
+			return fmt.Errorf("%s: %w", v.name, err)
+		}
 	}
 	ctx := context.Background()
 	if v.waits {

