@@ -80,7 +80,7 @@ func call(verb, id, execID string, err error) error {
 		return nil
 	}
 	class, text := classOf(err), message(err)
-	if _, answered := status.FromError(err); !answered || class == ErrUnavailable || class == ErrTimeout || class == context.Canceled {
+	if _, answered := status.FromError(err); !answered || errors.Is(class, ErrUnavailable) || errors.Is(class, ErrTimeout) || errors.Is(class, context.Canceled) {
 		what := "monitor: " + verb
 		if id != "" {
 			what += " " + id

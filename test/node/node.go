@@ -238,7 +238,7 @@ func (n *Node) KillRest() {
 				n.tb.Fatal(err)
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 	for _, at := range n.mounts() {
 		if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
