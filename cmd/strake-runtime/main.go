@@ -185,13 +185,6 @@ func (a *app) call(name string, v *verb, args []string) error {
 			return fmt.Errorf("%s: protect the own program from the container: %w", v.name, err)
 		}
 	}
-	if v.name == "create" || v.name == "run" || v.name == "exec" {
-		// A script that starts with "#!/proc/self/exe" has the kernel execute us
-		// inside the container (CVE-2019-5736); then nobody may write to us.
-		if err := container.Seal(); err != nil {
-			return fmt.Errorf("%s: %w", v.name, err)
-		}
-	}
 	ctx := context.Background()
 	if v.waits {
 		if ctx, err = untilTerminated(); err != nil {
