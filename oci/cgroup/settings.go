@@ -172,9 +172,9 @@ func (s setting) explain(err error) error {
 	case isErrno(err, syscall.ENOENT):
 		return &fieldError{s.field, fmt.Errorf("the kernel has no such file: %w: %w", err, ErrUnsupported)}
 	case isErrno(err, syscall.EBUSY):
-		return &fieldError{s.field, fmt.Errorf("the cgroup uses more than that already and could not be shrunk: %w", err)}
+		return &fieldError{s.field, fmt.Errorf("%s: the cgroup uses more than that already and could not be shrunk: %w", s.value, reason(err))}
 	case isErrno(err, syscall.EINVAL):
-		return &fieldError{s.field, fmt.Errorf("the kernel refuses the value: %w", err)}
+		return &fieldError{s.field, fmt.Errorf("the kernel refuses %q: %w", s.value, reason(err))}
 	}
 	return &fieldError{s.field, err}
 }

@@ -137,7 +137,7 @@ func (m *Monitor) ExecSync(ctx context.Context, id string, p *specs.Process, tim
 		}
 	}
 	if r.TimedOut {
-		return result, fmt.Errorf("exec in %s: command %q: %w after %s", id, p.Args, ErrTimeout, timeout)
+		return result, fmt.Errorf("command %q: %w after %s", p.Args, ErrTimeout, timeout)
 	}
 	return result, nil
 }
