@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -97,6 +98,7 @@ func (a *app) command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	group(root)
 	root.SetFlagErrorFunc(usageError)
 	root.PersistentFlags().StringVar(&a.address, "address", address, "straked's socket ($STRAKE_ADDRESS)")
 	root.AddGroup(
@@ -115,7 +117,31 @@ func (a *app) command() *cobra.Command {
 		a.stopCommand(), a.killCommand(), a.waitCommand(), a.rmCommand(), a.inspectCommand(), a.podCommand())
 	add("image", a.pullCommand(), a.imagesCommand(), a.rmiCommand())
 	add("system", a.versionCommand(), a.infoCommand(), a.systemCommand())
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() {
+			group(c)
+		}
+	}
 	return root
+}
+
+// group has a command that is nothing without a subcommand show its help, and
+// name a subcommand that does not exist. Cobra would show the help for that too,
+// and end with 0.
+func group(cmd *cobra.Command) {
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		err := fmt.Errorf("no command %q", args[0])
+		if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+			err = fmt.Errorf("%w (did you mean %s?)", err, strings.Join(similar, " or "))
+		}
+		return usageError(cmd, err)
+	}
 }
 
 // connect wraps a command that needs the daemon.
@@ -137,7 +163,12 @@ func usageError(cmd *cobra.Command, err error) error {
 	if cmd.Name() == "run" || cmd.Name() == "exec" {
 		code = exitStrake
 	}
-	return &exitError{code: code, err: fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+	text := err.Error()
+	var number *strconv.NumError
+	if errors.As(err, &number) { // its text names a function of Go's
+		text = strings.Replace(text, number.Error(), number.Err.Error(), 1)
+	}
+	return &exitError{code: code, err: fmt.Errorf("%s; see %s --help", text, cmd.CommandPath())}
 }
 
 // verb is a command as it is typed after "strake".

@@ -269,7 +269,11 @@ func TestMain_errors(t *testing.T) {
 		{"stop", 1, "strake: stop needs a container"},
 		{"logs a b", 1, "strake: logs needs one container"},
 		{"ps x", 1, `strake: ps takes no arguments, not "x"`},
-		{"nosuch", 1, `unknown command "nosuch" for "strake"`},
+		{"nosuch", 1, `strake: no command "nosuch"; see strake --help`},
+		{"sto", 1, `strake: no command "sto" (did you mean stop?); see strake --help`},
+		{"pod lss", 1, `strake: no command "lss" (did you mean ls?); see strake pod --help`},
+		{"completion sh", 1, `strake: no command "sh"`},
+		{"stop -t x c", 1, `invalid argument "x" for "-t, --time" flag: invalid syntax; see strake stop --help`},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			code, stdout, stderr := strake(t, append([]string{"--address", socket}, strings.Fields(test.args)...)...)

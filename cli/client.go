@@ -55,8 +55,12 @@ func dial(ctx context.Context, address string) (*client, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		// Who waits for a daemon that is being restarted waits a second, not two
-		// minutes.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}}),
+		// minutes. A daemon on a busy machine may still take its time to say hello:
+		// without MinConnectTimeout that were the first delay, 50 ms.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second},
+			MinConnectTimeout: 20 * time.Second,
+		}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (c net.Conn, err error) {
 			once.Do(func() { c, first = first, nil })
 			if c != nil {

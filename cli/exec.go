@@ -65,6 +65,9 @@ func (a *app) exec(ctx context.Context, c *client, o *execOptions, ref string, c
 	if err != nil {
 		return err
 	}
+	if err := in.running(); err != nil {
+		return err
+	}
 	start.ContainerId = in.Id
 
 	// A signal ends the connection, and so the command; above all it must not
@@ -89,7 +92,7 @@ func (a *app) exec(ctx context.Context, c *client, o *execOptions, ref string, c
 	}
 	code, err := stream.Exec(ctx, c.strake, start, streams)
 	if errors.Is(err, stream.ErrDetached) {
-		return nil
+		return a.detached()
 	}
 	if err != nil {
 		return cause(ctx, err)
@@ -116,6 +119,9 @@ func (a *app) attach(ctx context.Context, c *client, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := to.running(); err != nil {
+		return err
+	}
 	stdio := to.Annotations[annotationStdio]
 	ctx, signals := catchSignals(ctx)
 	defer signals.stop()
@@ -126,7 +132,7 @@ func (a *app) attach(ctx context.Context, c *client, args []string) error {
 	}
 	code, err := s.run(ctx)
 	if errors.Is(err, stream.ErrDetached) {
-		return nil
+		return a.detached()
 	}
 	if err != nil {
 		return err

@@ -58,6 +58,15 @@ func (c container) ofCLI() bool {
 	return ours
 }
 
+// running returns an error if the container is not, by the name that was given
+// to it: straked speaks of ids.
+func (c container) running() error {
+	if c.State == cri.ContainerState_CONTAINER_RUNNING {
+		return nil
+	}
+	return fmt.Errorf("%s is not running: see strake ps -a", c.name())
+}
+
 // containers lists all containers, newest first.
 func (c *client) containers(ctx context.Context) ([]container, error) {
 	pods, err := c.pods.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})

@@ -137,7 +137,7 @@ func (a *app) run(ctx context.Context, c *client, o *runOptions, image string, a
 	switch {
 	case errors.Is(err, stream.ErrDetached):
 		keep = true // with --rm, straked removes it at its end
-		return nil
+		return a.detached()
 	case s.running:
 		keep = !o.rm
 	}

@@ -51,6 +51,9 @@ func (a *app) killCommand() *cobra.Command {
 			return err
 		}
 		return a.each(ctx, c, args, func(ctx context.Context, in container) error {
+			if err := in.running(); err != nil {
+				return err
+			}
 			_, err := c.strake.KillContainer(ctx, &strakev1.KillContainerRequest{ContainerId: in.Id, Signal: fmt.Sprint(int(sig))})
 			return err
 		})

@@ -37,6 +37,13 @@ func (a *app) rawTerminal() (restore func(), err error) {
 	return func() { _ = term.Restore(fd, was) }, nil // it fails when the terminal has gone
 }
 
+// detached ends a session whose detach keys were typed: the shell's prompt comes
+// on a line of its own. The terminal may still be raw.
+func (a *app) detached() error {
+	fmt.Fprint(a.stderr, "\r\n")
+	return nil
+}
+
 // terminalSize is the terminal's; ok is false where there is none.
 func (a *app) terminalSize() (s stream.Size, ok bool) {
 	for _, f := range []*os.File{a.stdout, a.stdin} {

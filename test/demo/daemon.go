@@ -79,7 +79,7 @@ func newDemo(ctx context.Context, bin string) (*demo, error) {
 	}
 	d.conn, err = grpc.NewClient("unix://"+d.path("sock"), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// The daemon is there in milliseconds; the usual pause after a failure is a second.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1.5, MaxDelay: 20 * time.Millisecond}}))
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: time.Millisecond, Multiplier: 1.5, MaxDelay: 20 * time.Millisecond}, MinConnectTimeout: 20 * time.Second}))
 	if err != nil {
 		return nil, err
 	}
