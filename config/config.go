@@ -15,6 +15,7 @@ import (
 	"maps"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -183,9 +184,28 @@ func decodeErrors(file string, err error) error {
 	var wrong *toml.DecodeError
 	if errors.As(err, &wrong) {
 		line, _ := wrong.Position()
-		return &Error{File: file, Line: line, Key: strings.Join(wrong.Key(), "."), Msg: strings.TrimPrefix(wrong.Error(), "toml: ")}
+		return &Error{File: file, Line: line, Key: strings.Join(wrong.Key(), "."), Msg: decodeMessage(wrong.Error())}
 	}
 	return &Error{File: file, Msg: err.Error()}
+}
+
+var wrongType = regexp.MustCompile(`^cannot decode TOML (.+) into .*?([^ ]+)$`)
+
+// decodeMessage says in TOML's words what the library says in Go's.
+func decodeMessage(msg string) string {
+	msg = strings.TrimPrefix(msg, "toml: ")
+	m := wrongType.FindStringSubmatch(msg)
+	if m == nil {
+		return msg
+	}
+	due := "a table"
+	switch typ := m[2]; {
+	case typ == "string":
+		due = "a string in quotes"
+	case strings.HasPrefix(typ, "[]"):
+		due = "an array"
+	}
+	return fmt.Sprintf("this is %s, not %s", m[1], due)
 }
 
 // problem is a value that cannot be used; key is dotted.

@@ -66,6 +66,9 @@ func TestParseErrors(t *testing.T) {
 	}{
 		{"syntax", "root = \"/a\"\nstate = \n", []string{"f:2: "}},
 		{"unknown key", "root = \"/a\"\n\n[cni]\nconfdir = \"/x\"\n", []string{"f:4: cni.confdir: unknown key"}},
+		{"wrong type", "root = 5\n", []string{"f:1: root: this is integer, not a string in quotes"}},
+		{"string for array", "[cni]\nbin_dirs = \"/x\"\n", []string{"f:2: cni.bin_dirs: this is string, not an array"}},
+		{"string for table", "cni = \"/x\"\n", []string{"f:1: cni: this is string, not a table"}},
 		{"two unknown", "a = 1\n[b]\nc = 2\n", []string{"f:1: a: unknown key", "f:2: b: unknown key"}},
 		{"wrong type", "root = 7\n", []string{"f:1: "}},
 		{"relative", "state = \"run\"\n", []string{`f:1: state: "run" is not a clean absolute path`}},

@@ -34,7 +34,7 @@ var (
 	ErrUnavailable      = registry.ErrUnavailable      // the registry does not answer, or breaks off
 	ErrInvalidImage     = errors.New("invalid image")  // its contents break the rules, or exceed a limit
 	ErrAmbiguous        = errors.New("ambiguous image id")
-	ErrLocked           = errors.New("image store is in use by another process")
+	ErrLocked           = errors.New("in use by another process")
 )
 
 // Auth are a registry's credentials, as CRI's AuthConfig gives them.

@@ -18,7 +18,7 @@ import (
 )
 
 // ErrInUse is the class of the error when somebody serves the address already.
-var ErrInUse = errors.New("another daemon is using it")
+var ErrInUse = errors.New("another daemon is using it: stop that, or choose another address, root and state")
 
 // dialTimeout is how long a socket that is there may take to answer before it
 // counts as left behind. Connecting needs no reply from the daemon itself.

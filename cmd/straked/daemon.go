@@ -37,12 +37,17 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 	defer closers.Run(&err)
 	log.Info("straked starts", "version", version.Version, "root", c.Root, "state", c.State)
 
-	// 1. The socket first: its lock keeps a second daemon off before anything is touched.
+	// 1. The socket and the state first: their locks keep a second daemon off before anything is touched.
 	socket, err := server.Listen(ctx, c.Address)
 	if err != nil {
 		return err
 	}
 	closers.Push("close socket", socket.Close)
+	state, err := lockState(c.State) // the store has a lock of its own
+	if err != nil {
+		return err
+	}
+	closers.Push("unlock state", state.Close)
 
 	// 2. Images; opening is recovery.
 	images, err := image.Open(filepath.Join(c.Root, "images"), image.Options{

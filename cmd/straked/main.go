@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/strake-containers/strake/config"
@@ -74,8 +75,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return exitError
 		}
 		fmt.Fprintf(stdout, "%s: ok\n", args[2])
+	case args[0] == "config" && len(args) == 2 && args[1] == "check":
+		fmt.Fprintln(stderr, "straked: config check needs a FILE; see straked --help")
+		return exitUsage
 	default:
-		fmt.Fprintf(stderr, "straked: no command %q; see straked --help\n", args)
+		fmt.Fprintf(stderr, "straked: no command %q; see straked --help\n", strings.Join(args, " "))
 		return exitUsage
 	}
 	return exitOK
@@ -128,6 +132,10 @@ func serve(o overrides, stderr io.Writer) int {
 	c, err := o.load()
 	if err != nil {
 		fmt.Fprintf(stderr, "straked: %v\n", err)
+		return exitError
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(stderr, "straked: it makes mounts, namespaces and cgroups: run it as root (sudo straked)")
 		return exitError
 	}
 	log := newLogger(stderr, c)

@@ -35,7 +35,8 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--config", bad}, exitError, "", "straked: " + bad + ":4: cni.conf: unknown key\n"},
 		{[]string{"--root", "var/lib"}, exitError, "", "straked: configuration: root: \"var/lib\" is not a clean absolute path\n"},
 		{[]string{"--colour"}, exitUsage, "", "straked: flag provided but not defined: -colour; see straked --help\n"},
-		{[]string{"start"}, exitUsage, "", "straked: no command [\"start\"]; see straked --help\n"},
+		{[]string{"config", "check"}, exitUsage, "", "straked: config check needs a FILE; see straked --help\n"},
+		{[]string{"start"}, exitUsage, "", "straked: no command \"start\"; see straked --help\n"},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/strake-containers/strake/config"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/pod"
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 	"github.com/strake-containers/strake/server/cri"
@@ -57,6 +59,27 @@ func (q quiet) Handle(ctx context.Context, r slog.Record) error {
 func (q quiet) WithAttrs(a []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(a)} }
 func (q quiet) WithGroup(name string) slog.Handler   { return quiet{q.Handler.WithGroup(name)} }
 
+// lockState keeps two daemons with different sockets and roots out of one state
+// directory, whose pods each would undo as nobody's. The lock is the file's, which
+// the caller closes at the end.
+func lockState(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state: %w", err)
+	}
+	taken, err := sys.TryLock(f)
+	if err == nil && !taken {
+		err = errors.New("another daemon is using it: stop that, or choose another --state")
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("state %s: %w", dir, err), f.Close())
+	}
+	return f, nil
+}
+
 // monitors finds the monitor's program of each runtime: where its path says,
 // beside this program, or in PATH.
 func monitors(c config.Config) (map[string]pod.Runtime, error) {
@@ -88,7 +111,7 @@ func findMonitor() (string, error) {
 	}
 	path, err := exec.LookPath(monitorName)
 	if err != nil {
-		return "", fmt.Errorf("%s is neither beside straked (%s) nor in PATH: install it there or set path: %w", monitorName, filepath.Dir(self), err)
+		return "", fmt.Errorf("%s is neither beside straked (%s) nor in PATH: install it there or set path", monitorName, filepath.Dir(self))
 	}
 	return filepath.Abs(path)
 }
