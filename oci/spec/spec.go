@@ -35,7 +35,7 @@ func Decode(data []byte) (*specs.Spec, error) {
 	if !ok {
 		s = new(specs.Spec)
 		if err := json.Unmarshal(data, s); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+			return nil, decodeError("config.json", err)
 		}
 	}
 	Default(s)
@@ -54,7 +54,7 @@ func DecodeProcess(data []byte) (*specs.Process, error) {
 	if !ok {
 		p = new(specs.Process)
 		if err := json.Unmarshal(data, p); err != nil {
-			return nil, fmt.Errorf("process: %w: %w", ErrInvalid, err)
+			return nil, decodeError("process.json", err)
 		}
 	}
 	if err := ValidateProcess(p); err != nil {
