@@ -9,32 +9,18 @@ cd "$(dirname "$0")/../../.."
 
 # crun refuses a hybrid host whose v2 hierarchy has any controller to offer, even
 # one that is left over because nobody mounted it as v1. So that crun can take
-# part, v1 gets it, in a mount namespace that ends with this script.
+# part, the list reads empty, in a mount namespace that ends with this script.
 v2=/sys/fs/cgroup/unified/cgroup.controllers
 if [ -z "${STRAKE_BENCH_NS:-}" ] && [ -f $v2 ] && [ -n "$(cat $v2)" ]; then
-	exec env STRAKE_BENCH_NS=1 unshare --mount "$0" "$@"
-fi
-moved=()
-if [ -n "${STRAKE_BENCH_NS:-}" ]; then
-	for controller in $(cat $v2); do
-		mkdir -p "/sys/fs/cgroup/$controller"
-		if mount -t cgroup -o "$controller" "$controller" "/sys/fs/cgroup/$controller"; then
-			moved+=("$controller")
-		else
-			echo "v2 keeps $controller: crun will not take part" >&2
-			rmdir "/sys/fs/cgroup/$controller"
-		fi
-	done
+	exec env STRAKE_BENCH_NS=1 unshare --mount --propagation private "$0" "$@"
 fi
 
 work=$(mktemp -d /run/strake-bench.XXXXXX)
-cleanup() {
-	rm -rf "$work"
-	for controller in "${moved[@]}"; do
-		umount "/sys/fs/cgroup/$controller" && rmdir "/sys/fs/cgroup/$controller"
-	done
-}
-trap cleanup EXIT
+trap 'rm -rf "$work"' EXIT
+if [ -n "${STRAKE_BENCH_NS:-}" ]; then
+	: >"$work/no-controllers"
+	mount --bind "$work/no-controllers" $v2
+fi
 cc=${CC:-gcc}
 $cc -O2 -Wall -static -o "$work/floor" test/bench/runtime/floor/floor.c
 $cc -O2 -Wall -static -o "$work/static" test/bench/runtime/floor/static.c
@@ -44,7 +30,7 @@ go build -o "$work/bench" ./test/bench/runtime
 
 contestants=("floor=$work/floor" "strake-runtime=$work/strake-runtime")
 for name in ${PEERS-crun runc}; do
-	path=$(command -v $name || true)
+	path=$(command -v "$name" || true)
 	[ -z "$path" ] || contestants+=("$name=$path")
 done
 # shellcheck disable=SC2206 # words on purpose
