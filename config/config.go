@@ -255,7 +255,7 @@ func (c Config) validate() []problem {
 		subnet, err := netip.ParsePrefix(text)
 		switch v4 := subnet.Addr().Is4(); {
 		case err != nil:
-			bad("network.subnets", "%q is not a subnet such as 10.88.0.0/16", text)
+			bad("network.subnets", "%q is not a subnet such as 10.190.0.0/16", text)
 		case subnet.Masked() != subnet:
 			bad("network.subnets", "%q has bits set behind its length; did you mean %s?", text, subnet.Masked())
 		case subnet.Addr().BitLen()-subnet.Bits() < 3:

@@ -258,7 +258,7 @@ func TestPods(t *testing.T) {
 	rb, err := w.Setup(t.Context(), b)
 	w.ok(err)
 	ipA, ipB := ra.IPs[0].String(), rb.IPs[0].String()
-	if ipA != "10.88.0.2" || ipB != "10.88.0.3" {
+	if ipA != "10.190.0.2" || ipB != "10.190.0.3" {
 		t.Errorf("addresses %s and %s", ipA, ipB)
 	}
 	in(w, a.NetNS, func() error {
@@ -276,8 +276,8 @@ func TestPods(t *testing.T) {
 	w.serve("", "tcp", ":8080")
 	w.serve(w.outside, "tcp", ":80")
 	w.expect(b.NetNS, "tcp", ipA+":80", ipB)
-	w.expect("", "tcp", ipA+":80", "10.88.0.1")
-	w.expect(b.NetNS, "tcp", "10.88.0.1:8080", ipB)
+	w.expect("", "tcp", ipA+":80", "10.190.0.1")
+	w.expect(b.NetNS, "tcp", "10.190.0.1:8080", ipB)
 	w.expect(a.NetNS, "tcp", outsideIP+":80", hostIP) // masqueraded
 
 	// Again: the same answer, nothing new.
@@ -324,7 +324,7 @@ func TestHostPorts(t *testing.T) {
 	w.serve(p.NetNS, "tcp", ":80")
 	w.serve(p.NetNS, "udp", ":53")
 
-	const gw = "10.88.0.1"
+	const gw = "10.190.0.1"
 	w.expect(w.outside, "tcp", hostIP+":8080", outsideIP)
 	w.expect(w.outside, "udp", hostIP+":5353", outsideIP)
 	w.expect("", "tcp", hostIP+":8080", hostIP)
@@ -338,7 +338,7 @@ func TestHostPorts(t *testing.T) {
 	w.expect("", "tcp", hostIP+":9000", "")
 	w.expect(w.outside, "tcp", hostIP+":9001", outsideIP)
 	w.expect("", "tcp", "127.0.0.1:9001", "")
-	if !strings.Contains(w.ruleset(), "sctp . 9002 : 10.88.0.2 . 9002") {
+	if !strings.Contains(w.ruleset(), "sctp . 9002 : 10.190.0.2 . 9002") {
 		t.Errorf("sctp is not mapped:\n%s", w.ruleset())
 	}
 
@@ -414,7 +414,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("leases left: %d, %v", len(all), err)
 	}
 	asked := w.pod()
-	asked.IPs, asked.MAC = []netip.Addr{netip.MustParseAddr("10.88.7.7")}, "02:00:00:00:00:07"
+	asked.IPs, asked.MAC = []netip.Addr{netip.MustParseAddr("10.190.7.7")}, "02:00:00:00:00:07"
 	r, err := w.Setup(t.Context(), asked)
 	if err != nil || r.IPs[0] != asked.IPs[0] || r.MAC != asked.MAC {
 		t.Errorf("asked for %v, %s; got %v, %s, %v", asked.IPs, asked.MAC, r.IPs, r.MAC, err)
@@ -557,16 +557,16 @@ func TestSubnetFull(t *testing.T) {
 
 func TestSubnetChoice(t *testing.T) {
 	w := newWorld(t, Config{})
-	address(t, "uplink", "10.88.4.1/24")
-	address(t, "uplink", "10.89.255.1/32")
+	address(t, "uplink", "10.190.4.1/24")
+	address(t, "uplink", "10.191.255.1/32")
 	_, ip := w.up()
-	if ip != "10.190.0.2" {
+	if ip != "172.29.0.2" {
 		t.Errorf("address %s in a subnet that a route overlaps", ip)
 	}
 	// It stays, whatever routes come and go.
 	w.ok(w.Close())
 	w.Bridge = New(w.config)
-	if _, ip = w.up(); ip != "10.190.0.3" {
+	if _, ip = w.up(); ip != "172.29.0.3" {
 		t.Errorf("address %s after a restart", ip)
 	}
 }
@@ -661,7 +661,7 @@ func TestGuard(t *testing.T) {
 			netlink.AddrDel(lo, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(8, 32)}}),
 			netlink.RouteAdd(&netlink.Route{
 				Dst: &net.IPNet{IP: net.IPv4(127, 0, 0, 0), Mask: net.CIDRMask(8, 32)},
-				Gw:  net.ParseIP("10.88.0.1"), Src: net.ParseIP(ip),
+				Gw:  net.ParseIP("10.190.0.1"), Src: net.ParseIP(ip),
 			}))
 	})
 	w.expect(p.NetNS, "tcp", "127.0.0.1:8080", "")
@@ -758,7 +758,7 @@ func TestCrash(t *testing.T) {
 	w.ok(os.WriteFile(w.leases.path("torn"), []byte("{"), 0o600))
 	w.ok(w.Close())
 	_, ip := w.up()
-	if ip != "10.88.0.2" {
+	if ip != "10.190.0.2" {
 		t.Errorf("address %s", ip)
 	}
 }

@@ -19,11 +19,12 @@ const (
 )
 
 // defaultSubnets are the candidates where none is configured, in order. They
-// are the ranges that other container tools pick least.
+// are the ranges that other container tools pick least: Docker's are from
+// 172.17.0.0/16 on, Podman's 10.88.0.0/15, CRI-O's 10.85.0.0/16, flannel's
+// 10.244.0.0/16. Podman takes its own without looking who has it.
 var defaultSubnets = []netip.Prefix{
-	netip.MustParsePrefix("10.88.0.0/16"),
-	netip.MustParsePrefix("10.89.0.0/16"),
 	netip.MustParsePrefix("10.190.0.0/16"),
+	netip.MustParsePrefix("10.191.0.0/16"),
 	netip.MustParsePrefix("172.29.0.0/16"),
 	netip.MustParsePrefix("172.30.0.0/16"),
 	netip.MustParsePrefix("192.168.240.0/20"),

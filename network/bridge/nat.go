@@ -44,8 +44,8 @@ const (
 //	    dnat ip to meta l4proto . th dport map @ports4
 //	    likewise for ip6 }
 //	  chain outgoing { type nat hook postrouting priority srcnat
-//	    ip saddr 10.88.0.0/16 oifname != "strake0" masquerade
-//	    ip saddr 10.88.0.0/16 oifname "strake0" ct status dnat masquerade
+//	    ip saddr 10.190.0.0/16 oifname != "strake0" masquerade
+//	    ip saddr 10.190.0.0/16 oifname "strake0" ct status dnat masquerade
 //	    ip saddr 127.0.0.0/8 oifname "strake0" masquerade }
 //	}
 //
