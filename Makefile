@@ -34,7 +34,7 @@ test: build arm64 ## every test: unit, root and end to end; installs what it nee
 	test/install-packages test
 	go test -json -timeout 14m -p 2 ./... | go run ./test/report
 
-test-unit: ## the tests that need no root and no other program
+test-unit: ## go test: without root, or a program that it uses, a test is skipped
 	go test ./...
 
 test-kubelet: build ## a real kubelet runs a static pod on straked (builds the kubelet: minutes)
