@@ -170,7 +170,7 @@ func (b *Bridge) subnets(link netlink.Link, leases []*lease) ([]netip.Prefix, er
 	if i := slices.IndexFunc(candidates, free); i >= 0 {
 		return candidates[i : i+1 : i+1], nil
 	}
-	return nil, fmt.Errorf("every default subnet %v overlaps a route: configure network.subnet", defaultSubnets)
+	return nil, fmt.Errorf("every default subnet %v overlaps a route: configure network.subnets", defaultSubnets)
 }
 
 // takenSubnets are the host's routes and addresses.

@@ -255,7 +255,7 @@ func (s *leases) choose(subnet netip.Prefix, asked []netip.Addr) (netip.Addr, er
 			addr = first
 		}
 		if addr == start {
-			return netip.Addr{}, fmt.Errorf("subnet %s: all addresses are in use; configure a larger network.subnet", subnet)
+			return netip.Addr{}, fmt.Errorf("subnet %s: all addresses are in use; configure a larger one in network.subnets", subnet)
 		}
 	}
 }
