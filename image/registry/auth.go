@@ -159,10 +159,9 @@ func (a *authorizer) fetchToken(ctx context.Context, params map[string]string, r
 		return statusError(resp)
 	}
 	var token struct {
-		Token       string    `json:"token"`
-		AccessToken string    `json:"access_token"`
-		ExpiresIn   int64     `json:"expires_in"`
-		IssuedAt    time.Time `json:"issued_at"`
+		Token       string `json:"token"`
+		AccessToken string `json:"access_token"`
+		ExpiresIn   int64  `json:"expires_in"`
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxTokenBody)).Decode(&token); err != nil {
 		return fmt.Errorf("%w: the answer of %s is no token: %w", ErrUnauthorized, realm.Host, err)

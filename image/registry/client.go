@@ -150,6 +150,9 @@ func (h *host) checkRedirect(req *http.Request, via []*http.Request) error {
 		return fmt.Errorf("redirect from https to %s refused", req.URL.Scheme)
 	}
 	if req.URL.Host != first.Host {
+		if req.Method == http.MethodPost { // its body is a refresh token
+			return fmt.Errorf("redirect of a token request to %s refused", req.URL.Host)
+		}
 		req.Header.Del("Authorization")
 		for name := range h.header {
 			req.Header.Del(name)

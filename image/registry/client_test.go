@@ -191,6 +191,32 @@ x-secret = "s"
 	}
 }
 
+// A token service that sends the client elsewhere does not get its refresh token
+// there: 307 asks for the same request, body and all.
+func TestRefreshTokenStays(t *testing.T) {
+	testutil.CheckLeaks(t)
+	reached := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
+	defer elsewhere.Close()
+	var service *httptest.Server
+	service = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.URL.Path == "/token" {
+			http.Redirect(w, req, elsewhere.URL, http.StatusTemporaryRedirect)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+service.URL+`/token"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer service.Close()
+	r := open(t, Config{}, strings.TrimPrefix(service.URL, "http://")+"/a:1", &Auth{IdentityToken: "secret"})
+	if _, err := r.Resolve(t.Context()); err == nil || !strings.Contains(err.Error(), "token request") {
+		t.Errorf("error %v", err)
+	}
+	if reached {
+		t.Error("the refresh token was sent to another host")
+	}
+}
+
 func TestMirrors(t *testing.T) {
 	testutil.CheckLeaks(t)
 	mirror, origin := start(t, fake.New()), start(t, fake.New())
