@@ -206,12 +206,6 @@ func (n *Node) StartDaemon() {
 	}
 }
 
-// Pid is the daemon's.
-func (n *Node) Pid() int { return n.daemon.Process.Pid }
-
-// Log is what straked has logged, over all its starts.
-func (n *Node) Log() string { return n.log.String() }
-
 // Kill kills straked with SIGKILL; what it monitors lives on.
 func (n *Node) Kill() {
 	_ = n.daemon.Process.Kill() // it may have exited

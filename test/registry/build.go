@@ -1,14 +1,10 @@
 package registry
 
 import (
-	"archive/tar"
 	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -137,59 +133,4 @@ func (l Layer) compress() (blob []byte, mediaType string, err error) {
 		return nil, "", err
 	}
 	return buf.Bytes(), mediaType, nil
-}
-
-// TarDir packs a directory, below the path prefix in the layer, reproducibly:
-// sorted, owned by root, without times. Symbolic links are packed as such.
-func TarDir(dir, prefix string) ([]byte, error) {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		return addFile(w, path, filepath.Join(prefix, name))
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return buf.Bytes(), nil
-}
-
-func addFile(w *tar.Writer, path, name string) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	var link string
-	if info.Mode()&fs.ModeSymlink != 0 {
-		if link, err = os.Readlink(path); err != nil {
-			return err
-		}
-	}
-	hdr, err := tar.FileInfoHeader(info, link)
-	if err != nil {
-		return err
-	}
-	hdr = &tar.Header{Typeflag: hdr.Typeflag, Name: name, Linkname: hdr.Linkname, Size: hdr.Size, Mode: hdr.Mode, ModTime: time.Unix(0, 0)}
-	if info.IsDir() {
-		hdr.Name += "/"
-	}
-	if err := w.WriteHeader(hdr); err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = io.Copy(w, f)
-	return err
 }
