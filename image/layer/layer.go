@@ -43,6 +43,7 @@ type Limits struct {
 	Bytes   int64 // unpacked file content; default 128 GiB
 	Entries int64 // tar entries; default 4,000,000
 	Ratio   int64 // unpacked over compressed bytes, beyond the first GiB; default 200
+	Holes   int64 // bytes of sparse files that are not in the tar, and cost its author nothing; default 1 GiB
 }
 
 // ratioFree is what any layer may unpack to, whatever the ratio: a small layer
@@ -58,6 +59,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Ratio == 0 {
 		l.Ratio = 200
+	}
+	if l.Holes == 0 {
+		l.Holes = 1 << 30
 	}
 	return l
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -442,6 +443,35 @@ func TestUnpackBomb(t *testing.T) {
 	_, err := Unpack(t.Context(), t.TempDir(), sourceOf(bomb.Bytes(), nil), Limits{})
 	if !errors.Is(err, ErrLimit) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestUnpackHoles: a sparse file announces content that is nowhere in the tar.
+func TestUnpackHoles(t *testing.T) {
+	testutil.RequireRoot(t, "files of other owners")
+	const size = 8 << 20
+	data := tarOf(t, map[string]string{"bomb": ""}, tar.Header{Name: "bomb", Format: tar.FormatGNU})
+	old := bytes.Clone(data) // as GNU tar writes one
+	old[156] = tar.TypeGNUSparse
+	copy(old[386:], fmt.Sprintf("%011o\x00%011o\x00", size, 0)) // its last fragment: nothing, at the end
+	copy(old[483:], fmt.Sprintf("%011o\x00", size))
+	sum := 8 * int(' ') // what stands for the checksum itself
+	for i, b := range old[:512] {
+		if i < 148 || i >= 156 {
+			sum += int(b)
+		}
+	}
+	copy(old[148:], fmt.Sprintf("%06o\x00 ", sum))
+
+	if _, _, err := unpack(t, old, Limits{Holes: size - 1<<20}); !errors.Is(err, ErrLimit) {
+		t.Errorf("more holes than allowed: error %v", err)
+	}
+	dir, _, err := unpack(t, old, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(dir + "/bomb"); err != nil || info.Size() != size {
+		t.Errorf("a sparse file of %d bytes: %v, %v", size, info, err)
 	}
 }
 

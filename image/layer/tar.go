@@ -42,7 +42,9 @@ func writeTar(root int, in io.Reader, limits Limits) (Result, error) {
 		return Result{}, err
 	}
 	defer w.close()
-	tr := tar.NewReader(in)
+	stream := &counted{in: in}
+	w.stream = stream
+	tr := tar.NewReader(stream)
 	for {
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -65,6 +67,18 @@ func writeTar(root int, in io.Reader, limits Limits) (Result, error) {
 	return w.finish()
 }
 
+// counted counts what is read through it.
+type counted struct {
+	in   io.Reader
+	read int64
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.in.Read(b)
+	c.read += int64(n)
+	return n, err
+}
+
 func tarError(err error) error {
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
 		return fmt.Errorf("%w: tar: %w", ErrInvalid, err)
@@ -80,7 +94,9 @@ type writer struct {
 	limits  Limits
 	buf     []byte
 	entries int64
-	content int64 // bytes of file content so far
+	content int64 // bytes of file content announced so far
+	written int64 // and of it, what was written
+	stream  *counted
 
 	// exactModes and exactOwners say that a new file's mode and owner are not
 	// just what open made them: some directory has a default ACL, or is setgid.
@@ -275,6 +291,10 @@ func (w *writer) fillFile(fd int, m uint32, hdr *tar.Header, content io.Reader) 
 				return err
 			}
 			left -= int64(n)
+			// The ratio of the compression does not see what sparse files add.
+			if w.written += int64(n); w.written > w.stream.read+w.limits.Holes {
+				return fmt.Errorf("%w: sparse files have holes of more than %d bytes", ErrLimit, w.limits.Holes)
+			}
 		}
 		if err != nil && left > 0 {
 			if errors.Is(err, io.EOF) {
