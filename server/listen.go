@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/strake-containers/strake/internal/sys"
@@ -61,7 +62,7 @@ func Listen(ctx context.Context, address string) (*Socket, error) {
 
 // takeLock opens and locks the lock file, which holds its owner's pid.
 func takeLock(ctx context.Context, path string) (*os.File, error) {
-	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600) // it is truncated: never somebody's link
 	if err != nil {
 		return nil, err
 	}

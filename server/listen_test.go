@@ -83,6 +83,13 @@ func TestListenKeepsWhatIsNotOurs(t *testing.T) {
 	if _, err := Listen(t.Context(), file); err == nil {
 		t.Error("a plain file was taken for a socket")
 	}
+	link := filepath.Join(dir, "link.sock")
+	if err := os.Symlink(file, link+".lock"); err != nil { // as anybody can in /tmp
+		t.Fatal(err)
+	}
+	if _, err := Listen(t.Context(), link); err == nil {
+		t.Error("a link was taken for a lock")
+	}
 	if data, _ := os.ReadFile(file); string(data) != "precious" {
 		t.Errorf("the file is now %q", data)
 	}
