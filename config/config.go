@@ -272,8 +272,10 @@ func (c Config) validate() []problem {
 		}
 	}
 	c.validateRuntimes(bad, absolute)
-	if _, err := netip.ParseAddrPort(c.Stream.Address); err != nil {
+	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil {
 		bad("stream.address", "%q is not IP:PORT, such as 127.0.0.1:0", c.Stream.Address)
+	} else if !at.Addr().IsLoopback() { // sessions are not encrypted, and their address is their key
+		bad("stream.address", "%q is not on loopback, where the kubelet or crictl reaches it: use 127.0.0.1:0", c.Stream.Address)
 	}
 	if c.Metrics.Address != "" {
 		if _, err := netip.ParseAddrPort(c.Metrics.Address); err != nil {

@@ -85,6 +85,7 @@ func TestParseErrors(t *testing.T) {
 		{"option", "[runtimes.strake]\ntype = \"strake\"\n[runtimes.strake.options]\nx = \"1\"\n", []string{`f:4: runtimes.strake.options.x: unknown option`}},
 		{"default runtime", "default_runtime = \"kata\"\n", []string{`f:1: default_runtime: there is no [runtimes.kata]`}},
 		{"long socket", "address = \"/" + strings.Repeat("a", 120) + "\"\n", []string{`f:1: address: 121 bytes long`}},
+		{"stream for anybody", "[stream]\naddress = \"0.0.0.0:9\"\n", []string{`f:2: stream.address: "0.0.0.0:9" is not on loopback`}},
 		{"stream", "[stream]\naddress = \"localhost\"\n", []string{`f:2: stream.address: "localhost" is not IP:PORT`}},
 		{"metrics", "[metrics]\naddress = \":9090\"\n", []string{`f:2: metrics.address: ":9090" is not IP:PORT`}},
 		{"bridge", "[network]\nbridge = \"a-name-that-is-too-long\"\n", []string{`f:2: network.bridge: `}},
