@@ -123,6 +123,9 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 
 	// 2. The record, before any plugin can have done anything. It has the
 	// limits as they were understood.
+	if err := checkArgs(p); err != nil {
+		return network.Result{}, err
+	}
 	var err error
 	if p.Bandwidth, err = p.Limits(); err != nil {
 		return network.Result{}, err

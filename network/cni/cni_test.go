@@ -563,6 +563,18 @@ func TestCrash(t *testing.T) {
 	n.empty()
 }
 
+// TestArgsAreNoneOfThePods: CNI_ARGS joins names without quoting them.
+func TestArgsAreNoneOfThePods(t *testing.T) {
+	n := newNode(t)
+	n.realPlugins()
+	p := n.pod()
+	p.Name = "web;IP=10.0.0.1"
+	if _, err := n.Setup(t.Context(), p); err == nil || !strings.Contains(err.Error(), p.Name) {
+		t.Errorf("a name with an argument in it: error %v", err)
+	}
+	n.empty()
+}
+
 func TestNoLeak(t *testing.T) {
 	n := newNode(t)
 	leases := n.realPlugins()

@@ -104,6 +104,17 @@ func loadSingle(file string) (*libcni.NetworkConfigList, error) {
 	}, nil
 }
 
+// checkArgs refuses values that CNI_ARGS (KEY=VALUE;KEY=VALUE) has no quotes
+// for: a pod's name could else bring arguments of its own, such as an address.
+func checkArgs(p network.Pod) error {
+	for _, a := range runtimeConf(p).Args {
+		if strings.ContainsAny(a[1], ";=") {
+			return fmt.Errorf("pod %s: %s %q: CNI plugins take no ; or = in it", p.ID, a[0], a[1])
+		}
+	}
+	return nil
+}
+
 // runtimeConf is what the plugins are told of the pod: to all, the arguments
 // that Kubernetes' plugins look for; to those that declare the capability in
 // the configuration, what the pod asks of it.
