@@ -96,7 +96,7 @@ func (a *app) run(ctx context.Context, c *client, o *runOptions, image string, a
 	if err != nil {
 		return err
 	}
-	if o.rm && !o.detach {
+	if o.rm {
 		release, err := c.hold(making, podID)
 		defer release()
 		if err != nil {

@@ -46,7 +46,8 @@ func (r *reaper) hold(podID string) {
 	r.held[podID]++
 }
 
-// release ends a hold; the last one removes the pod if it has ended meanwhile.
+// release ends a hold; the last one removes the pod if it has ended meanwhile, or
+// if who made it went away before anything ran in it.
 func (r *reaper) release(ctx context.Context, podID string) {
 	r.mu.Lock()
 	r.held[podID]--
@@ -59,7 +60,10 @@ func (r *reaper) release(ctx context.Context, podID string) {
 		return
 	}
 	if p, err := r.pods.Pod(podID); err == nil { // else it has been removed
-		r.check(ctx, p, r.pods.Containers(pod.ContainerFilter{PodID: podID}))
+		running := func(c pod.ContainerStatus) bool { return c.State == pod.ContainerRunning }
+		if !slices.ContainsFunc(r.pods.Containers(pod.ContainerFilter{PodID: podID}), running) {
+			r.remove(ctx, p)
+		}
 	}
 }
 
@@ -86,13 +90,17 @@ func (r *reaper) follow(ctx context.Context) {
 	}
 }
 
-// check removes the pod in the background if it wants that, nobody holds it, and
-// it has containers, all of which have ended.
+// check removes the pod if it has containers, all of which have ended.
 func (r *reaper) check(ctx context.Context, p pod.PodStatus, containers []pod.ContainerStatus) {
-	if ctx.Err() != nil || p.Config.Annotations[strakev1.AutoRemove] != "true" || len(containers) == 0 {
-		return
+	lives := func(c pod.ContainerStatus) bool { return c.State != pod.ContainerExited }
+	if len(containers) > 0 && !slices.ContainsFunc(containers, lives) {
+		r.remove(ctx, p)
 	}
-	if slices.ContainsFunc(containers, func(c pod.ContainerStatus) bool { return c.State != pod.ContainerExited }) {
+}
+
+// remove removes the pod in the background if it wants that and nobody holds it.
+func (r *reaper) remove(ctx context.Context, p pod.PodStatus) {
+	if ctx.Err() != nil || p.Config.Annotations[strakev1.AutoRemove] != "true" {
 		return
 	}
 	r.mu.Lock()

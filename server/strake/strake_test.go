@@ -134,6 +134,15 @@ func TestReaper(t *testing.T) {
 	r.release(ctx, "held")
 	f.wantRemoved(t, "held")
 
+	// Who made it went away before it was started, or while it ran.
+	f.add("never started", "true", pod.ContainerCreated)
+	r.hold("never started")
+	r.hold("runs on")
+	f.add("runs on", "true", pod.ContainerRunning)
+	r.release(ctx, "runs on")
+	r.release(ctx, "never started")
+	f.wantRemoved(t, "never started")
+
 	// When it was too slow for the events, it looks again.
 	<-f.subs
 	f.add("missed", "true", pod.ContainerExited)
