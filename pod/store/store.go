@@ -34,7 +34,7 @@ const (
 	containerFile = "container.json"
 	containersDir = "containers"
 	removing      = ".removing-"
-	maxRecord     = 16 << 20 // bytes; a request is at most gRPC's 16 MiB
+	maxRecord     = 16 << 20 // bytes; a request is at most gRPC's 16 MiB, and JSON can make it longer
 	idLength      = 64
 )
 
@@ -238,6 +238,9 @@ func save[T any](path string, record *T, durable bool) error {
 	data, err := json.Marshal(envelope{Version, raw})
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	if len(data) > maxRecord { // a start would not read it back
+		return fmt.Errorf("%s: the record would have %d bytes; %d are the limit", path, len(data), maxRecord)
 	}
 	if durable {
 		return atomicfile.Write(path, data, 0o600)

@@ -143,10 +143,10 @@ func TestNewerVersionStopsLoad(t *testing.T) {
 
 // A writer that is killed leaves the old record or the new one, never less.
 func TestKilledWriter(t *testing.T) {
-	root := t.TempDir()
-	if os.Getenv("STRAKE_STORE_WRITER") != "" {
-		writeForEver(t, os.Getenv("STRAKE_STORE_WRITER"))
+	if root := os.Getenv("STRAKE_STORE_WRITER"); root != "" {
+		writeForEver(t, root) // before it has a directory of its own, which nobody would remove
 	}
+	root := t.TempDir()
 	s := open(t, root)
 	if err := s.AddPod(id("a")); err != nil {
 		t.Fatal(err)
