@@ -129,6 +129,8 @@ func readConfig(path string) (config.Config, error) {
 
 // serve runs the daemon until a signal.
 func serve(o overrides, stderr io.Writer) int {
+	// Files are made with the modes they need, whatever the caller's shell had.
+	syscall.Umask(0o022)
 	c, err := o.load()
 	if err != nil {
 		fmt.Fprintf(stderr, "straked: %v\n", err)

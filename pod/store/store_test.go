@@ -85,6 +85,15 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// What a start would not read back is refused while the caller can still hear it.
+func TestTooLarge(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pod.json")
+	record := struct{ Text string }{strings.Repeat("<", maxRecord/4)} // six bytes each in JSON
+	if err := save(path, &record, false); err == nil || !strings.Contains(err.Error(), "limit") {
+		t.Errorf("save: %v", err)
+	}
+}
+
 func TestUnreadable(t *testing.T) {
 	root := t.TempDir()
 	s := open(t, root)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -168,6 +169,33 @@ func TestContainers(t *testing.T) {
 	}
 	if s, err := n.WaitExit(ctx, id); err != nil || s.ExitCode != 0 {
 		t.Errorf("a good container after the bad ones: %v, %v", s, err)
+	}
+}
+
+// A straked that was started with a narrow umask makes files that containers of
+// any user can read all the same.
+func TestUmask(t *testing.T) {
+	old := syscall.Umask(0o077)
+	n := node.Start(t, node.Options{})
+	syscall.Umask(old)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := n.Pull(ctx); err != nil {
+		t.Fatal(err)
+	}
+	config := n.PodConfig("umask", true)
+	pod, err := n.RunPod(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader := n.ContainerConfig("reader", "/bin/cat", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
+	reader.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: 65534}
+	id, err := n.RunContainer(ctx, pod, config, reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := n.WaitExit(ctx, id); err != nil || s.ExitCode != 0 {
+		t.Errorf("nobody cannot read the pod's files: %v, %v", s, err)
 	}
 }
 
