@@ -188,14 +188,15 @@ func TestUmask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reader := n.ContainerConfig("reader", "/bin/cat", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
+	reader := n.ContainerConfig("reader", "/bin/cat", "/etc/hosts", "/etc/resolv.conf")
 	reader.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: 65534}
 	id, err := n.RunContainer(ctx, pod, config, reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s, err := n.WaitExit(ctx, id); err != nil || s.ExitCode != 0 {
-		t.Errorf("nobody cannot read the pod's files: %v, %v", s, err)
+		log, _ := os.ReadFile(s.GetLogPath()) // the reason, if it is there
+		t.Errorf("nobody cannot read the pod's files: exit code %d, %v\n%s", s.GetExitCode(), err, log)
 	}
 }
 
