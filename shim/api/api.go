@@ -3,4 +3,4 @@
 // written by hand.
 package api
 
-//go:generate protoc --proto_path=../.. --go_out=../.. --go_opt=module=github.com/strake-containers/strake --go-ttrpc_out=../.. --go-ttrpc_opt=module=github.com/strake-containers/strake shim/api/monitor.proto
+//go:generate sh -c "cd ../.. && protoc --plugin=$(go tool -n protoc-gen-go) --plugin=$(go tool -n protoc-gen-go-ttrpc) --go_out=. --go_opt=module=github.com/strake-containers/strake --go-ttrpc_out=. --go-ttrpc_opt=module=github.com/strake-containers/strake shim/api/monitor.proto"
