@@ -110,16 +110,6 @@ func ending(ctx context.Context, r *record, pidfd *os.File, err error) bool {
 // flagExiting is PF_EXITING.
 const flagExiting = 0x4
 
-// PlanExec compiles what Exec would run, and does nothing.
-func (c *Container) PlanExec(o ExecOptions) (*plan.Program, error) {
-	r, err := c.load()
-	if err != nil {
-		return nil, err
-	}
-	_, prog, _, err := c.compileExec(r, &o)
-	return prog, err
-}
-
 func (c *Container) compileExec(r *record, o *ExecOptions) (*specs.Spec, *plan.Program, *cgroup.Cgroup, error) {
 	s, err := c.Spec()
 	if err != nil {

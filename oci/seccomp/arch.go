@@ -1,7 +1,6 @@
 package seccomp
 
 import (
-	"fmt"
 	"sort"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -93,17 +92,6 @@ var foreign = []specs.Arch{
 	specs.ArchMIPSEL64N32, specs.ArchPPC, specs.ArchPPC64, specs.ArchPPC64LE, specs.ArchS390,
 	specs.ArchS390X, specs.ArchPARISC, specs.ArchPARISC64, specs.ArchRISCV64, specs.ArchLOONGARCH64,
 	specs.ArchM68K, specs.ArchSH, specs.ArchSHEB,
-}
-
-// ArchOf is the architecture of a Go GOARCH, as Compile's native.
-func ArchOf(goarch string) (specs.Arch, error) {
-	switch goarch {
-	case "amd64":
-		return specs.ArchX86_64, nil
-	case "arm64":
-		return specs.ArchAARCH64, nil
-	}
-	return "", fmt.Errorf("seccomp: no system call table for %s", goarch)
 }
 
 // lookup finds a system call by name.
