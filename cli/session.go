@@ -118,6 +118,7 @@ func (s *session) attach(ctx context.Context, ready func()) error {
 	}
 	if s.tty {
 		streams.DetachKeys = s.interactive
+		streams.Size, _ = s.app.terminalSize() // zero where there is none
 		streams.Resize = s.app.terminalSizes(ctx)
 	}
 	return stream.Attach(ctx, s.client.strake, s.id, streams)

@@ -31,6 +31,22 @@ func (m *Manager) Attach(ctx context.Context, id string, s Streams) error {
 	defer func() { _ = a.Close() }() // nothing is buffered
 	defer context.AfterFunc(ctx, func() { _ = a.Close() })()
 
+	// A size that is known by now is the terminal's before the caller goes on,
+	// and perhaps starts the container.
+	select {
+	case z, ok := <-s.Resize:
+		if !ok || !config.TTY {
+			break
+		}
+		monitor, err := c.pod.live()
+		if err == nil {
+			err = monitor.ResizePty(ctx, c.id, "", uint32(z.Width), uint32(z.Height))
+		}
+		if err != nil {
+			return fmt.Errorf("attach to container %s: set its terminal's size: %w", c.what, m.class(c, err))
+		}
+	default:
+	}
 	if s.Connected != nil {
 		s.Connected()
 	}

@@ -30,6 +30,7 @@ type Size struct{ Width, Height int }
 type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	Size           Size        // of the terminal to begin with, for Attach; zero: unknown
 	Resize         <-chan Size // nil: never
 	DetachKeys     bool        // Ctrl-P Ctrl-Q on Stdin end the session
 	Ready          func()      // nil, or called once the process's streams are connected
@@ -50,6 +51,9 @@ func Attach(ctx context.Context, c strakev1.StrakeClient, containerID string, s 
 		ContainerId: containerID,
 		Stdin:       s.Stdin != nil,
 		Output:      s.Stdout != nil || s.Stderr != nil,
+	}
+	if s.Size != (Size{}) {
+		start.Size = &strakev1.Size{Width: uint32(s.Size.Width), Height: uint32(s.Size.Height)}
 	}
 	_, err := run(ctx, c.Attach, &strakev1.Input{Event: &strakev1.Input_Attach{Attach: start}}, s)
 	return err

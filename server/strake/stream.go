@@ -48,6 +48,7 @@ func (s *service) Exec(stream bidi) error {
 	if !start.Stdin {
 		streams.Stdin = nil
 	}
+	conn.resize(start.Size)
 	go conn.receive()
 	ctx, end := s.untilEnd(stream.Context())
 	defer end()

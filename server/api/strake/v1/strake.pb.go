@@ -1483,6 +1483,7 @@ type AttachStart struct {
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	Stdin         bool                   `protobuf:"varint,2,opt,name=stdin,proto3" json:"stdin,omitempty"`
 	Output        bool                   `protobuf:"varint,3,opt,name=output,proto3" json:"output,omitempty"` // false: standard input only
+	Size          *Size                  `protobuf:"bytes,4,opt,name=size,proto3" json:"size,omitempty"`      // of the terminal
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1536,6 +1537,13 @@ func (x *AttachStart) GetOutput() bool {
 		return x.Output
 	}
 	return false
+}
+
+func (x *AttachStart) GetSize() *Size {
+	if x != nil {
+		return x.Size
+	}
+	return nil
 }
 
 type CloseStdin struct {
@@ -1820,11 +1828,12 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x04user\x18\x05 \x01(\tR\x04user\x12\x10\n" +
 	"\x03tty\x18\x06 \x01(\bR\x03tty\x12\x14\n" +
 	"\x05stdin\x18\a \x01(\bR\x05stdin\x12#\n" +
-	"\x04size\x18\b \x01(\v2\x0f.strake.v1.SizeR\x04size\"^\n" +
+	"\x04size\x18\b \x01(\v2\x0f.strake.v1.SizeR\x04size\"\x83\x01\n" +
 	"\vAttachStart\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05stdin\x18\x02 \x01(\bR\x05stdin\x12\x16\n" +
-	"\x06output\x18\x03 \x01(\bR\x06output\"\f\n" +
+	"\x06output\x18\x03 \x01(\bR\x06output\x12#\n" +
+	"\x04size\x18\x04 \x01(\v2\x0f.strake.v1.SizeR\x04size\"\f\n" +
 	"\n" +
 	"CloseStdin\"\a\n" +
 	"\x05Ready\"4\n" +
@@ -1897,27 +1906,28 @@ var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	22, // 10: strake.v1.Output.ready:type_name -> strake.v1.Ready
 	24, // 11: strake.v1.Output.exit:type_name -> strake.v1.Exit
 	23, // 12: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	0,  // 13: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	4,  // 14: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	9,  // 15: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	11, // 16: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	13, // 17: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	15, // 18: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
-	17, // 19: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	17, // 20: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 21: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	6,  // 22: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	10, // 23: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	12, // 24: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	14, // 25: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	16, // 26: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
-	18, // 27: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	18, // 28: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	21, // [21:29] is the sub-list for method output_type
-	13, // [13:21] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	23, // 13: strake.v1.AttachStart.size:type_name -> strake.v1.Size
+	0,  // 14: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
+	4,  // 15: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	9,  // 16: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	11, // 17: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	13, // 18: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	15, // 19: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
+	17, // 20: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	17, // 21: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 22: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	6,  // 23: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	10, // 24: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	12, // 25: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	14, // 26: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	16, // 27: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
+	18, // 28: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	18, // 29: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_server_api_strake_v1_strake_proto_init() }
