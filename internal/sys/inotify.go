@@ -14,7 +14,6 @@ const (
 	InCreate     = unix.IN_CREATE      // made in the watched directory
 	InMovedTo    = unix.IN_MOVED_TO    // renamed into it
 	InMovedFrom  = unix.IN_MOVED_FROM  // renamed out of it
-	InDelete     = unix.IN_DELETE      // removed from it
 	InDeleteSelf = unix.IN_DELETE_SELF // the watched file or directory itself removed
 )
 

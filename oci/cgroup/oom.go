@@ -127,10 +127,10 @@ func (w *OOMWatch) waitChange(ctx context.Context) error {
 
 func (w *OOMWatch) count() (kills uint64, err error) {
 	var buf [4096]byte
-	if w.v2 {
-		// Reading the counter is what ends its being urgent.
-	} else if conn, err := w.notify.SyscallConn(); err == nil {
-		_ = conn.Control(func(fd uintptr) { _, _ = syscall.Read(int(fd), buf[:]) }) // EAGAIN: nothing new
+	if !w.v2 { // there, reading the counter itself ends its being urgent
+		if conn, err := w.notify.SyscallConn(); err == nil {
+			_ = conn.Control(func(fd uintptr) { _, _ = syscall.Read(int(fd), buf[:]) }) // EAGAIN: nothing new
+		}
 	}
 	n, err := w.counter.ReadAt(buf[:], 0)
 	if n == 0 && err != nil {
