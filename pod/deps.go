@@ -87,6 +87,7 @@ type Monitor interface {
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error
 	ReopenLog(ctx context.Context, id string) error
 	Stats(ctx context.Context, ids []string, podCgroup string) (client.Stats, error)
+	UpdateCgroup(ctx context.Context, cgroup string, r *specs.LinuxResources) error
 }
 
 // ShimMonitors are the real Monitors.

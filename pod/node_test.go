@@ -491,6 +491,9 @@ func (c *fakeConn) Update(ctx context.Context, _ string, _ *specs.LinuxResources
 	return c.call(ctx, "Update")
 }
 func (c *fakeConn) ReopenLog(ctx context.Context, _ string) error { return c.call(ctx, "ReopenLog") }
+func (c *fakeConn) UpdateCgroup(ctx context.Context, _ string, _ *specs.LinuxResources) error {
+	return c.call(ctx, "UpdateCgroup")
+}
 func (c *fakeConn) Stats(ctx context.Context, ids []string, _ string) (client.Stats, error) {
 	s := client.Stats{Containers: map[string]*client.CgroupStats{}}
 	for _, id := range ids {

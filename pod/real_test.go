@@ -353,6 +353,30 @@ func TestRealPodShares(t *testing.T) {
 	}
 }
 
+// The limits of a pod as a whole are those of the cgroup that it was given.
+func TestRealPodResources(t *testing.T) {
+	n := newRealNode(t)
+	m := n.open()
+	pod := n.run(m, n.pod("limited"))
+	n.start(m, pod, ContainerConfig{Name: "a", Command: []string{"/bin/sleep", "1234"}, Resources: &Resources{MemoryLimit: 16 << 20}})
+	err := m.UpdatePod(t.Context(), pod, &Resources{MemoryLimit: 4 << 20}, &Resources{MemoryLimit: 32 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.PodStats(t.Context(), pod)
+	if err != nil || s.Cgroup == nil || s.Cgroup.Memory.Limit != 36<<20 {
+		t.Errorf("%+v, %v", s.Cgroup, err)
+	}
+	if err := m.UpdatePod(t.Context(), pod, nil, &Resources{MemoryLimit: -5}); !errors.Is(err, bundle.ErrInvalid) {
+		t.Errorf("a negative limit: %v", err)
+	}
+	config := n.pod("shares")
+	config.CgroupParent = ""
+	if err := m.UpdatePod(t.Context(), n.run(m, config), nil, &Resources{MemoryLimit: 1 << 30}); !errors.Is(err, ErrState) {
+		t.Errorf("a pod without a cgroup: %v", err)
+	}
+}
+
 // A monitor that is killed takes its pod along, wholly, and says so.
 func TestRealMonitorKilled(t *testing.T) {
 	for _, when := range []string{"while watched", "while the daemon is down"} {

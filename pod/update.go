@@ -38,14 +38,33 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, a
 	})
 }
 
-// UpdatePod would change the limits of the pod as a whole. Its cgroup is the
-// kubelet's, which writes it itself when told that we do not.
-func (m *Manager) UpdatePod(_ context.Context, id string, _, _ *Resources) error {
+// UpdatePod changes the limits of a ready pod as a whole: resources is the sum of
+// its containers', overhead what the sandbox needs beside them; nil and zero
+// fields stay. They are written to the pod's cgroup, which it needs to have: a
+// pod without cgroup_parent shares one with others.
+func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources *Resources) error {
 	p, err := m.findPod(id)
 	if err != nil {
 		return err
 	}
-	return errorf(ErrUnsupported, "pod %s: resources: changing the limits of a whole pod is not supported", p.what)
+	parent := p.record.Config.CgroupParent
+	if parent == "" {
+		return errorf(ErrState, "update pod %s: it has no cgroup of its own: it was run without linux.cgroup_parent", p.what)
+	}
+	sum := bundle.Sum(overhead, resources)
+	limits, err := bundle.LinuxResources(&sum, &m.host)
+	if err != nil {
+		return fmt.Errorf("update pod %s: %w", p.what, err)
+	}
+	monitor, err := p.live()
+	if err != nil {
+		return fmt.Errorf("update pod %s: %w", p.what, err)
+	}
+	if err := monitor.UpdateCgroup(ctx, parent, limits); err != nil {
+		m.suspect(p, monitor, err)
+		return fmt.Errorf("update pod %s: %w", p.what, err)
+	}
+	return nil
 }
 
 // PauseContainer freezes a running container.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -234,7 +235,8 @@ func TestContainersRefused(t *testing.T) {
 		"mounts[0].propagation":            mount(Mount{ContainerPath: "/a", HostPath: "/a", Propagation: "x"}),
 		"recursive_read_only: needs read":  mount(Mount{ContainerPath: "/a", HostPath: "/a", RecursiveReadOnly: true}),
 		"recursive_read_only: needs priv":  mount(Mount{ContainerPath: "/a", HostPath: "/a", Readonly: true, RecursiveReadOnly: true, Propagation: PropagationBidirectional}),
-		"mounts[0].mount_options":          mount(Mount{ContainerPath: "/a", HostPath: "/a", Options: []string{"x"}}),
+		"mounts[0].mount_options[1]":       mount(Mount{ContainerPath: "/a", HostPath: "/a", Options: []string{"rnoexec", "bind"}}),
+		"mounts[0].mount_options: not sup": mount(Mount{ContainerPath: "/a", Image: "i", Readonly: true, Options: []string{"noexec"}}),
 		"mounts[0].image_sub_path":         mount(Mount{ContainerPath: "/a", Image: "i", ImageSubPath: "../x"}),
 		"mounts[0].readonly":               mount(Mount{ContainerPath: "/a", Image: "i"}),
 		"mounts[0].image: \"i\"":           mount(Mount{ContainerPath: "/a", Image: "i", Readonly: true}),
@@ -348,4 +350,35 @@ func FuzzResolveUser(f *testing.F) {
 			t.Errorf("%+v %q", u, home)
 		}
 	})
+}
+
+func TestMountOptions(t *testing.T) {
+	in := testInput()
+	in.Config.Mounts = []Mount{{ContainerPath: "/a", HostPath: "/b", Readonly: true, Options: []string{"nosuid", "rnoexec", "relatime"}}}
+	out, err := Container(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := out.Spec.Mounts[len(out.Spec.Mounts)-1]
+	if got := strings.Join(m.Options, " "); got != "rbind rprivate ro nosuid rnoexec relatime" {
+		t.Errorf("%s: %s", m.Destination, got)
+	}
+}
+
+func TestSum(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		parts []*Resources
+		want  Resources
+	}{
+		{"nothing", []*Resources{nil, nil}, Resources{}},
+		{"sizes and shares add up", []*Resources{{CPUShares: 100, MemoryLimit: 1 << 20, CPUPeriod: 100000, CPUQuota: 10000}, {CPUShares: 20, MemoryLimit: 1 << 10, CPUQuota: 500}},
+			Resources{CPUShares: 120, MemoryLimit: 1<<20 + 1<<10, CPUPeriod: 100000, CPUQuota: 10500}},
+		{"no limit and one", []*Resources{{CPUQuota: 500}, {CPUQuota: -1}}, Resources{CPUQuota: -1}},
+		{"no limit, then one", []*Resources{{CPUQuota: -1}, {CPUQuota: 500}}, Resources{CPUQuota: -1}},
+	} {
+		if got := Sum(c.parts...); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
 }

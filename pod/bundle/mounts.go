@@ -67,6 +67,10 @@ func allMounts(in *ContainerInput) ([]specs.Mount, error) {
 	return append(slices.DeleteFunc(defaultMounts(in), covered), asked...), nil
 }
 
+// bindOptions are what a mount may ask for beside what has a field of its own.
+var bindOptions = []string{"nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime", "strictatime",
+	"nodiratime", "diratime", "nosymfollow", "symfollow"}
+
 func askedMount(in *ContainerInput, i int) (specs.Mount, error) {
 	m := &in.Config.Mounts[i]
 	field := index("mounts", i)
@@ -111,6 +115,7 @@ func askedMount(in *ContainerInput, i int) (specs.Mount, error) {
 	default:
 		out.Options = append(out.Options, "rw")
 	}
+	out.Options = append(out.Options, m.Options...)
 	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
 		out.UIDMappings, out.GIDMappings = idMappings(m.UIDMappings), idMappings(m.GIDMappings)
 		out.Options = append(out.Options, "idmap")

@@ -99,6 +99,28 @@ func memory(r *Resources, h *Host) *specs.LinuxMemory {
 	return m
 }
 
+// Sum returns limits for a group whose members have those: of what several of
+// them limit, the sum. A quota below zero is "no limit", and so is a sum with one.
+func Sum(parts ...*Resources) Resources {
+	var sum Resources
+	for _, r := range parts {
+		if r == nil {
+			continue
+		}
+		was := sum
+		sum = Merge(sum, *r)
+		sum.CPUShares = was.CPUShares + r.CPUShares
+		sum.MemoryLimit = was.MemoryLimit + r.MemoryLimit
+		sum.MemorySwapLimit = was.MemorySwapLimit + r.MemorySwapLimit
+		sum.PidsLimit = was.PidsLimit + r.PidsLimit
+		sum.CPUQuota = was.CPUQuota + r.CPUQuota
+		if was.CPUQuota < 0 || r.CPUQuota < 0 {
+			sum.CPUQuota = -1
+		}
+	}
+	return sum
+}
+
 // Merge returns the resources in force after an update: zero fields of change
 // stay as they were.
 func Merge(was, change Resources) Resources {

@@ -3,6 +3,7 @@ package bundle
 import (
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -273,8 +274,13 @@ func validMount(field string, m *Mount) error {
 	if m.RecursiveReadOnly && m.Propagation != PropagationPrivate {
 		return invalid(field+".recursive_read_only", "needs private propagation")
 	}
-	if len(m.Options) > 0 {
-		return unsupported(field+".mount_options", "%q", m.Options[0])
+	for i, o := range m.Options {
+		if !slices.Contains(bindOptions, strings.TrimPrefix(o, "r")) && !slices.Contains(bindOptions, o) {
+			return invalid(index(field+".mount_options", i), "%q: one of %s, or with \"r\" before it for the mounts below as well", o, strings.Join(bindOptions, " "))
+		}
+	}
+	if len(m.Options) > 0 && (m.Image != "" || m.Tmpfs > 0) {
+		return unsupported(field+".mount_options", "of an image or a tmpfs")
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 			network,
 		}},
 		RuntimeHandlers: s.handlers(),
-		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	if !r.GetVerbose() {
 		return resp, nil

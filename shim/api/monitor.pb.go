@@ -612,6 +612,96 @@ func (x *StatsResponse) GetPod() *CgroupStats {
 	return nil
 }
 
+type UpdateCgroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// cgroup is a path below the cgroup root.
+	Cgroup string `protobuf:"bytes,1,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	// resources is an OCI LinuxResources in JSON; what it leaves out stays.
+	Resources     []byte `protobuf:"bytes,2,opt,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateCgroupRequest) Reset() {
+	*x = UpdateCgroupRequest{}
+	mi := &file_shim_api_monitor_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateCgroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateCgroupRequest) ProtoMessage() {}
+
+func (x *UpdateCgroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateCgroupRequest.ProtoReflect.Descriptor instead.
+func (*UpdateCgroupRequest) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UpdateCgroupRequest) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *UpdateCgroupRequest) GetResources() []byte {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+type UpdateCgroupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateCgroupResponse) Reset() {
+	*x = UpdateCgroupResponse{}
+	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateCgroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateCgroupResponse) ProtoMessage() {}
+
+func (x *UpdateCgroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateCgroupResponse.ProtoReflect.Descriptor instead.
+func (*UpdateCgroupResponse) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{10}
+}
+
 type ContainerStats struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -622,7 +712,7 @@ type ContainerStats struct {
 
 func (x *ContainerStats) Reset() {
 	*x = ContainerStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[9]
+	mi := &file_shim_api_monitor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -634,7 +724,7 @@ func (x *ContainerStats) String() string {
 func (*ContainerStats) ProtoMessage() {}
 
 func (x *ContainerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[9]
+	mi := &file_shim_api_monitor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -647,7 +737,7 @@ func (x *ContainerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStats.ProtoReflect.Descriptor instead.
 func (*ContainerStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{9}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ContainerStats) GetId() string {
@@ -682,7 +772,7 @@ type CgroupStats struct {
 
 func (x *CgroupStats) Reset() {
 	*x = CgroupStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	mi := &file_shim_api_monitor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +784,7 @@ func (x *CgroupStats) String() string {
 func (*CgroupStats) ProtoMessage() {}
 
 func (x *CgroupStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	mi := &file_shim_api_monitor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +797,7 @@ func (x *CgroupStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CgroupStats.ProtoReflect.Descriptor instead.
 func (*CgroupStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{10}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CgroupStats) GetTime() int64 {
@@ -794,7 +884,7 @@ type CPUStats struct {
 
 func (x *CPUStats) Reset() {
 	*x = CPUStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[11]
+	mi := &file_shim_api_monitor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +896,7 @@ func (x *CPUStats) String() string {
 func (*CPUStats) ProtoMessage() {}
 
 func (x *CPUStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[11]
+	mi := &file_shim_api_monitor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +909,7 @@ func (x *CPUStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUStats.ProtoReflect.Descriptor instead.
 func (*CPUStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{11}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CPUStats) GetUsage() uint64 {
@@ -884,7 +974,7 @@ type MemoryStats struct {
 
 func (x *MemoryStats) Reset() {
 	*x = MemoryStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	mi := &file_shim_api_monitor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +986,7 @@ func (x *MemoryStats) String() string {
 func (*MemoryStats) ProtoMessage() {}
 
 func (x *MemoryStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	mi := &file_shim_api_monitor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +999,7 @@ func (x *MemoryStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryStats.ProtoReflect.Descriptor instead.
 func (*MemoryStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{12}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MemoryStats) GetUsage() uint64 {
@@ -1010,7 +1100,7 @@ type IOStats struct {
 
 func (x *IOStats) Reset() {
 	*x = IOStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[13]
+	mi := &file_shim_api_monitor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1112,7 @@ func (x *IOStats) String() string {
 func (*IOStats) ProtoMessage() {}
 
 func (x *IOStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[13]
+	mi := &file_shim_api_monitor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1125,7 @@ func (x *IOStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOStats.ProtoReflect.Descriptor instead.
 func (*IOStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{13}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *IOStats) GetMajor() uint64 {
@@ -1092,7 +1182,7 @@ type HugetlbStats struct {
 
 func (x *HugetlbStats) Reset() {
 	*x = HugetlbStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[14]
+	mi := &file_shim_api_monitor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1194,7 @@ func (x *HugetlbStats) String() string {
 func (*HugetlbStats) ProtoMessage() {}
 
 func (x *HugetlbStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[14]
+	mi := &file_shim_api_monitor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1207,7 @@ func (x *HugetlbStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HugetlbStats.ProtoReflect.Descriptor instead.
 func (*HugetlbStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{14}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HugetlbStats) GetPageSize() string {
@@ -1159,7 +1249,7 @@ type Pressure struct {
 
 func (x *Pressure) Reset() {
 	*x = Pressure{}
-	mi := &file_shim_api_monitor_proto_msgTypes[15]
+	mi := &file_shim_api_monitor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1261,7 @@ func (x *Pressure) String() string {
 func (*Pressure) ProtoMessage() {}
 
 func (x *Pressure) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[15]
+	mi := &file_shim_api_monitor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1274,7 @@ func (x *Pressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
 func (*Pressure) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{15}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pressure) GetSome() *PressureLine {
@@ -1213,7 +1303,7 @@ type PressureLine struct {
 
 func (x *PressureLine) Reset() {
 	*x = PressureLine{}
-	mi := &file_shim_api_monitor_proto_msgTypes[16]
+	mi := &file_shim_api_monitor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1315,7 @@ func (x *PressureLine) String() string {
 func (*PressureLine) ProtoMessage() {}
 
 func (x *PressureLine) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[16]
+	mi := &file_shim_api_monitor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1328,7 @@ func (x *PressureLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PressureLine.ProtoReflect.Descriptor instead.
 func (*PressureLine) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{16}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PressureLine) GetAvg10() float64 {
@@ -1325,7 +1415,11 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2!.strake.monitor.v1.ContainerStatsR\n" +
 	"containers\x120\n" +
-	"\x03pod\x18\x02 \x01(\v2\x1e.strake.monitor.v1.CgroupStatsR\x03pod\"V\n" +
+	"\x03pod\x18\x02 \x01(\v2\x1e.strake.monitor.v1.CgroupStatsR\x03pod\"K\n" +
+	"\x13UpdateCgroupRequest\x12\x16\n" +
+	"\x06cgroup\x18\x01 \x01(\tR\x06cgroup\x12\x1c\n" +
+	"\tresources\x18\x02 \x01(\fR\tresources\"\x16\n" +
+	"\x14UpdateCgroupResponse\"V\n" +
 	"\x0eContainerStats\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
 	"\x05stats\x18\x02 \x01(\v2\x1e.strake.monitor.v1.CgroupStatsR\x05stats\"\xf5\x03\n" +
@@ -1389,12 +1483,13 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"\x05avg10\x18\x01 \x01(\x01R\x05avg10\x12\x14\n" +
 	"\x05avg60\x18\x02 \x01(\x01R\x05avg60\x12\x16\n" +
 	"\x06avg300\x18\x03 \x01(\x01R\x06avg300\x12\x14\n" +
-	"\x05total\x18\x04 \x01(\x04R\x05total2\xec\x02\n" +
+	"\x05total\x18\x04 \x01(\x04R\x05total2\xcd\x03\n" +
 	"\aMonitor\x12S\n" +
 	"\bExecSync\x12\".strake.monitor.v1.ExecSyncRequest\x1a#.strake.monitor.v1.ExecSyncResponse\x12V\n" +
 	"\tReopenLog\x12#.strake.monitor.v1.ReopenLogRequest\x1a$.strake.monitor.v1.ReopenLogResponse\x12h\n" +
 	"\x0fContainerStatus\x12).strake.monitor.v1.ContainerStatusRequest\x1a*.strake.monitor.v1.ContainerStatusResponse\x12J\n" +
-	"\x05Stats\x12\x1f.strake.monitor.v1.StatsRequest\x1a .strake.monitor.v1.StatsResponseB2Z0github.com/strake-containers/strake/shim/api;apib\x06proto3"
+	"\x05Stats\x12\x1f.strake.monitor.v1.StatsRequest\x1a .strake.monitor.v1.StatsResponse\x12_\n" +
+	"\fUpdateCgroup\x12&.strake.monitor.v1.UpdateCgroupRequest\x1a'.strake.monitor.v1.UpdateCgroupResponseB2Z0github.com/strake-containers/strake/shim/api;apib\x06proto3"
 
 var (
 	file_shim_api_monitor_proto_rawDescOnce sync.Once
@@ -1408,7 +1503,7 @@ func file_shim_api_monitor_proto_rawDescGZIP() []byte {
 	return file_shim_api_monitor_proto_rawDescData
 }
 
-var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_shim_api_monitor_proto_goTypes = []any{
 	(*CreateOptions)(nil),           // 0: strake.monitor.v1.CreateOptions
 	(*ExecSyncRequest)(nil),         // 1: strake.monitor.v1.ExecSyncRequest
@@ -1419,38 +1514,42 @@ var file_shim_api_monitor_proto_goTypes = []any{
 	(*ContainerStatusResponse)(nil), // 6: strake.monitor.v1.ContainerStatusResponse
 	(*StatsRequest)(nil),            // 7: strake.monitor.v1.StatsRequest
 	(*StatsResponse)(nil),           // 8: strake.monitor.v1.StatsResponse
-	(*ContainerStats)(nil),          // 9: strake.monitor.v1.ContainerStats
-	(*CgroupStats)(nil),             // 10: strake.monitor.v1.CgroupStats
-	(*CPUStats)(nil),                // 11: strake.monitor.v1.CPUStats
-	(*MemoryStats)(nil),             // 12: strake.monitor.v1.MemoryStats
-	(*IOStats)(nil),                 // 13: strake.monitor.v1.IOStats
-	(*HugetlbStats)(nil),            // 14: strake.monitor.v1.HugetlbStats
-	(*Pressure)(nil),                // 15: strake.monitor.v1.Pressure
-	(*PressureLine)(nil),            // 16: strake.monitor.v1.PressureLine
+	(*UpdateCgroupRequest)(nil),     // 9: strake.monitor.v1.UpdateCgroupRequest
+	(*UpdateCgroupResponse)(nil),    // 10: strake.monitor.v1.UpdateCgroupResponse
+	(*ContainerStats)(nil),          // 11: strake.monitor.v1.ContainerStats
+	(*CgroupStats)(nil),             // 12: strake.monitor.v1.CgroupStats
+	(*CPUStats)(nil),                // 13: strake.monitor.v1.CPUStats
+	(*MemoryStats)(nil),             // 14: strake.monitor.v1.MemoryStats
+	(*IOStats)(nil),                 // 15: strake.monitor.v1.IOStats
+	(*HugetlbStats)(nil),            // 16: strake.monitor.v1.HugetlbStats
+	(*Pressure)(nil),                // 17: strake.monitor.v1.Pressure
+	(*PressureLine)(nil),            // 18: strake.monitor.v1.PressureLine
 }
 var file_shim_api_monitor_proto_depIdxs = []int32{
-	9,  // 0: strake.monitor.v1.StatsResponse.containers:type_name -> strake.monitor.v1.ContainerStats
-	10, // 1: strake.monitor.v1.StatsResponse.pod:type_name -> strake.monitor.v1.CgroupStats
-	10, // 2: strake.monitor.v1.ContainerStats.stats:type_name -> strake.monitor.v1.CgroupStats
-	11, // 3: strake.monitor.v1.CgroupStats.cpu:type_name -> strake.monitor.v1.CPUStats
-	12, // 4: strake.monitor.v1.CgroupStats.memory:type_name -> strake.monitor.v1.MemoryStats
-	13, // 5: strake.monitor.v1.CgroupStats.io:type_name -> strake.monitor.v1.IOStats
-	14, // 6: strake.monitor.v1.CgroupStats.hugetlb:type_name -> strake.monitor.v1.HugetlbStats
-	15, // 7: strake.monitor.v1.CgroupStats.cpu_pressure:type_name -> strake.monitor.v1.Pressure
-	15, // 8: strake.monitor.v1.CgroupStats.memory_pressure:type_name -> strake.monitor.v1.Pressure
-	15, // 9: strake.monitor.v1.CgroupStats.io_pressure:type_name -> strake.monitor.v1.Pressure
-	16, // 10: strake.monitor.v1.Pressure.some:type_name -> strake.monitor.v1.PressureLine
-	16, // 11: strake.monitor.v1.Pressure.full:type_name -> strake.monitor.v1.PressureLine
+	11, // 0: strake.monitor.v1.StatsResponse.containers:type_name -> strake.monitor.v1.ContainerStats
+	12, // 1: strake.monitor.v1.StatsResponse.pod:type_name -> strake.monitor.v1.CgroupStats
+	12, // 2: strake.monitor.v1.ContainerStats.stats:type_name -> strake.monitor.v1.CgroupStats
+	13, // 3: strake.monitor.v1.CgroupStats.cpu:type_name -> strake.monitor.v1.CPUStats
+	14, // 4: strake.monitor.v1.CgroupStats.memory:type_name -> strake.monitor.v1.MemoryStats
+	15, // 5: strake.monitor.v1.CgroupStats.io:type_name -> strake.monitor.v1.IOStats
+	16, // 6: strake.monitor.v1.CgroupStats.hugetlb:type_name -> strake.monitor.v1.HugetlbStats
+	17, // 7: strake.monitor.v1.CgroupStats.cpu_pressure:type_name -> strake.monitor.v1.Pressure
+	17, // 8: strake.monitor.v1.CgroupStats.memory_pressure:type_name -> strake.monitor.v1.Pressure
+	17, // 9: strake.monitor.v1.CgroupStats.io_pressure:type_name -> strake.monitor.v1.Pressure
+	18, // 10: strake.monitor.v1.Pressure.some:type_name -> strake.monitor.v1.PressureLine
+	18, // 11: strake.monitor.v1.Pressure.full:type_name -> strake.monitor.v1.PressureLine
 	1,  // 12: strake.monitor.v1.Monitor.ExecSync:input_type -> strake.monitor.v1.ExecSyncRequest
 	3,  // 13: strake.monitor.v1.Monitor.ReopenLog:input_type -> strake.monitor.v1.ReopenLogRequest
 	5,  // 14: strake.monitor.v1.Monitor.ContainerStatus:input_type -> strake.monitor.v1.ContainerStatusRequest
 	7,  // 15: strake.monitor.v1.Monitor.Stats:input_type -> strake.monitor.v1.StatsRequest
-	2,  // 16: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
-	4,  // 17: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
-	6,  // 18: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
-	8,  // 19: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
-	16, // [16:20] is the sub-list for method output_type
-	12, // [12:16] is the sub-list for method input_type
+	9,  // 16: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
+	2,  // 17: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
+	4,  // 18: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
+	6,  // 19: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
+	8,  // 20: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
+	10, // 21: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -1467,7 +1566,7 @@ func file_shim_api_monitor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_api_monitor_proto_rawDesc), len(file_shim_api_monitor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

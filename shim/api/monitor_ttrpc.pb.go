@@ -12,6 +12,7 @@ type MonitorService interface {
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
 	ContainerStatus(context.Context, *ContainerStatusRequest) (*ContainerStatusResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	UpdateCgroup(context.Context, *UpdateCgroupRequest) (*UpdateCgroupResponse, error)
 }
 
 func RegisterMonitorService(srv *ttrpc.Server, svc MonitorService) {
@@ -44,6 +45,13 @@ func RegisterMonitorService(srv *ttrpc.Server, svc MonitorService) {
 					return nil, err
 				}
 				return svc.Stats(ctx, &req)
+			},
+			"UpdateCgroup": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req UpdateCgroupRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.UpdateCgroup(ctx, &req)
 			},
 		},
 	})
@@ -86,6 +94,14 @@ func (c *monitorClient) ContainerStatus(ctx context.Context, req *ContainerStatu
 func (c *monitorClient) Stats(ctx context.Context, req *StatsRequest) (*StatsResponse, error) {
 	var resp StatsResponse
 	if err := c.client.Call(ctx, "strake.monitor.v1.Monitor", "Stats", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *monitorClient) UpdateCgroup(ctx context.Context, req *UpdateCgroupRequest) (*UpdateCgroupResponse, error) {
+	var resp UpdateCgroupResponse
+	if err := c.client.Call(ctx, "strake.monitor.v1.Monitor", "UpdateCgroup", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -2,7 +2,10 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/shim/api"
 )
@@ -113,6 +116,16 @@ func (m *Monitor) Stats(ctx context.Context, ids []string, podCgroup string) (St
 		s.Containers[c.Id] = cgroupStats(c.Stats)
 	}
 	return s, nil
+}
+
+// UpdateCgroup changes the limits of a cgroup, a path below the cgroup root;
+// fields that are unset stay. It is ErrNotFound where there is no such cgroup.
+func (m *Monitor) UpdateCgroup(ctx context.Context, cgroup string, r *specs.LinuxResources) error {
+	resources, err := json.Marshal(r)
+	if err == nil {
+		_, err = m.monitor.UpdateCgroup(ctx, &api.UpdateCgroupRequest{Cgroup: cgroup, Resources: resources})
+	}
+	return call("update cgroup", cgroup, "", err)
 }
 
 func cgroupStats(s *api.CgroupStats) *CgroupStats {

@@ -258,6 +258,11 @@ type statsRequest struct {
 	PodCgroup string   `pb:"2"`
 }
 
+type updateCgroupRequest struct {
+	Cgroup    string `pb:"1"`
+	Resources []byte `pb:"2"`
+}
+
 type podStatsResponse struct {
 	Containers []*containerStats `pb:"1"`
 	Pod        *cgroupStats      `pb:"2"`

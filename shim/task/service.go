@@ -122,6 +122,7 @@ func (s *Service) Register(srv *wire.Server) {
 		"ReopenLog":       wire.Method(s.reopenLog),
 		"ContainerStatus": wire.Method(s.containerStatus),
 		"Stats":           wire.Method(s.podStats),
+		"UpdateCgroup":    wire.Method(s.updateCgroup),
 	} {
 		srv.Handle("strake.monitor.v1.Monitor", name, h)
 	}

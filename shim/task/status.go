@@ -2,9 +2,12 @@ package task
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/shim/wire"
@@ -93,15 +96,38 @@ func (s *Service) podStats(_ context.Context, r *statsRequest) (*podStatsRespons
 	return a, nil
 }
 
+// updateCgroup changes the limits of a cgroup that is there: a pod's.
+func (s *Service) updateCgroup(_ context.Context, r *updateCgroupRequest) (*wire.Empty, error) {
+	var resources specs.LinuxResources
+	if err := json.Unmarshal(r.Resources, &resources); err != nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "update cgroup %s: resources: %w", r.Cgroup, err)
+	}
+	cg, err := cgroupAt(r.Cgroup)
+	if err != nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "update: %w", err)
+	}
+	if !cg.Exists() {
+		return nil, wire.Errorf(wire.NotFound, "update cgroup %s: there is none", r.Cgroup)
+	}
+	if err := cg.Set(&resources); err != nil {
+		return nil, wire.Errorf(wire.Unknown, "update cgroup %s: %w", r.Cgroup, err)
+	}
+	return &wire.Empty{}, nil
+}
+
 // statsOf reads the cgroup at a path below the root of each hierarchy.
 func statsOf(path string) (*cgroup.Stats, error) {
-	mode, err := cgroup.Detect()
-	if err != nil {
-		return nil, err
-	}
-	cg, err := cgroup.New(path, mode)
+	cg, err := cgroupAt(path)
 	if err != nil {
 		return nil, err
 	}
 	return cg.Stats()
+}
+
+func cgroupAt(path string) (*cgroup.Cgroup, error) {
+	mode, err := cgroup.Detect()
+	if err != nil {
+		return nil, err
+	}
+	return cgroup.New(path, mode)
 }
