@@ -17,7 +17,8 @@ import (
 	"os"
 
 	"github.com/strake-containers/strake/internal/version"
-	"github.com/strake-containers/strake/shim/wire"
+
+	"github.com/strake-containers/strake/internal/pb"
 )
 
 const usage = `containerd-shim-strake-v2 is the monitor of a pod; containerd and straked start it.
@@ -108,7 +109,7 @@ type runtimeVersion struct {
 
 func printInfo() error {
 	info := runtimeInfo{Name: "io.containerd.strake.v2", Version: &runtimeVersion{version.Version}}
-	data, err := wire.Marshal(&info)
+	data, err := pb.Marshal(&info)
 	if err == nil {
 		_, err = os.Stdout.Write(data)
 	}

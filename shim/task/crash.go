@@ -12,8 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/oci/container"
-	"github.com/strake-containers/strake/shim/wire"
 )
 
 // RemoveCrashed removes a container whose monitor has died, alive or not, and
@@ -40,7 +40,7 @@ func RemoveCrashed(ctx context.Context, id, bundle, defaultRoot string, out io.W
 	if data, err := os.ReadFile(filepath.Join(bundle, exitFile)); err == nil && json.Unmarshal(data, &e) == nil {
 		answer = &deleteResponse{Pid: uint32(e.Pid), ExitStatus: uint32(e.ExitStatus), ExitedAt: stamp(e.ExitedAt)}
 	}
-	data, err = wire.Marshal(answer)
+	data, err = pb.Marshal(answer)
 	if err == nil {
 		_, err = out.Write(data)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/stdio"
@@ -248,7 +249,7 @@ func (s *Service) decodeOptions(a *wire.Any) (taskOptions, error) {
 	switch name := a.TypeURL[strings.LastIndexByte(a.TypeURL, '/')+1:]; name {
 	case "strake.monitor.v1.CreateOptions":
 		var m createOptions
-		if err := wire.Unmarshal(a.Value, &m); err != nil {
+		if err := pb.Unmarshal(a.Value, &m); err != nil {
 			return o, err
 		}
 		o.stdinOnce, o.logMaxBytes = m.StdinOnce, m.LogMaxBytes
@@ -257,7 +258,7 @@ func (s *Service) decodeOptions(a *wire.Any) (taskOptions, error) {
 		}
 	case "containerd.runc.v1.Options":
 		var m runcOptions
-		if err := wire.Unmarshal(a.Value, &m); err != nil {
+		if err := pb.Unmarshal(a.Value, &m); err != nil {
 			return o, err
 		}
 		if m.SystemdCgroup {

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/shim/wire"
 )
 
@@ -37,7 +38,7 @@ func (p *publisher) publish(topic, url string, event any) {
 	if p.address == "" {
 		return
 	}
-	value, err := wire.Marshal(event)
+	value, err := pb.Marshal(event)
 	if err != nil {
 		logf("event %s: %v", topic, err)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/shim/wire"
 )
@@ -82,7 +83,7 @@ func metricsAny(s *cgroup.Stats) (*wire.Any, error) {
 	if mode == cgroup.Unified {
 		url, message = "io.containerd.cgroups.v2.Metrics", any(metricsV2(s))
 	}
-	value, err := wire.Marshal(message)
+	value, err := pb.Marshal(message)
 	return &wire.Any{TypeURL: url, Value: value}, err
 }
 

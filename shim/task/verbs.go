@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/shim/stdio"
 	"github.com/strake-containers/strake/shim/wire"
 )
@@ -264,7 +265,7 @@ func (s *Service) pids(ctx context.Context, r *idRequest) (*pidsResponse, error)
 	for _, pid := range pids {
 		info := &processInfo{Pid: uint32(pid)}
 		if id, ok := execOf[pid]; ok {
-			value, err := wire.Marshal(&processDetails{ExecID: id})
+			value, err := pb.Marshal(&processDetails{ExecID: id})
 			if err != nil {
 				return nil, err
 			}

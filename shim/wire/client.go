@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"time"
+
+	"github.com/strake-containers/strake/internal/pb"
 )
 
 // Client makes calls over one connection, one at a time. It is what the monitor
@@ -28,7 +30,7 @@ func (c *Client) Close() error { return c.conn.Close() }
 // error that is not an *Error the client is of no more use. Metadata of a call
 // are key, value, key, value, ….
 func (c *Client) Call(ctx context.Context, service, method string, req, answer any, metadata ...string) error {
-	payload, err := Marshal(req)
+	payload, err := pb.Marshal(req)
 	if err != nil {
 		return err
 	}
@@ -61,12 +63,12 @@ func (c *Client) Call(ctx context.Context, service, method string, req, answer a
 			continue // the late answer of a call that was given up
 		}
 		var resp response
-		if err := Unmarshal(data, &resp); err != nil {
+		if err := pb.Unmarshal(data, &resp); err != nil {
 			return fmt.Errorf("ttrpc: call %s: %w", method, err)
 		}
 		if resp.Status != nil && resp.Status.Code != 0 {
 			return &Error{Code: Code(resp.Status.Code), Message: resp.Status.Message}
 		}
-		return Unmarshal(resp.Payload, answer)
+		return pb.Unmarshal(resp.Payload, answer)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/strake-containers/strake/internal/pb"
 )
 
 // Handler answers one method: decode fills the request, the answer is a pointer
@@ -145,7 +147,7 @@ func (s *Server) serve(c net.Conn) {
 // answer runs the method that a request names.
 func (s *Server) answer(ctx context.Context, payload []byte) *response {
 	var req request
-	if err := Unmarshal(payload, &req); err != nil {
+	if err := pb.Unmarshal(payload, &req); err != nil {
 		return failure(Errorf(InvalidArgument, "ttrpc: %w", err))
 	}
 	h, ok := s.methods[req.Service+"/"+req.Method]
@@ -158,7 +160,7 @@ func (s *Server) answer(ctx context.Context, payload []byte) *response {
 		defer cancel()
 	}
 	decode := func(message any) error {
-		if err := Unmarshal(req.Payload, message); err != nil {
+		if err := pb.Unmarshal(req.Payload, message); err != nil {
 			return Errorf(InvalidArgument, "%s: %w", strings.ToLower(req.Method), err)
 		}
 		return nil
@@ -167,7 +169,7 @@ func (s *Server) answer(ctx context.Context, payload []byte) *response {
 	if err != nil {
 		return failure(err)
 	}
-	out, err := Marshal(answer)
+	out, err := pb.Marshal(answer)
 	if err != nil {
 		return failure(err)
 	}

@@ -1,6 +1,6 @@
 // Package wire is how a monitor speaks: ttrpc (containerd's small rpc protocol,
 // ttrpc/PROTOCOL.md) with unary calls, and the protocol buffers encoding for
-// plain structs.
+// plain structs (internal/pb).
 //
 // Why not the libraries: a node runs a monitor per pod or per few pods, so its
 // private memory and its start-up time are paid again and again. Linking ttrpc,
@@ -9,10 +9,7 @@
 // side (shim/client) uses the libraries, so every rpc between the two proves that
 // both agree, and the tests compare the encoding with protobuf's own.
 //
-// A message is a struct whose fields have a tag with their number, `pb:"3"`.
-// Kinds: string, []byte, bool, int32, int64, uint32, uint64, float64 (double),
-// *message, []string, []*message, map[string]string; enums are int32. Groups,
-// packed lists and streams do not exist here.
+// A message is a struct with internal/pb's tags. Streams do not exist here.
 package wire
 
 import (
@@ -21,6 +18,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/strake-containers/strake/internal/pb"
 )
 
 const (
@@ -125,7 +124,7 @@ func readFrame(r *bufio.Reader) (header, []byte, error) {
 
 // frame encodes a message with its header in one piece, for one write.
 func frame(stream uint32, kind byte, message any) ([]byte, error) {
-	payload, err := Marshal(message)
+	payload, err := pb.Marshal(message)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/internal/testutil"
 	"github.com/strake-containers/strake/shim/api"
 )
@@ -89,7 +90,7 @@ func TestAgainstProtobuf(t *testing.T) {
 		"time":           {timestamppb.New(time.Unix(-3, 5)), &stamp{-3, 5}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ours, err := Marshal(c.ours)
+			ours, err := pb.Marshal(c.ours)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +104,7 @@ func TestAgainstProtobuf(t *testing.T) {
 				t.Fatal(err)
 			}
 			back := reflect.New(reflect.TypeOf(c.ours).Elem()).Interface()
-			if err := Unmarshal(data, back); err != nil || !reflect.DeepEqual(back, c.ours) {
+			if err := pb.Unmarshal(data, back); err != nil || !reflect.DeepEqual(back, c.ours) {
 				t.Errorf("we read %+v, %v; want %+v", back, err, c.ours)
 			}
 		})
@@ -115,12 +116,12 @@ func TestMap(t *testing.T) {
 		Info map[string]string `pb:"4"`
 	}
 	want := message{map[string]string{"a": "1", "": "x", "b": ""}}
-	data, err := Marshal(&want)
+	data, err := pb.Marshal(&want)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got message
-	if err := Unmarshal(data, &got); err != nil || !reflect.DeepEqual(got, want) {
+	if err := pb.Unmarshal(data, &got); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
@@ -135,15 +136,15 @@ func FuzzUnmarshal(f *testing.F) {
 	f.Add([]byte{0xff})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var ours createRequest
-		if Unmarshal(data, &ours) != nil {
+		if pb.Unmarshal(data, &ours) != nil {
 			return
 		}
-		again, err := Marshal(&ours)
+		again, err := pb.Marshal(&ours)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var back createRequest
-		if err := Unmarshal(again, &back); err != nil || !reflect.DeepEqual(ours, back) {
+		if err := pb.Unmarshal(again, &back); err != nil || !reflect.DeepEqual(ours, back) {
 			t.Errorf("%+v, then %+v, %v", ours, back, err)
 		}
 	})

@@ -1,4 +1,20 @@
-package wire
+// Package pb encodes and decodes protocol buffers messages, which are structs
+// with the number of each field in a tag:
+//
+//	type hello struct {
+//		Name  string `pb:"1"`
+//		Count *int32 `pb:"2"` // nil is absent, which is not 0
+//	}
+//
+// It is for the programs that must not link google.golang.org/protobuf, whose
+// start-up costs more than theirs, and knows the kinds that their messages need:
+// string, []byte, bool, int32, int64, uint32, uint64, float64 (double), *message,
+// []string, []*message, map[string]string; enums are int32. A zero value is
+// absent, as proto3 has it; *bool and *int32 are for proto2's optional fields,
+// whose zero counts. Groups and packed lists do not exist here.
+//
+// It is pure.
+package pb
 
 import (
 	"encoding/binary"
@@ -83,7 +99,17 @@ func appendField(b []byte, f field, v reflect.Value) ([]byte, error) {
 	case reflect.Float64:
 		return binary.LittleEndian.AppendUint64(tag(b, typeFixed64), math.Float64bits(v.Float())), nil
 	case reflect.Pointer:
-		return appendNested(tag(b, typeBytes), v.Elem())
+		switch e := v.Elem(); e.Kind() {
+		case reflect.Bool:
+			if e.Bool() {
+				return append(tag(b, typeVarint), 1), nil
+			}
+			return append(tag(b, typeVarint), 0), nil
+		case reflect.Int32:
+			return binary.AppendUvarint(tag(b, typeVarint), uint64(e.Int())), nil
+		default:
+			return appendNested(tag(b, typeBytes), e)
+		}
 	case reflect.Map:
 		for it := v.MapRange(); it.Next(); {
 			entry := mapEntry{it.Key().String(), it.Value().String()}
@@ -199,9 +225,20 @@ func next(data *[]byte, wireType uint64) (raw []byte, number uint64, err error) 
 }
 
 func decodeField(v reflect.Value, wireType uint64, raw []byte, number uint64) error {
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			v.Set(reflect.New(v.Type().Elem()))
+		}
+		if v = v.Elem(); v.Kind() == reflect.Struct {
+			if wireType != typeBytes {
+				return fmt.Errorf("wire type %d, want %d", wireType, typeBytes)
+			}
+			return decodeMessage(raw, v)
+		}
+	}
 	want := uint64(typeVarint)
 	switch v.Kind() {
-	case reflect.String, reflect.Pointer, reflect.Slice, reflect.Map:
+	case reflect.String, reflect.Slice, reflect.Map:
 		want = typeBytes
 	case reflect.Float64:
 		want = typeFixed64
@@ -222,11 +259,6 @@ func decodeField(v reflect.Value, wireType uint64, raw []byte, number uint64) er
 		v.SetUint(number)
 	case reflect.Float64:
 		v.SetFloat(math.Float64frombits(number))
-	case reflect.Pointer:
-		if v.IsNil() {
-			v.Set(reflect.New(v.Type().Elem()))
-		}
-		return decodeMessage(raw, v.Elem())
 	case reflect.Map:
 		var entry mapEntry
 		if err := decodeMessage(raw, reflect.ValueOf(&entry).Elem()); err != nil {
