@@ -80,6 +80,15 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	if compileErr != nil {
 		return nil, nil, compileErr
 	}
+	if prog.Stays != "" {
+		if err := r.staysIn(prog, s); err != nil {
+			return nil, nil, err
+		}
+		if err := c.save(&r); err != nil {
+			return nil, nil, err
+		}
+		undo.Push("unmount rootfs", r.unmount)
+	}
 	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
 	defer in.close()
 	if o.Run == nil {

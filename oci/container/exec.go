@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -50,6 +51,13 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
 	defer in.close()
 	in.given[plan.InPidfd] = pidfd
+	if prog.Input(plan.InRoot) != nil {
+		root, err := sys.Open("/proc/"+strconv.Itoa(r.Pid)+"/root", sys.OPath)
+		if err != nil {
+			return nil, err
+		}
+		in.own(plan.InRoot, root)
+	}
 	if err := in.open(prog, s); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,12 @@ type record struct {
 	StartTime   uint64            `json:"startTime"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Hooks       bool              `json:"hooks,omitempty"` // the config has some
+	// A mount that outlives the container, where it has no mount namespace of its
+	// own, and the namespace that it is in: its path, if any, and its inode.
+	Stays     string `json:"stays,omitempty"`
+	StaysIn   string `json:"staysIn,omitempty"`
+	StaysInID uint64 `json:"staysInID,omitempty"`
+	StaysOn   uint64 `json:"staysOn,omitempty"` // id of the mount that it covers
 }
 
 func (r *record) encode() []byte {
@@ -65,6 +71,14 @@ func (r *record) encode() []byte {
 	if r.Hooks {
 		b = append(b, `,"hooks":true`...)
 	}
+	if r.Stays != "" {
+		b = text(b, "stays", r.Stays)
+		b = text(b, "staysIn", r.StaysIn)
+		b = append(b, `,"staysInID":`...)
+		b = strconv.AppendUint(b, r.StaysInID, 10)
+		b = append(b, `,"staysOn":`...)
+		b = strconv.AppendUint(b, r.StaysOn, 10)
+	}
 	return append(b, '}')
 }
 
@@ -96,6 +110,14 @@ func decodeRecord(data []byte) (*record, error) {
 			leanjson.TextMap(in, &r.Annotations)
 		case "hooks":
 			leanjson.Bool(in, &r.Hooks)
+		case "stays":
+			leanjson.Text(in, &r.Stays)
+		case "staysIn":
+			leanjson.Text(in, &r.StaysIn)
+		case "staysInID":
+			leanjson.Uint(in, &r.StaysInID)
+		case "staysOn":
+			leanjson.Uint(in, &r.StaysOn)
 		default:
 			return false
 		}

@@ -153,6 +153,9 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 			return fmt.Errorf("delete container %s: %w", c.id, err)
 		}
 	}
+	if err := r.unmount(); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
 	hookErr := c.runHooks(ctx, r, specs.StateStopped)
 	if err := os.RemoveAll(c.dir); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)

@@ -95,7 +95,7 @@ func (c *child) run() {
 		case pSync:
 			errno = c.ask(msgSync, pc, a[0])
 		case pFork:
-			errno = c.forkSibling(pc, a[0], a[1])
+			errno = c.forkSibling(a[0], a[1], a[2])
 		case pHook:
 			errno = runHook(&a)
 		case pPause:
@@ -219,16 +219,17 @@ func (c *child) ask(kind, pc, step uintptr) syscall.Errno {
 }
 
 // forkSibling clones a sibling, a child of our parent, that goes on with the
-// program; this process tells its pid and ends.
+// program; this process hands over its pidfd and ends. (Its pid would not do:
+// here it may be that of another PID namespace than the parent's.)
 //
 //go:nosplit
 //go:norace
-func (c *child) forkSibling(pc, args, size uintptr) syscall.Errno {
+func (c *child) forkSibling(args, size, msg uintptr) syscall.Errno {
 	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, args, size, 0)
 	if errno != 0 || pid == 0 {
 		return errno
 	}
-	c.tell(msgPid, pc, pid, 0)
+	_, _, _ = syscall.RawSyscall(unix.SYS_SENDMSG, c.sync, msg, unix.MSG_NOSIGNAL)
 	exit(0)
 	return 0
 }

@@ -65,7 +65,7 @@ const (
 	pReport  // from here on report to args[0]
 	pReady   // tell the parent: waiting at the gate
 	pSync    // tell the parent: step args[0]; wait for its answer
-	pFork    // go on in a sibling, clone3 arguments at args[0]
+	pFork    // go on in a sibling: see forkSibling
 	pHook    // see runHook
 	pPause   // wait to be killed
 )
@@ -90,6 +90,7 @@ type image struct {
 	report  int // offset of the buffer for messages to the parent
 	home    int // offset of the HOME= variable, 0 none
 	execAt  int // index of the execve
+	forkAt  int // index of the clone of a sibling, 0 none
 }
 
 const homeSlot = 512 // bytes for HOME=…, NUL included
@@ -104,7 +105,7 @@ const (
 	msgSync             // instruction, step: the child waits for one byte
 	msgFD               // instruction, number; the descriptor comes along
 	msgReady            // waiting at the gate
-	msgPid              // instruction, pid of the sibling that goes on
+	msgFork             // instruction; the pidfd of the sibling that goes on comes along
 
 	msgHeader = 16
 	msgText   = 256

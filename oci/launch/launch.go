@@ -8,12 +8,15 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/plan"
 )
 
@@ -126,7 +129,7 @@ func Run(ctx context.Context, r Request) (_ *Process, err error) {
 			return nil, err
 		}
 	}
-	c, err := newConversation(r)
+	c, err := newConversation(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +161,7 @@ func Run(ctx context.Context, r Request) (_ *Process, err error) {
 // conversation is the parent's side of a program that runs.
 type conversation struct {
 	Request
+	ctx      context.Context
 	img      *image
 	files    map[plan.Reg]int
 	keep     []int // descriptors that the child keeps, ascending
@@ -169,8 +173,8 @@ type conversation struct {
 	warnings []string
 }
 
-func newConversation(r Request) (_ *conversation, err error) {
-	c := &conversation{Request: r, img: r.Prepared.img, files: make(map[plan.Reg]int, len(r.Files)+1), sock: -1}
+func newConversation(ctx context.Context, r Request) (_ *conversation, err error) {
+	c := &conversation{Request: r, ctx: ctx, img: r.Prepared.img, files: make(map[plan.Reg]int, len(r.Files)+1), sock: -1}
 	defer func() {
 		if err != nil {
 			c.close()
@@ -278,16 +282,23 @@ func (c *conversation) inputField(r plan.Reg) string {
 
 // talk answers the child until it needs nothing any more.
 func (c *conversation) talk() error {
-	moves := slices.ContainsFunc(c.Program.Ops, func(o plan.Op) bool { return o.Do == plan.OpFork })
+	moves := c.img.forkAt != 0
 	if !moves {
 		if err := c.born(); err != nil {
 			return err
 		}
 	}
+	var early []message // of a sibling that was faster than the word of it
 	for {
-		m, err := c.receive()
-		if err != nil {
+		m, err := message{}, error(nil)
+		if !moves && len(early) > 0 {
+			m, early = early[0], early[1:]
+		} else if m, err = c.receive(); err != nil {
 			return err
+		}
+		if moves && m.kind != 0 && int(m.instr) > c.img.forkAt {
+			early = append(early, m)
+			continue
 		}
 		switch m.kind {
 		case 0: // end of file
@@ -306,10 +317,11 @@ func (c *conversation) talk() error {
 			}
 			c.File(int(m.value), m.file)
 			continue
-		case msgPid:
-			if err := c.follow(int(m.value)); err != nil {
+		case msgFork:
+			if err := c.follow(m.file); err != nil {
 				return err
 			}
+			moves = false
 			continue
 		case msgReady:
 			if c.Ready != nil {
@@ -348,19 +360,43 @@ func (c *conversation) answer() error {
 	return nil
 }
 
-// follow makes the sibling that the child cloned the process.
-func (c *conversation) follow(pid int) error {
-	fd, err := unix.PidfdOpen(pid, 0)
+// follow makes the sibling that the child cloned the process. Its pidfd takes the
+// number of the other's, so that who watches the context always has a live one.
+func (c *conversation) follow(sibling *os.File) error {
+	if sibling == nil {
+		return fmt.Errorf("%s: descriptor got lost", c.where())
+	}
+	defer func() { _ = sibling.Close() }()
+	pid, err := pidOf(sibling)
 	if err != nil {
-		return fmt.Errorf("pidfd_open %d: %w", pid, err)
+		return err
 	}
-	old := c.pidfd
-	c.pid, c.pidfd = pid, fd
 	// A reaper in this process may have collected the intermediate one already.
-	if err := reap(old); err != nil && !errors.Is(err, unix.ECHILD) {
-		return errors.Join(err, unix.Close(old))
+	if err := reap(c.pidfd); err != nil && !errors.Is(err, unix.ECHILD) {
+		return err
 	}
-	return errors.Join(unix.Close(old), c.born())
+	if err := unix.Dup3(int(sibling.Fd()), c.pidfd, unix.O_CLOEXEC); err != nil {
+		return fmt.Errorf("dup: %w", err)
+	}
+	c.pid = pid
+	if c.ctx.Err() != nil {
+		_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) // only the other has been
+	}
+	return c.born()
+}
+
+// pidOf is the pid, in this process's namespace, of a child.
+func pidOf(pidfd *os.File) (int, error) {
+	data, err := sys.ReadFile("/proc/self/fdinfo/"+strconv.Itoa(int(pidfd.Fd())), 4096)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if text, ok := strings.CutPrefix(line, "Pid:"); ok {
+			return strconv.Atoi(strings.TrimSpace(text))
+		}
+	}
+	return 0, errors.New("pidfd: fdinfo tells no pid")
 }
 
 type message struct {

@@ -340,9 +340,16 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 	case plan.OpUnshare:
 		l.main(unix.SYS_UNSHARE, 0, num(o.A))
 	case plan.OpSetns:
-		l.main(unix.SYS_SETNS, 0, reg(o.Dir), num(o.A))
+		i := l.main(unix.SYS_SETNS, 0, reg(o.Dir), num(o.A))
+		l.emit(unix.SYS_CLOSE, 0, reg(o.Dir))
+		l.emit(pEmpty, o.Dir)
+		l.code[i].jump = uint16(len(l.code))
 	case plan.OpFork:
-		l.emit(pFork, 0, ptr(l.words(o.A|unix.CLONE_PARENT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)), num(88))
+		// The sibling's pidfd lands where the message carries it.
+		msg, fd := l.message(msgFork, 0)
+		args := l.words(o.A|unix.CLONE_PARENT|unix.CLONE_PIDFD, uint64(fd), 0, 0, 0, 0, 0, 0, 0, 0, 0)
+		l.relocs = append(l.relocs, args+8)
+		l.forkAt = l.emit(pFork, 0, ptr(args), num(88), ptr(msg))
 	case plan.OpSync:
 		l.emit(pSync, 0, num(o.A))
 	case plan.OpHostname:

@@ -150,21 +150,28 @@ func (l *lowering) pty(o *plan.Op) {
 	}
 }
 
-// sendFD lays out the msghdr of a message with one descriptor.
+// sendFD sends a descriptor to the parent.
 func (l *lowering) sendFD(o *plan.Op) {
-	head := binary.NativeEndian.AppendUint32(nil, msgFD)
+	msg, fd := l.message(msgFD, uint32(o.A))
+	l.emit(pStore, 0, reg(o.Dir), ptr(fd))
+	sync := l.prog.Input(plan.InSync)
+	l.main(unix.SYS_SENDMSG, 0, reg(sync.Reg), ptr(msg), num(unix.MSG_NOSIGNAL))
+}
+
+// message lays out the msghdr of a message with one descriptor, which is to be
+// put at fd, with the number n.
+func (l *lowering) message(kind, n uint32) (msg, fd int) {
+	head := binary.NativeEndian.AppendUint32(nil, kind)
 	head = binary.NativeEndian.AppendUint32(head, uint32(len(l.code)))
+	head = binary.NativeEndian.AppendUint32(head, n)
 	head = binary.NativeEndian.AppendUint32(head, 0)
-	head = binary.NativeEndian.AppendUint32(head, uint32(o.A))
 	data := l.bytes(head)
 	iov := l.words(uint64(data), msgHeader)
 	const cmsgLen, cmsgSpace = 16 + 4, 24
 	control := l.words(cmsgLen, uint64(unix.SOL_SOCKET)|uint64(unix.SCM_RIGHTS)<<32, 0)
-	msg := l.words(0, 0, uint64(iov), 1, uint64(control), cmsgSpace, 0)
+	msg = l.words(0, 0, uint64(iov), 1, uint64(control), cmsgSpace, 0)
 	l.relocs = append(l.relocs, iov, msg+16, msg+32)
-	l.emit(pStore, 0, reg(o.Dir), ptr(control+16))
-	sync := l.prog.Input(plan.InSync)
-	l.main(unix.SYS_SENDMSG, 0, reg(sync.Reg), ptr(msg), num(unix.MSG_NOSIGNAL))
+	return msg, control + 16
 }
 
 // stdio moves descriptors to 0, 1, 2, …. They go above the targets first, since

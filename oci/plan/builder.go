@@ -30,6 +30,7 @@ type builder struct {
 	late    func() // what comes between the gate and execve
 	ns      map[specs.LinuxNamespaceType]namespace
 	inUser  bool // the process is in a user namespace other than the host's
+	ownNS   bool // the process has a new mount namespace
 }
 
 type namespace struct {
@@ -51,6 +52,14 @@ func (b *builder) errorf(format string, args ...any) error {
 // unsupported is an error of the present field.
 func (b *builder) unsupported(what string) error {
 	return b.errorf("%s: %w", what, ErrUnsupported)
+}
+
+// needs is an error of the present field on a kernel older than major.minor.
+func (b *builder) needs(major, minor int) error {
+	if b.host.atLeast(major, minor) {
+		return nil
+	}
+	return b.errorf("needs Linux %d.%d: this is %d.%d: %w", major, minor, b.host.Kernel[0], b.host.Kernel[1], ErrUnsupported)
 }
 
 func (b *builder) op(o Op) {

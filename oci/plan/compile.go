@@ -32,7 +32,6 @@ func Create(s *specs.Spec, host Host, cfg Config) (*Program, error) {
 	steps := []func() error{
 		b.joinCgroup,
 		b.readNamespaces,
-		b.needMountNamespace,
 		b.makeNamespaces,
 		b.cgroupNamespace,
 		b.session,
@@ -91,21 +90,22 @@ func (b *builder) readNamespaces() error {
 		b.ns[n.Type] = namespace{n.Path, b.field}
 	}
 	_, b.inUser = b.ns[specs.UserNamespace]
+	mnt, ok := b.ns[specs.MountNamespace]
+	b.ownNS = ok && mnt.path == ""
 	return nil
 }
 
-func (b *builder) needMountNamespace() error {
-	if mnt, ok := b.ns[specs.MountNamespace]; !ok || mnt.path != "" {
-		b.at("linux.namespaces", "mount")
-		return b.unsupported("a container that does not get a new mount namespace")
-	}
-	return nil
+// joined is a namespace to join: by its descriptor.
+type joined struct {
+	namespace
+	flag uint64
+	fd   Reg
 }
 
 // makeNamespaces compiles their joining and making.
 func (b *builder) makeNamespaces() error {
-	userns, joinUser := b.ns[specs.UserNamespace]
-	joinUser = joinUser && userns.path != ""
+	var user *joined
+	var others []joined
 	var newNS uint64
 	for _, f := range nsFlags {
 		n, ok := b.ns[f.kind]
@@ -119,24 +119,58 @@ func (b *builder) makeNamespaces() error {
 			continue
 		}
 		b.at(n.field, n.path)
-		r := b.input(Input{Kind: InNS, Type: string(f.kind), Path: n.path})
-		if f.kind == specs.PIDNamespace {
-			b.PidNS = r // entered by the fork itself
-			continue
+		j := joined{n, f.flag, b.input(Input{Kind: InNS, Type: string(f.kind), Path: n.path})}
+		switch f.kind {
+		case specs.UserNamespace:
+			user = &j
+		case specs.PIDNamespace:
+			b.PidNS = j.fd // entered by the fork itself
+		default:
+			others = append(others, j)
 		}
-		b.op(Op{Do: OpSetns, Dir: r, A: f.flag})
-		b.close(r)
 	}
+	b.joinNamespaces(user, others)
 	b.at("linux.namespaces", "")
-	if joinUser && newNS != 0 {
-		// New namespaces must belong to the user namespace, so they are made
-		// after it was joined: in a sibling, since a PID namespace holds only
-		// processes born later.
+	// New namespaces must belong to the user namespace, so they are made after
+	// one was joined; and what is to be joined may belong to the host, so a new
+	// user namespace comes after that. Then they are made by a clone of a
+	// sibling, since a PID namespace holds only processes born later.
+	if newNS != 0 && (user != nil || newNS&abi.CloneNewUser != 0 && len(others) > 0) {
 		b.op(Op{Do: OpFork, A: newNS})
 	} else {
 		b.CloneFlags = newNS
 	}
 	return nil
+}
+
+// joinNamespaces compiles the joining. Where a user namespace is joined too, the
+// others may belong to it or to the host: what this process may not join yet, it
+// joins as a member of the user namespace.
+func (b *builder) joinNamespaces(user *joined, others []joined) {
+	join := func(j joined, allow ...int) {
+		b.at(j.field, j.path)
+		b.op(Op{Do: OpSetns, Dir: j.fd, A: j.flag, Allow: allow})
+	}
+	defer func() {
+		for _, j := range others {
+			b.free = append(b.free, j.fd)
+		}
+	}()
+	if user == nil {
+		for _, j := range others {
+			join(j)
+		}
+		return
+	}
+	for _, j := range others {
+		join(j, abi.EPERM)
+	}
+	join(*user)
+	b.free = append(b.free, user.fd)
+	for _, j := range others {
+		b.at(j.field, j.path)
+		_ = b.ifOpen(j.fd, func() error { join(j); return nil })
+	}
 }
 
 // becomeUserRoot compiles the way to root of the user namespace: the parent
@@ -169,8 +203,8 @@ func (b *builder) session() error {
 	b.sessionKeyring()
 	if n, ok := b.ns[specs.TimeNamespace]; ok && n.path == "" {
 		b.at("linux.timeOffsets", "")
-		if !b.host.atLeast(6, 0) {
-			return b.unsupported("a new time namespace before Linux 6.0")
+		if err := b.needs(6, 0); err != nil { // before, execve does not enter it
+			return err
 		}
 		b.op(Op{Do: OpUnshare, A: abi.CloneNewTime})
 		if v := timeOffsets(b.spec.Linux.TimeOffsets); v != "" {
@@ -300,13 +334,16 @@ func (b *builder) enterRoot() error {
 	}
 	b.at("root.path", "pivot_root")
 	b.op(Op{Do: OpFchdir, Dir: b.root})
-	if b.cfg.NoPivot {
+	switch {
+	case !b.ownNS: // others live in it: its root stays
+		b.op(Op{Do: OpChroot})
+	case b.cfg.NoPivot:
 		slash := b.reg()
 		b.op(Op{Do: OpOpen, Out: slash, Path: "/", A: abi.OPath | FlagDirectory})
 		b.op(Op{Do: OpMove, Dir: b.root, On: slash})
 		b.close(slash)
 		b.op(Op{Do: OpChroot})
-	} else {
+	default:
 		var old Reg
 		if shared {
 			old = b.reg()

@@ -22,6 +22,7 @@ func Exec(s *specs.Spec, process *specs.Process, host Host, cfg Config) (*Progra
 		func() error { return b.affinity("initial", cpus.Initial) },
 		b.joinCgroup,
 		func() error { return b.affinity("final", cpus.Final) },
+		b.readNamespaces,
 		b.joinAll,
 		b.execSession,
 		b.execTerminal,
@@ -51,9 +52,22 @@ func (b *builder) joinAll() error {
 		b.PidNS = pidfd
 		flags &^= abi.CloneNewPID
 	}
-	b.inUser = flags&abi.CloneNewUser != 0
-	b.op(Op{Do: OpSetns, Dir: pidfd, A: flags})
-	b.close(pidfd)
+	var root Reg
+	if !b.ownNS {
+		root = b.named(InRoot)
+	}
+	if flags == 0 {
+		b.close(pidfd)
+	} else {
+		b.op(Op{Do: OpSetns, Dir: pidfd, A: flags})
+		b.free = append(b.free, pidfd)
+	}
+	if root != 0 {
+		b.at("root.path", "of the container's init")
+		b.op(Op{Do: OpFchdir, Dir: root})
+		b.op(Op{Do: OpChroot})
+		b.close(root)
+	}
 	b.root = b.reg()
 	b.op(Op{Do: OpOpen, Out: b.root, Path: "/", A: abi.OPath | FlagDirectory})
 	return nil

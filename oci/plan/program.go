@@ -57,7 +57,7 @@ const (
 	OpFchdir    Code = "fchdir"    // fchdir(Dir)
 	OpCheckCwd  Code = "checkcwd"  // fail if the working directory is outside of the root
 	OpUnshare   Code = "unshare"   // unshare(A)
-	OpSetns     Code = "setns"     // setns(Dir, A)
+	OpSetns     Code = "setns"     // setns(Dir, A), then close(Dir)
 	OpFork      Code = "fork"      // go on in a sibling with new namespaces A; the parent learns its pid
 	OpSync      Code = "sync"      // tell the parent that step A is reached and wait for its answer
 	OpHostname  Code = "hostname"  // sethostname(Data)
@@ -192,6 +192,9 @@ type Program struct {
 	GIDMap string  `json:"gidMap,omitempty"`
 	OOM    *int    `json:"oomScoreAdj,omitempty"` // by the parent: the child lacks the privilege
 	Limits []Limit `json:"limits,omitempty"`
+	// Stays is where the process leaves a mount that outlives it, since its mount
+	// namespace does: the runtime removes it when the container is deleted.
+	Stays string `json:"stays,omitempty"`
 	// Terminal says that the program sends the master of a terminal.
 	Terminal bool `json:"terminal,omitempty"`
 	// Target is the number of descriptors from 0 that the process is to have.

@@ -27,9 +27,11 @@ func (b *builder) rootfs() error {
 	if initial.kind == 0 {
 		initial = propagation{abi.MSSlave, true}
 	}
-	if !shared {
+	switch {
+	case !b.ownNS: // and those of the namespace's other processes stay as they are
+	case !shared:
 		b.setattrPath("/", initial)
-	} else if b.cfg.RootfsParent != "" {
+	case b.cfg.RootfsParent != "":
 		b.setattrPath(b.cfg.RootfsParent, propagation{abi.MSPrivate, false})
 		b.setattrPath("/", propagation{abi.MSPrivate, false})
 	}
@@ -114,6 +116,12 @@ func (b *builder) mountRoot() error {
 	}
 	if !mounted {
 		b.root = b.clone(dir, true)
+	}
+	if !b.ownNS {
+		// What is mounted inside must not reach what it is a copy of; and all of
+		// it goes with this one mount.
+		b.setattr(b.root, 0, 0, abi.MSPrivate, true)
+		b.Stays = dir
 	}
 	b.attach(b.root, on)
 	return nil

@@ -46,7 +46,7 @@ func TestValidate(t *testing.T) {
 		{func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "relative" }, "linux.namespaces[2].path:"},
 		{func(s *specs.Spec) { s.Linux.Namespaces[2].Type = "x" }, "linux.namespaces[2].type:"},
 		{func(s *specs.Spec) { s.Linux.Namespaces[2].Type = specs.UTSNamespace }, "uts is there twice"},
-		{func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, "a container without a mount namespace: not supported"},
+		{func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, ""},
 		{func(s *specs.Spec) { s.Linux.Namespaces, s.Hostname = s.Linux.Namespaces[:1], "h" }, "hostname: invalid config: needs a UTS"},
 		{func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})

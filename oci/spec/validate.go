@@ -135,7 +135,7 @@ var namespaceTypes = []specs.LinuxNamespaceType{
 }
 
 func (c *checker) namespaces(s *specs.Spec) {
-	have := map[specs.LinuxNamespaceType]bool{}
+	have, joined := map[specs.LinuxNamespaceType]bool{}, map[specs.LinuxNamespaceType]bool{}
 	newUser := false
 	for i, n := range s.Linux.Namespaces {
 		f := index("linux.namespaces", i)
@@ -148,11 +148,9 @@ func (c *checker) namespaces(s *specs.Spec) {
 		have[n.Type] = true
 		if n.Path != "" {
 			c.abs(f+".path", n.Path)
+			joined[n.Type] = true
 		}
 		newUser = newUser || n.Type == specs.UserNamespace && n.Path == ""
-	}
-	if !have[specs.MountNamespace] {
-		c.unsupported("linux.namespaces: a container without a mount namespace", true)
 	}
 	if s.Hostname != "" && !have[specs.UTSNamespace] {
 		c.bad("hostname", "needs a UTS namespace")
@@ -173,6 +171,9 @@ func (c *checker) namespaces(s *specs.Spec) {
 	c.mappings("linux.gidMappings", lx.GIDMappings)
 	if len(lx.TimeOffsets) > 0 && !have[specs.TimeNamespace] {
 		c.bad("linux.timeOffsets", "needs a time namespace")
+	}
+	if len(lx.TimeOffsets) > 0 && joined[specs.TimeNamespace] {
+		c.bad("linux.timeOffsets", "cannot change a time namespace that is joined")
 	}
 	for clock := range lx.TimeOffsets {
 		if clock != "monotonic" && clock != "boottime" {

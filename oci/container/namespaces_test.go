@@ -1,0 +1,180 @@
+package container
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+// holder is a process in new namespaces, for others to join them by its path.
+func holder(t *testing.T, flags uintptr, maps ...syscall.SysProcIDMap) (dir string) {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags, UidMappings: maps, GidMappings: maps}
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+	})
+	return "/proc/" + itoa(cmd.Process.Pid) + "/ns/"
+}
+
+// join gives a spec's namespace a path, and the namespace if it has none.
+func join(s *specs.Spec, kind specs.LinuxNamespaceType, path string) {
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path})
+}
+
+func identity(t *testing.T, path string) string {
+	t.Helper()
+	id, err := os.Readlink(path)
+	must(t, err)
+	return id
+}
+
+func without(s *specs.Spec, kind specs.LinuxNamespaceType) {
+	s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+}
+
+// A container in the host's mount namespace is confined to its rootfs, and its
+// mounts go with it.
+func TestWithoutAMountNamespace(t *testing.T) {
+	e := newEnv(t)
+	rootfs := filepath.Join(e.bundle, "rootfs")
+	s := e.spec("readlink /proc/self/ns/mnt; ls /; cat /proc/timer_list | wc -c; echo 1 > /proc/sys/kernel/panic; touch /made; true")
+	without(s, specs.MountNamespace)
+	s.Root.Readonly = true
+	contains(t, e.mustRun(s), identity(t, "/proc/self/ns/mnt"), "dir\n", "\n0\n", "panic: Read-only", "made: Read-only")
+	if hostMounts(t, rootfs) {
+		t.Error("mounts are left")
+	}
+
+	s.Process.Args = []string{"sleep", "1000"}
+	c, p := e.start(s)
+	if !hostMounts(t, rootfs) {
+		t.Error("the mounts are somewhere else")
+	}
+	r, err := e.exec(c, sh("ls /; touch /made"))
+	must(t, err)
+	contains(t, r.out, "dir\n", "Read-only file system")
+	must(t, c.Kill(syscall.SIGKILL, false))
+	must(t, sys.WaitReadable(t.Context(), p.PidFD))
+	must(t, c.Delete(t.Context(), false))
+	if hostMounts(t, rootfs) {
+		t.Error("mounts are left")
+	}
+
+	s = e.spec("true")
+	without(s, specs.MountNamespace)
+	s.Process.Args = []string{"/no/such"}
+	if _, err := e.run(s); err == nil || hostMounts(t, rootfs) {
+		t.Errorf("error %v, mounts left: %v", err, hostMounts(t, rootfs))
+	}
+}
+
+// So is one that joins another's, whose root stays what it is.
+func TestJoinedMountNamespace(t *testing.T) {
+	e := newEnv(t)
+	ns := holder(t, syscall.CLONE_NEWNS)
+	mounts := func() bool {
+		data, err := os.ReadFile(strings.Replace(ns, "/ns/", "/mountinfo", 1))
+		must(t, err)
+		return strings.Contains(string(data), e.bundle)
+	}
+	s := e.spec("readlink /proc/self/ns/mnt; ls /; exec sleep 1000")
+	join(s, specs.MountNamespace, ns+"mnt")
+	c, _ := e.start(s)
+	if !mounts() || hostMounts(t, e.bundle) {
+		t.Errorf("in the namespace %v, on the host %v", mounts(), hostMounts(t, e.bundle))
+	}
+	r, err := e.exec(c, sh("ls /; readlink /proc/self/ns/mnt"))
+	must(t, err)
+	contains(t, r.out, "dir\n", identity(t, ns+"mnt"))
+	must(t, c.Delete(t.Context(), true))
+	if mounts() {
+		t.Error("mounts are left")
+	}
+}
+
+// Every namespace is joined by its path, alone or beside a user namespace that is
+// new, joined and its owner, or joined and not.
+func TestNamespacesByPath(t *testing.T) {
+	e := newEnv(t)
+	shareRootfs(t, e)
+	kinds := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net", specs.IPCNamespace: "ipc",
+		specs.UTSNamespace: "uts", specs.CgroupNamespace: "cgroup", specs.TimeNamespace: "time", specs.PIDNamespace: "pid"}
+	const others = syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWCGROUP | syscall.CLONE_NEWPID
+	maps := []syscall.SysProcIDMap{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
+	hosts, owner := holder(t, others), holder(t, others|syscall.CLONE_NEWUSER, maps...)
+	for _, tt := range []struct{ name, user, others string }{
+		{"alone", "", hosts}, {"new user", "new", hosts}, {"their user", owner + "user", owner}, {"another user", owner + "user", hosts},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for kind, file := range kinds {
+				s := e.spec("for n in user net ipc uts cgroup time; do readlink /proc/self/ns/$n; done; echo pid $$; cat /proc/self/uid_map; exec sleep 1000")
+				s.Hostname = ""
+				switch tt.user {
+				case "":
+				case "new":
+					s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+					s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
+					s.Linux.GIDMappings = s.Linux.UIDMappings
+				default:
+					join(s, specs.UserNamespace, tt.user)
+				}
+				join(s, kind, tt.others+file)
+				if kind == specs.NetworkNamespace && tt.user != "" && tt.others == hosts {
+					// sysfs belongs to the network namespace's owner.
+					s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "sysfs" })
+				}
+				if kind == specs.IPCNamespace && tt.user != "" && tt.others == hosts {
+					s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "mqueue" })
+				}
+				if kind == specs.PIDNamespace && tt.user != "" && tt.others == hosts {
+					s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "proc" })
+					s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc", Source: "/proc", Options: []string{"rbind"}})
+					s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
+				}
+				c, p := e.start(s)
+				st, err := c.State()
+				if err != nil || st.Pid != p.Pid || st.Status != specs.StateRunning {
+					t.Errorf("%s: state %+v, %v", kind, st, err)
+				}
+				if got, want := identity(t, "/proc/"+itoa(p.Pid)+"/ns/"+file), identity(t, tt.others+file); got != want {
+					t.Errorf("%s: process is in %s, want %s", kind, got, want)
+				}
+				if strings.HasPrefix(tt.user, "/") && identity(t, "/proc/"+itoa(p.Pid)+"/ns/user") != identity(t, tt.user) {
+					t.Errorf("%s: is not in the user namespace", kind)
+				}
+				r, err := e.exec(c, sh("id -u"))
+				if err != nil || r.out != "0\n" {
+					t.Errorf("%s: exec: %v, %s", kind, err, r.out)
+				}
+				must(t, c.Delete(t.Context(), true))
+			}
+		})
+	}
+}
+
+func TestANamespacePathOfAnotherTypeIsRefused(t *testing.T) {
+	e := newEnv(t)
+	for path, want := range map[string]string{
+		"/proc/self/ns/uts": "linux.namespaces[5].path: /proc/self/ns/uts is not a namespace of type network",
+		"/dev/null":         "linux.namespaces[5].path: /dev/null is not a namespace",
+		"/no/such":          "linux.namespaces[5].path: open /no/such: no such file",
+	} {
+		s := e.spec("true")
+		join(s, specs.NetworkNamespace, path)
+		if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}
