@@ -22,70 +22,67 @@ var batches = sync.Pool{New: func() any { b := make([]byte, 0, batchSize+2*maxLi
 //
 //	2016-10-06T00:17:09.669794202Z stdout F the line
 //
-// with P instead of F for a piece of a line that goes on. A line without its end
-// is kept until the end comes, the piece is full, or the stream ends.
+// with P instead of F for a piece of a line that goes on.
 type lineWriter struct {
 	log    *Log
+	cell   cell
 	stream string // "stdout" or "stderr"
-	rest   []byte // of an unfinished line, shorter than maxLine
+	piece  int    // the longest piece of a line; maxLine at most
 }
 
-// write takes what was read at once: all of it gets the same time stamp, and
-// goes to the file in one write.
-func (w *lineWriter) write(p []byte) {
+// write writes the lines that p has, and pieces of one that is too long. It has
+// each batch taken once it is written, and returns how much that was: what is left
+// of p is the beginning of a line, which is to be a piece of its own if it is the
+// last of the stream. All of p gets the same time stamp.
+func (w *lineWriter) write(p []byte, last bool, take func(p, last []byte) error) (taken int, err error) {
 	var head [64]byte
 	prefix := appendPrefix(head[:0], w.stream)
 	batch := batches.Get().(*[]byte)
 	out := (*batch)[:0]
-	emit := func(tag byte, piece []byte) {
+	defer func() { *batch = out[:0]; batches.Put(batch) }()
+
+	at := 0 // what is formatted, of p
+	flush := func() error {
+		if at == taken {
+			return nil
+		}
+		w.log.write(out, w.cell, at-taken, p[at-1])
+		if err := take(p[taken:at], w.cell.got()); err != nil {
+			return err
+		}
+		w.cell.end()
+		taken, out = at, out[:0]
+		return nil
+	}
+	emit := func(tag byte, piece []byte, n int) error {
 		out = append(out, prefix...)
 		out = append(out, tag, ' ')
-		out = append(out, w.rest...)
 		out = append(out, piece...)
 		out = append(out, '\n')
-		w.rest = w.rest[:0]
+		at += n
 		if len(out) >= batchSize {
-			w.log.write(out)
-			out = out[:0]
+			return flush()
+		}
+		return nil
+	}
+	for at < len(p) {
+		rest := p[at:]
+		end := bytes.IndexByte(rest[:min(len(rest), w.piece+1)], '\n')
+		switch {
+		case end >= 0:
+			err = emit('F', rest[:end], end+1)
+		case len(rest) > w.piece:
+			err = emit('P', rest[:w.piece], w.piece)
+		case last: // a reader gives back exactly what was written
+			err = emit('P', rest, len(rest))
+		default:
+			return taken, flush()
+		}
+		if err != nil {
+			return taken, err
 		}
 	}
-	for len(p) > 0 {
-		end := bytes.IndexByte(p, '\n')
-		line := p
-		if end >= 0 {
-			line = p[:end]
-		}
-		for len(w.rest)+len(line) > maxLine {
-			n := maxLine - len(w.rest)
-			emit('P', line[:n])
-			line = line[n:]
-		}
-		if end < 0 {
-			w.rest = append(w.rest, line...)
-			break
-		}
-		emit('F', line)
-		p = p[end+1:]
-	}
-	if len(out) > 0 {
-		w.log.write(out)
-	}
-	*batch = out[:0]
-	batches.Put(batch)
-	if len(w.rest) == 0 {
-		w.rest = nil // an idle stream keeps no buffer
-	}
-}
-
-// end writes a last line that has no end of its own, as a piece: a reader then
-// gives back exactly what was written.
-func (w *lineWriter) end() {
-	if len(w.rest) == 0 {
-		return
-	}
-	out := append(appendPrefix(nil, w.stream), "P "...)
-	w.log.write(append(append(out, w.rest...), '\n'))
-	w.rest = nil
+	return taken, flush()
 }
 
 func appendPrefix(b []byte, stream string) []byte {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 )
 
 // logPerm is what the kubelet and log collectors expect of a container's log.
@@ -14,29 +15,34 @@ const logPerm = 0o640
 // errLogFull is the reason for what is lost beyond the size cap.
 var errLogFull = errors.New("the log has reached its maximum size")
 
+// errMonitorDied stands for a reason that died with the monitor that knew it.
+var errMonitorDied = errors.New("its monitor, which was killed, could not write them")
+
 // Log is a container's log file, to which both streams write whole lines.
 //
 // It never blocks the container for want of space: what cannot be written is
 // counted, and said in the log as soon as a write succeeds again. After any
-// write the file ends with a complete line.
+// write the file ends with a complete line. The counters are the flow's, so that
+// they outlive a monitor that is killed.
 type Log struct {
 	path string
 	max  int64 // 0: no cap
+	flow flow
 
-	mu   sync.Mutex
-	file *os.File
-	size int64 // of the file, as far as we wrote it
-	torn bool  // the file ends with part of a line that could not be cut off
-
-	lost     uint64 // bytes in all
-	unsaid   uint64 // of those, not yet said in the log
+	mu       sync.Mutex
+	file     *os.File
+	torn     bool // the file ends with part of a line that could not be cut off
 	lastErr  error
 	capNoted bool
 }
 
-// openLog opens the log at path for appending. Max is its greatest size.
-func openLog(path string, maxSize int64) (*Log, error) {
-	l := &Log{path: path, max: maxSize}
+// openLog opens the log at path for appending. Max is its greatest size. It takes
+// over the flow.
+func openLog(path string, maxSize int64, f flow) (*Log, error) {
+	l := &Log{path: path, max: maxSize, flow: f}
+	if l.flow.counter(flowUnsaid) > 0 {
+		l.lastErr = errMonitorDied
+	}
 	if err := l.reopen(); err != nil {
 		return nil, err
 	}
@@ -60,7 +66,7 @@ func (l *Log) reopen() error {
 	}
 	l.mu.Lock()
 	old := l.file
-	l.file, l.size, l.torn, l.capNoted = f, st.Size(), false, false
+	l.file, l.torn, l.capNoted = f, false, false
 	l.mu.Unlock()
 	if old != nil {
 		_ = old.Close() // its writes have been checked one by one
@@ -68,51 +74,71 @@ func (l *Log) reopen() error {
 	return nil
 }
 
-// write appends whole lines.
-func (l *Log) write(lines []byte) {
+// write appends whole lines, which are take bytes of a stream, of which last is
+// the last. They are begun in the stream's cell, whatever becomes of them.
+func (l *Log) write(lines []byte, c cell, take int, last byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
+		c.begin(take, last, &syscall.Stat_t{}, 0)
 		l.lose(lines, os.ErrClosed)
 		return
 	}
-	if l.unsaid > 0 && l.sayLoss() != nil {
+	if l.flow.counter(flowUnsaid) > 0 && l.sayLoss() != nil {
+		c.begin(take, last, l.stat(), 0)
 		l.lose(lines, l.lastErr)
 		return
 	}
-	if l.max > 0 && l.size+int64(len(lines)) > l.max {
-		l.writeCapped(lines)
-		return
+	st := l.stat()
+	fit := lines
+	if l.max > 0 && st.Size+int64(len(lines)) > l.max {
+		room := max(min(l.max-st.Size, int64(len(lines))), 0)
+		fit = lines[:bytes.LastIndexByte(lines[:room], '\n')+1]
+		if l.capNoted {
+			fit = nil
+		}
 	}
-	if n, err := l.append(lines); err != nil {
+	c.begin(take, last, st, len(fit))
+	n, err := 0, error(nil)
+	if len(fit) > 0 {
+		n, err = l.append(fit)
+	}
+	switch {
+	case err != nil:
 		l.lose(lines[n:], err)
+	case len(fit) < len(lines):
+		l.dropped(lines[n:])
 	}
 }
 
-// writeCapped writes the lines that still fit and, once, why there is no more.
-func (l *Log) writeCapped(lines []byte) {
+// dropped counts lines beyond the cap and says, once, why there is no more.
+func (l *Log) dropped(lines []byte) {
 	if !l.capNoted {
-		room := max(l.max-l.size, 0)
-		fit := bytes.LastIndexByte(lines[:room], '\n') + 1
-		n, err := l.append(lines[:fit])
-		lines = lines[n:]
-		if err == nil {
-			_, err = l.append(note("strake: the rest of this container's log is dropped: %v (%d bytes)", errLogFull, l.max))
-		}
+		_, err := l.append(note("strake: the rest of this container's log is dropped: %v (%d bytes)", errLogFull, l.max))
 		l.capNoted = err == nil
 	}
-	l.lost += uint64(len(lines))
+	l.flow.setCounter(flowLost, l.flow.counter(flowLost)+uint64(len(lines)))
 	l.lastErr = errLogFull
+}
+
+// stat is the file's. Its size may have been changed by others: by a rotation
+// that copies and truncates.
+func (l *Log) stat() *syscall.Stat_t {
+	st, err := l.file.Stat()
+	if err != nil {
+		return &syscall.Stat_t{} // an open file has one
+	}
+	return st.Sys().(*syscall.Stat_t)
 }
 
 // sayLoss puts into the log what is missing at this point of it.
 func (l *Log) sayLoss() error {
-	_, err := l.append(note("strake: %d bytes of this container's log are lost here: %v", l.unsaid, l.lastErr))
+	_, err := l.append(note("strake: %d bytes of this container's log are lost here: %v", l.flow.counter(flowUnsaid), l.lastErr))
 	if err != nil {
 		l.lastErr = err
 		return err
 	}
-	l.unsaid = 0
+	l.flow.setCounter(flowUnsaid, 0)
 	return nil
 }
 
@@ -124,8 +150,8 @@ func note(format string, args ...any) []byte {
 }
 
 func (l *Log) lose(lines []byte, err error) {
-	l.lost += uint64(len(lines))
-	l.unsaid += uint64(len(lines))
+	l.flow.setCounter(flowLost, l.flow.counter(flowLost)+uint64(len(lines)))
+	l.flow.setCounter(flowUnsaid, l.flow.counter(flowUnsaid)+uint64(len(lines)))
 	l.lastErr = err
 }
 
@@ -137,11 +163,9 @@ func (l *Log) append(p []byte) (int, error) {
 		if _, err := l.file.Write([]byte{'\n'}); err != nil {
 			return 0, err
 		}
-		l.size++
 		l.torn = false
 	}
 	n, err := l.file.Write(p)
-	l.size += int64(n)
 	if err == nil {
 		return n, nil
 	}
@@ -162,7 +186,6 @@ func (l *Log) cutOff(n int64) error {
 	if err != nil {
 		return err
 	}
-	l.size -= n
 	return l.file.Truncate(st.Size() - n)
 }
 
@@ -170,7 +193,7 @@ func (l *Log) cutOff(n int64) error {
 func (l *Log) loss() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lost, l.lastErr
+	return l.flow.counter(flowLost), l.lastErr
 }
 
 // close says what is still unsaid and closes the file; later lines are lost.
@@ -180,9 +203,12 @@ func (l *Log) close() {
 	if l.file == nil {
 		return
 	}
-	if l.unsaid > 0 {
+	if l.flow.counter(flowUnsaid) > 0 {
 		_ = l.sayLoss() // the last try; loss tells it too
 	}
 	_ = l.file.Close() // its writes have been checked one by one
 	l.file = nil
+	kept := flow{bytes.Clone(l.flow.page)} // loss is asked for later, too
+	l.flow.close()
+	l.flow = kept
 }

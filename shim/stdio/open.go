@@ -77,50 +77,69 @@ func (io *IO) inputPipe(cfg Config) (r, w *os.File, err error) {
 
 // openLog prepares the log, the FIFOs that lead to it and the attach socket.
 func (io *IO) openLog(cfg Config, path string) error {
-	var err error
-	if io.log, err = openLog(path, cfg.LogMaxBytes); err != nil {
+	flow, err := openFlow(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if io.log, err = openLog(path, cfg.LogMaxBytes, flow); err != nil {
+		flow.close()
 		return err
 	}
 	if io.hub, err = newHub(filepath.Join(cfg.Dir, wire.AttachSocket), io.input, io.Resize); err != nil {
 		return err
 	}
-	writers := [2]*lineWriter{{log: io.log, stream: "stdout"}, {log: io.log, stream: "stderr"}}
-	io.endLog = func() {
-		for _, w := range writers {
-			w.end()
-		}
-		io.hub.end()
-	}
+	io.endLog = io.hub.end
+	names := []string{"stdout", "stderr"}
 	if cfg.Terminal {
-		io.output = func(p []byte) {
-			io.hub.write(wire.AttachStdout, p)
-			writers[0].write(p)
-		}
-		return nil
+		names = names[:1]
 	}
-	for i, w := range writers {
-		fifo := filepath.Join(cfg.Dir, w.stream)
-		if err := sys.MakeFIFO(fifo, 0o600); err != nil {
+	for i, name := range names {
+		w := &lineWriter{log: io.log, cell: flow.cell(i), stream: name, piece: maxLine}
+		if err := io.openLogFIFO(cfg, path, i, w); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// openLogFIFO prepares the way of one stream into the log.
+func (io *IO) openLogFIFO(cfg Config, path string, i int, w *lineWriter) error {
+	fifo := filepath.Join(cfg.Dir, w.stream)
+	if err := sys.MakeFIFO(fifo, 0o600); err != nil {
+		return err
+	}
+	var err error
+	switch {
+	case cfg.Terminal:
+		if io.moveTo, err = openFIFO(fifo, syscall.O_RDWR); err != nil {
+			return err
+		}
+	case !cfg.Adopt:
 		// The process's end is a reader too: without any monitor it still has one.
 		if io.files[1+i], err = openChildFIFO(fifo, syscall.O_RDWR); err != nil {
 			return err
 		}
 		own(io.files[1+i], cfg)
-		f, err := openFIFO(fifo, syscall.O_RDONLY)
-		if err != nil {
-			return err
-		}
-		_ = sys.SetPipeSize(f, logPipeSize) // the usual size will do
-		kind := byte(wire.AttachStdout + i)
-		if err := io.read(f, func(p []byte) {
-			io.hub.write(kind, p)
-			w.write(p)
-		}); err != nil {
-			return err
-		}
 	}
+	f, err := openFIFO(fifo, syscall.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	_ = sys.SetPipeSize(f, logPipeSize) // the usual size will do
+	if cfg.Adopt {
+		err = w.cell.recover(path, f)
+	}
+	kind := byte(wire.AttachStdout + i)
+	var p *pump
+	if err == nil {
+		p, err = newPump(f, w, func(b []byte) { io.hub.write(kind, b) })
+	}
+	if err != nil {
+		_ = f.Close() // unused
+		return fmt.Errorf("log: %w", err)
+	}
+	io.outs = append(io.outs, p)
+	io.begin = append(io.begin, func() { go p.run() })
 	return nil
 }
 

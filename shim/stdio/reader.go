@@ -112,6 +112,10 @@ func (r *reader) stop() {
 	}
 }
 
+func (r *reader) ended() <-chan struct{} { return r.done }
+
+func (r *reader) close() { _ = r.file.Close() } // read from only; closed already if it was copied
+
 func readFD(fd int, p []byte) (int, error) {
 	for {
 		n, err := syscall.Read(fd, p)

@@ -53,6 +53,9 @@ type Config struct {
 	UID, GID int
 	// StartChild starts a log binary; see reap.Reaper.Start.
 	StartChild func(*exec.Cmd) (collected func(), err error)
+	// Adopt takes over the streams of a process that runs, whose monitor has been
+	// killed: those that have a name. Files are nil then.
+	Adopt bool
 }
 
 // IO is the streams of one process.
@@ -64,14 +67,22 @@ type IO struct {
 	binary *logBinary
 
 	output func(p []byte) // where a terminal's output goes
+	moveTo *os.File       // or the FIFO that it is moved into
 	endLog func()
 
-	outs     []*reader // what the process writes
-	source   *reader   // what goes to input, if that is a FIFO
-	begin    []func()  // starts copying
+	outs     []stream // what the process writes; each is stopped before the next
+	source   *reader  // what goes to input, if that is a FIFO
+	begin    []func() // starts copying
 	console  *os.File
 	consoleM sync.Mutex
 	finish   sync.Once
+}
+
+// stream is something that copies until it is stopped.
+type stream interface {
+	stop()                  // when all that is there is copied
+	ended() <-chan struct{} // closed when it has
+	close()                 // of one that never began
 }
 
 // Open opens everything that cfg names. It waits, as long as ctx allows, for
@@ -152,12 +163,19 @@ func (io *IO) startConsole(console *os.File) error {
 	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
-	write := io.output
-	if write == nil {
-		write = func([]byte) {} // read all the same: the process must not block
-	}
-	if err := io.read(out, write); err != nil {
-		return fmt.Errorf("terminal: %w", err)
+	if io.moveTo != nil {
+		m := newMover(out, io.moveTo)
+		io.moveTo = nil
+		io.outs = append([]stream{m}, io.outs...)
+		io.begin = append(io.begin, func() { go m.run() })
+	} else {
+		write := io.output
+		if write == nil {
+			write = func([]byte) {} // read all the same: the process must not block
+		}
+		if err := io.read(out, write); err != nil {
+			return fmt.Errorf("terminal: %w", err)
+		}
 	}
 	if io.input != nil {
 		in, err := sys.DupPollable(console)
@@ -232,9 +250,7 @@ func (io *IO) Finish() {
 	io.finish.Do(func() {
 		for _, r := range io.outs {
 			r.stop()
-		}
-		for _, r := range io.outs {
-			<-r.done
+			<-r.ended()
 		}
 		if io.endLog != nil {
 			io.endLog()
@@ -257,7 +273,10 @@ func (io *IO) Close() error {
 		io.input.release()
 	}
 	for _, r := range io.outs {
-		_ = r.file.Close() // read from only; closed already if it was copied
+		r.close()
+	}
+	if io.moveTo != nil {
+		_ = io.moveTo.Close() // there was no terminal
 	}
 	io.consoleM.Lock()
 	if io.console != nil {

@@ -37,6 +37,65 @@ func content(t *testing.T, path string) []string {
 	return lines
 }
 
+func newLog(t *testing.T, path string, maxSize int64) *Log {
+	t.Helper()
+	f, err := openFlow(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := openLog(path, maxSize, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(log.close)
+	return log
+}
+
+// fed is a pump of stdout that moves what it is given at once.
+type fed struct {
+	t    *testing.T
+	in   *os.File
+	pump *pump
+}
+
+func newFed(t *testing.T, log *Log) *fed {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in, err := openFIFO(path, syscall.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := openFIFO(path, syscall.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &fed{t: t, in: in}
+	w.pump, err = newPump(out, &lineWriter{log: log, cell: log.flow.cell(0), stream: "stdout", piece: maxLine}, func([]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); w.pump.close() })
+	return w
+}
+
+func (w *fed) write(p []byte) {
+	w.t.Helper()
+	if _, err := w.in.Write(p); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := w.pump.next(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *fed) end() {
+	w.pump.stop()
+	w.pump.run()
+}
+
 func TestLines(t *testing.T) {
 	long := strings.Repeat("l", maxLine)
 	for name, c := range map[string]struct {
@@ -53,11 +112,8 @@ func TestLines(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "log")
-			log, err := openLog(path, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := &lineWriter{log: log, stream: "stdout"}
+			log := newLog(t, path, 0)
+			w := newFed(t, log)
 			for _, p := range c.writes {
 				w.write([]byte(p))
 			}
@@ -91,11 +147,8 @@ func TestDiskFull(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	log, err := openLog(dir+"/log", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &lineWriter{log: log, stream: "stdout"}
+	log := newLog(t, dir+"/log", 0)
+	w := newFed(t, log)
 	for i := range 5000 {
 		w.write(fmt.Appendf(nil, "line %d\n", i))
 	}
@@ -127,11 +180,8 @@ func TestDiskFull(t *testing.T) {
 
 func TestLogCap(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	log, err := openLog(path, 1000)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &lineWriter{log: log, stream: "stdout"}
+	log := newLog(t, path, 1000)
+	w := newFed(t, log)
 	for range 100 {
 		w.write([]byte("0123456789\n"))
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -218,10 +219,10 @@ func BenchmarkLog(b *testing.B) {
 	p := newPod(b)
 	defer p.monitor.Close()
 	line := strings.Repeat("x", 99)
-	const size = 1 << 30
+	const size = 64 << 20
 	b.SetBytes(size)
 	for b.Loop() {
-		c := p.run([]string{"sh", "-c", "yes " + line + " | head -c 1073741824"})
+		c := p.run([]string{"sh", "-c", "yes " + line + " | head -c 67108864"})
 		c.wait()
 		st, err := os.Stat(c.log)
 		if err != nil || st.Size() < size*13/10 {
@@ -229,4 +230,17 @@ func BenchmarkLog(b *testing.B) {
 		}
 		c.remove()
 	}
+	b.ReportMetric(float64(cpuTicks(b, p.monitorPid()))*1e7/float64(b.N)/(size/1e3), "ns/kB")
+}
+
+func cpuTicks(t testing.TB, pid int) int {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(data))
+	u, _ := strconv.Atoi(f[13])
+	s, _ := strconv.Atoi(f[14])
+	return u + s
 }
