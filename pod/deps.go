@@ -86,7 +86,7 @@ type Monitor interface {
 	Resume(ctx context.Context, id string) error
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error
 	ReopenLog(ctx context.Context, id string) error
-	Stats(ctx context.Context, ids []string, podCgroup string) (client.Stats, error)
+	Stats(ctx context.Context, ids []string, podCgroup string, processes bool) (client.Stats, error)
 	UpdateCgroup(ctx context.Context, cgroup string, r *specs.LinuxResources) error
 }
 

@@ -494,7 +494,7 @@ func (c *fakeConn) ReopenLog(ctx context.Context, _ string) error { return c.cal
 func (c *fakeConn) UpdateCgroup(ctx context.Context, _ string, _ *specs.LinuxResources) error {
 	return c.call(ctx, "UpdateCgroup")
 }
-func (c *fakeConn) Stats(ctx context.Context, ids []string, _ string) (client.Stats, error) {
+func (c *fakeConn) Stats(ctx context.Context, ids []string, _ string, _ bool) (client.Stats, error) {
 	s := client.Stats{Containers: map[string]*client.CgroupStats{}}
 	for _, id := range ids {
 		s.Containers[id] = &client.CgroupStats{PidsCurrent: 1}

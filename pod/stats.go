@@ -32,7 +32,7 @@ func (m *Manager) ContainerStats(ctx context.Context, id string) (ContainerStats
 	if err != nil {
 		return ContainerStats{}, err
 	}
-	s, err := m.podStats(ctx, c.pod, func(o *container) bool { return o == c }, false)
+	s, err := m.podStats(ctx, c.pod, func(o *container) bool { return o == c }, statsContainers)
 	if err != nil {
 		return ContainerStats{}, fmt.Errorf("stats of container %s: %w", c.what, err)
 	}
@@ -50,7 +50,7 @@ func (m *Manager) ContainersStats(ctx context.Context, f ContainerFilter) ([]Con
 		wanted[s.ID] = true
 	}
 	var out []ContainerStats
-	for _, s := range m.eachPodStats(ctx, m.allPods(), func(c *container) bool { return wanted[c.id] }, false) {
+	for _, s := range m.eachPodStats(ctx, m.allPods(), func(c *container) bool { return wanted[c.id] }, statsContainers) {
 		out = append(out, s.Containers...)
 	}
 	return out, ctx.Err()
@@ -62,7 +62,7 @@ func (m *Manager) PodStats(ctx context.Context, id string) (PodStats, error) {
 	if err != nil {
 		return PodStats{}, err
 	}
-	s, err := m.podStats(ctx, p, everyContainer, true)
+	s, err := m.podStats(ctx, p, everyContainer, statsPod)
 	if err != nil {
 		return PodStats{}, fmt.Errorf("stats of pod %s: %w", p.what, err)
 	}
@@ -72,6 +72,16 @@ func (m *Manager) PodStats(ctx context.Context, id string) (PodStats, error) {
 // PodsStats is PodStats for all pods that f selects. A pod whose monitor does
 // not answer is missing.
 func (m *Manager) PodsStats(ctx context.Context, f PodFilter) ([]PodStats, error) {
+	return m.podsStats(ctx, f, statsPod)
+}
+
+// PodsMetrics is PodsStats of all ready pods with what takes longer to find out:
+// their containers' Processes.
+func (m *Manager) PodsMetrics(ctx context.Context) ([]PodStats, error) {
+	return m.podsStats(ctx, PodFilter{State: PodReady}, statsProcesses)
+}
+
+func (m *Manager) podsStats(ctx context.Context, f PodFilter, scope statsScope) ([]PodStats, error) {
 	var pods []*sandbox
 	wanted := map[string]bool{}
 	for _, s := range m.Pods(f) {
@@ -82,12 +92,21 @@ func (m *Manager) PodsStats(ctx context.Context, f PodFilter) ([]PodStats, error
 			pods = append(pods, p)
 		}
 	}
-	return m.eachPodStats(ctx, pods, everyContainer, true), ctx.Err()
+	return m.eachPodStats(ctx, pods, everyContainer, scope), ctx.Err()
 }
+
+// statsScope is how much is read.
+type statsScope int
+
+const (
+	statsContainers statsScope = iota // of containers only
+	statsPod                          // and what is the pod's own
+	statsProcesses                    // and what only a look at each process tells
+)
 
 func everyContainer(*container) bool { return true }
 
-func (m *Manager) eachPodStats(ctx context.Context, pods []*sandbox, want func(*container) bool, whole bool) []PodStats {
+func (m *Manager) eachPodStats(ctx context.Context, pods []*sandbox, want func(*container) bool, scope statsScope) []PodStats {
 	var mu sync.Mutex
 	var out []PodStats
 	var all sync.WaitGroup
@@ -98,7 +117,7 @@ func (m *Manager) eachPodStats(ctx context.Context, pods []*sandbox, want func(*
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(ctx, statsTimeout)
 			defer cancel()
-			s, err := m.podStats(ctx, p, want, whole)
+			s, err := m.podStats(ctx, p, want, scope)
 			if err != nil {
 				m.o.Log.Warn("no stats", "pod", p.id, "error", err)
 				return
@@ -112,8 +131,8 @@ func (m *Manager) eachPodStats(ctx context.Context, pods []*sandbox, want func(*
 	return out
 }
 
-// podStats asks the pod's monitor once. Whole adds what is the pod's own.
-func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container) bool, whole bool) (PodStats, error) {
+// podStats asks the pod's monitor once.
+func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container) bool, scope statsScope) (PodStats, error) {
 	p.mu.Lock()
 	out := PodStats{Pod: p.status()}
 	monitor, parent, netns := p.monitor, p.record.Config.CgroupParent, p.record.NetNS
@@ -129,23 +148,25 @@ func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container
 		}
 	}
 	p.mu.Unlock()
-	if !whole {
+	if scope < statsPod {
 		parent = ""
 	}
 	if monitor != nil && (len(ids) > 0 || parent != "") {
-		s, err := monitor.Stats(ctx, ids, parent)
+		s, err := monitor.Stats(ctx, ids, parent, scope >= statsProcesses)
 		if err != nil {
 			return PodStats{}, err
 		}
 		out.Cgroup = cgroupStats(s.Pod)
 		for i := range out.Containers {
-			out.Containers[i].Cgroup = cgroupStats(s.Containers[out.Containers[i].Container.ID])
+			c := &out.Containers[i]
+			c.Cgroup = cgroupStats(s.Containers[c.Container.ID])
+			c.Processes = ProcessStats(s.Processes[c.Container.ID])
 		}
 	}
 	for i, c := range containers {
 		out.Containers[i].WritableLayer = m.diskUsage(c)
 	}
-	if whole && netns != "" && out.Pod.State == PodReady {
+	if scope >= statsPod && netns != "" && out.Pod.State == PodReady {
 		var err error
 		if out.Network, err = m.networkStats(netns); err != nil {
 			return PodStats{}, err
@@ -170,6 +191,7 @@ func cgroupStats(s *client.CgroupStats) *CgroupStats {
 			Usage: m.Usage, MaxUsage: m.MaxUsage, Limit: m.Limit, WorkingSet: m.WorkingSet, RSS: m.RSS, Cache: m.Cache,
 			InactiveFile: m.InactiveFile, Kernel: m.Kernel, SwapUsage: m.SwapUsage, SwapLimit: m.SwapLimit,
 			PageFaults: m.PageFaults, MajorPageFaults: m.MajorPageFault,
+			MappedFile: m.MappedFile, LimitHits: m.LimitHits, OOMKills: m.OOMKills,
 		},
 		Pids:        PidsStats{Current: s.PidsCurrent, Limit: s.PidsLimit},
 		CPUPressure: pressure(s.CPUPressure), MemoryPressure: pressure(s.MemoryPressure), IOPressure: pressure(s.IOPressure),
@@ -191,6 +213,15 @@ func pressure(p *client.Pressure) *Pressure {
 		return PressureLine{Avg10: l.Avg10, Avg60: l.Avg60, Avg300: l.Avg300, Total: uint64(l.Total.Microseconds())}
 	}
 	return &Pressure{Some: line(p.Some), Full: line(p.Full)}
+}
+
+// DiskCapacity is that of the file system that containers write to.
+func (m *Manager) DiskCapacity() (DiskCapacity, error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(m.o.Root, &fs); err != nil {
+		return DiskCapacity{}, fmt.Errorf("capacity of %s: %w", m.o.Root, err)
+	}
+	return DiskCapacity{Bytes: fs.Blocks * uint64(fs.Bsize), Inodes: fs.Files, FreeInodes: fs.Ffree}, nil
 }
 
 // networkStats reads the interfaces' counters in the namespace, but loopback's.

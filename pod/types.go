@@ -159,7 +159,15 @@ type Event struct {
 type ContainerStats struct {
 	Container     ContainerStatus
 	Cgroup        *CgroupStats
+	Processes     ProcessStats // of PodsMetrics only
 	WritableLayer FilesystemUsage
+}
+
+// ProcessStats is what only a look at each of a container's processes tells.
+type ProcessStats struct {
+	Processes, FileDescriptors uint64
+	Sockets                    uint64 // of the descriptors
+	MaxOpenFiles               uint64 // soft limit of the container's init
 }
 
 // PodStats is a pod's. Cgroup is that of its cgroup parent (nil if it has none of
@@ -198,6 +206,8 @@ type MemoryStats struct {
 	InactiveFile, Kernel        uint64
 	SwapUsage, SwapLimit        uint64
 	PageFaults, MajorPageFaults uint64
+	MappedFile                  uint64
+	LimitHits, OOMKills         uint64 // how often the limit was met; processes killed
 }
 
 // PidsStats counts tasks.
@@ -232,6 +242,9 @@ type FilesystemUsage struct {
 	Bytes  uint64
 	Inodes uint64
 }
+
+// DiskCapacity is that of a whole file system.
+type DiskCapacity struct{ Bytes, Inodes, FreeInodes uint64 }
 
 // InterfaceStats are a network interface's counters.
 type InterfaceStats struct {

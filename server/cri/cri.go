@@ -50,6 +50,8 @@ type Pods interface {
 	ContainersStats(ctx context.Context, f pod.ContainerFilter) ([]pod.ContainerStats, error)
 	PodStats(ctx context.Context, id string) (pod.PodStats, error)
 	PodsStats(ctx context.Context, f pod.PodFilter) ([]pod.PodStats, error)
+	PodsMetrics(ctx context.Context) ([]pod.PodStats, error)
+	DiskCapacity() (pod.DiskCapacity, error)
 
 	Subscribe() (events <-chan pod.Event, cancel func())
 }

@@ -510,7 +510,9 @@ type StatsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Ids   []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
 	// pod_cgroup is the pod's cgroup path below the cgroup root, "" for none.
-	PodCgroup     string `protobuf:"bytes,2,opt,name=pod_cgroup,json=podCgroup,proto3" json:"pod_cgroup,omitempty"`
+	PodCgroup string `protobuf:"bytes,2,opt,name=pod_cgroup,json=podCgroup,proto3" json:"pod_cgroup,omitempty"`
+	// processes asks for what only a look at each process tells.
+	Processes     bool `protobuf:"varint,3,opt,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -557,6 +559,13 @@ func (x *StatsRequest) GetPodCgroup() string {
 		return x.PodCgroup
 	}
 	return ""
+}
+
+func (x *StatsRequest) GetProcesses() bool {
+	if x != nil {
+		return x.Processes
+	}
+	return false
 }
 
 type StatsResponse struct {
@@ -706,6 +715,7 @@ type ContainerStats struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Stats         *CgroupStats           `protobuf:"bytes,2,opt,name=stats,proto3" json:"stats,omitempty"`
+	Processes     *ProcessStats          `protobuf:"bytes,3,opt,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -754,6 +764,83 @@ func (x *ContainerStats) GetStats() *CgroupStats {
 	return nil
 }
 
+func (x *ContainerStats) GetProcesses() *ProcessStats {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+type ProcessStats struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Processes       uint64                 `protobuf:"varint,1,opt,name=processes,proto3" json:"processes,omitempty"`
+	FileDescriptors uint64                 `protobuf:"varint,2,opt,name=file_descriptors,json=fileDescriptors,proto3" json:"file_descriptors,omitempty"`
+	// sockets are those among the descriptors.
+	Sockets uint64 `protobuf:"varint,3,opt,name=sockets,proto3" json:"sockets,omitempty"`
+	// max_open_files is the soft limit of the container's init.
+	MaxOpenFiles  uint64 `protobuf:"varint,4,opt,name=max_open_files,json=maxOpenFiles,proto3" json:"max_open_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessStats) Reset() {
+	*x = ProcessStats{}
+	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessStats) ProtoMessage() {}
+
+func (x *ProcessStats) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessStats.ProtoReflect.Descriptor instead.
+func (*ProcessStats) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ProcessStats) GetProcesses() uint64 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *ProcessStats) GetFileDescriptors() uint64 {
+	if x != nil {
+		return x.FileDescriptors
+	}
+	return 0
+}
+
+func (x *ProcessStats) GetSockets() uint64 {
+	if x != nil {
+		return x.Sockets
+	}
+	return 0
+}
+
+func (x *ProcessStats) GetMaxOpenFiles() uint64 {
+	if x != nil {
+		return x.MaxOpenFiles
+	}
+	return 0
+}
+
 type CgroupStats struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Time           int64                  `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
@@ -772,7 +859,7 @@ type CgroupStats struct {
 
 func (x *CgroupStats) Reset() {
 	*x = CgroupStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	mi := &file_shim_api_monitor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +871,7 @@ func (x *CgroupStats) String() string {
 func (*CgroupStats) ProtoMessage() {}
 
 func (x *CgroupStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	mi := &file_shim_api_monitor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +884,7 @@ func (x *CgroupStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CgroupStats.ProtoReflect.Descriptor instead.
 func (*CgroupStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{12}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CgroupStats) GetTime() int64 {
@@ -884,7 +971,7 @@ type CPUStats struct {
 
 func (x *CPUStats) Reset() {
 	*x = CPUStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[13]
+	mi := &file_shim_api_monitor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +983,7 @@ func (x *CPUStats) String() string {
 func (*CPUStats) ProtoMessage() {}
 
 func (x *CPUStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[13]
+	mi := &file_shim_api_monitor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +996,7 @@ func (x *CPUStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUStats.ProtoReflect.Descriptor instead.
 func (*CPUStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{13}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CPUStats) GetUsage() uint64 {
@@ -968,13 +1055,17 @@ type MemoryStats struct {
 	SwapLimit       uint64                 `protobuf:"varint,10,opt,name=swap_limit,json=swapLimit,proto3" json:"swap_limit,omitempty"`
 	PageFaults      uint64                 `protobuf:"varint,11,opt,name=page_faults,json=pageFaults,proto3" json:"page_faults,omitempty"`
 	MajorPageFaults uint64                 `protobuf:"varint,12,opt,name=major_page_faults,json=majorPageFaults,proto3" json:"major_page_faults,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	MappedFile      uint64                 `protobuf:"varint,13,opt,name=mapped_file,json=mappedFile,proto3" json:"mapped_file,omitempty"`
+	// limit_hits counts how often the limit was met, oom_kills the processes killed.
+	LimitHits     uint64 `protobuf:"varint,14,opt,name=limit_hits,json=limitHits,proto3" json:"limit_hits,omitempty"`
+	OomKills      uint64 `protobuf:"varint,15,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MemoryStats) Reset() {
 	*x = MemoryStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[14]
+	mi := &file_shim_api_monitor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1077,7 @@ func (x *MemoryStats) String() string {
 func (*MemoryStats) ProtoMessage() {}
 
 func (x *MemoryStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[14]
+	mi := &file_shim_api_monitor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1090,7 @@ func (x *MemoryStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryStats.ProtoReflect.Descriptor instead.
 func (*MemoryStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{14}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MemoryStats) GetUsage() uint64 {
@@ -1086,6 +1177,27 @@ func (x *MemoryStats) GetMajorPageFaults() uint64 {
 	return 0
 }
 
+func (x *MemoryStats) GetMappedFile() uint64 {
+	if x != nil {
+		return x.MappedFile
+	}
+	return 0
+}
+
+func (x *MemoryStats) GetLimitHits() uint64 {
+	if x != nil {
+		return x.LimitHits
+	}
+	return 0
+}
+
+func (x *MemoryStats) GetOomKills() uint64 {
+	if x != nil {
+		return x.OomKills
+	}
+	return 0
+}
+
 type IOStats struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Major         uint64                 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
@@ -1100,7 +1212,7 @@ type IOStats struct {
 
 func (x *IOStats) Reset() {
 	*x = IOStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[15]
+	mi := &file_shim_api_monitor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1224,7 @@ func (x *IOStats) String() string {
 func (*IOStats) ProtoMessage() {}
 
 func (x *IOStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[15]
+	mi := &file_shim_api_monitor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1237,7 @@ func (x *IOStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOStats.ProtoReflect.Descriptor instead.
 func (*IOStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{15}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *IOStats) GetMajor() uint64 {
@@ -1182,7 +1294,7 @@ type HugetlbStats struct {
 
 func (x *HugetlbStats) Reset() {
 	*x = HugetlbStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[16]
+	mi := &file_shim_api_monitor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1306,7 @@ func (x *HugetlbStats) String() string {
 func (*HugetlbStats) ProtoMessage() {}
 
 func (x *HugetlbStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[16]
+	mi := &file_shim_api_monitor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1319,7 @@ func (x *HugetlbStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HugetlbStats.ProtoReflect.Descriptor instead.
 func (*HugetlbStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{16}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HugetlbStats) GetPageSize() string {
@@ -1249,7 +1361,7 @@ type Pressure struct {
 
 func (x *Pressure) Reset() {
 	*x = Pressure{}
-	mi := &file_shim_api_monitor_proto_msgTypes[17]
+	mi := &file_shim_api_monitor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1373,7 @@ func (x *Pressure) String() string {
 func (*Pressure) ProtoMessage() {}
 
 func (x *Pressure) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[17]
+	mi := &file_shim_api_monitor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1386,7 @@ func (x *Pressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
 func (*Pressure) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{17}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Pressure) GetSome() *PressureLine {
@@ -1303,7 +1415,7 @@ type PressureLine struct {
 
 func (x *PressureLine) Reset() {
 	*x = PressureLine{}
-	mi := &file_shim_api_monitor_proto_msgTypes[18]
+	mi := &file_shim_api_monitor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1427,7 @@ func (x *PressureLine) String() string {
 func (*PressureLine) ProtoMessage() {}
 
 func (x *PressureLine) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[18]
+	mi := &file_shim_api_monitor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1440,7 @@ func (x *PressureLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PressureLine.ProtoReflect.Descriptor instead.
 func (*PressureLine) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{18}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PressureLine) GetAvg10() float64 {
@@ -1406,11 +1518,12 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"oom_killed\x18\n" +
 	" \x01(\bR\toomKilled\x12$\n" +
 	"\x0elog_lost_bytes\x18\v \x01(\x04R\flogLostBytes\x12\x1b\n" +
-	"\tlog_error\x18\f \x01(\tR\blogError\"?\n" +
+	"\tlog_error\x18\f \x01(\tR\blogError\"]\n" +
 	"\fStatsRequest\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x1d\n" +
 	"\n" +
-	"pod_cgroup\x18\x02 \x01(\tR\tpodCgroup\"\x84\x01\n" +
+	"pod_cgroup\x18\x02 \x01(\tR\tpodCgroup\x12\x1c\n" +
+	"\tprocesses\x18\x03 \x01(\bR\tprocesses\"\x84\x01\n" +
 	"\rStatsResponse\x12A\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2!.strake.monitor.v1.ContainerStatsR\n" +
@@ -1419,10 +1532,16 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"\x13UpdateCgroupRequest\x12\x16\n" +
 	"\x06cgroup\x18\x01 \x01(\tR\x06cgroup\x12\x1c\n" +
 	"\tresources\x18\x02 \x01(\fR\tresources\"\x16\n" +
-	"\x14UpdateCgroupResponse\"V\n" +
+	"\x14UpdateCgroupResponse\"\x95\x01\n" +
 	"\x0eContainerStats\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x124\n" +
-	"\x05stats\x18\x02 \x01(\v2\x1e.strake.monitor.v1.CgroupStatsR\x05stats\"\xf5\x03\n" +
+	"\x05stats\x18\x02 \x01(\v2\x1e.strake.monitor.v1.CgroupStatsR\x05stats\x12=\n" +
+	"\tprocesses\x18\x03 \x01(\v2\x1f.strake.monitor.v1.ProcessStatsR\tprocesses\"\x97\x01\n" +
+	"\fProcessStats\x12\x1c\n" +
+	"\tprocesses\x18\x01 \x01(\x04R\tprocesses\x12)\n" +
+	"\x10file_descriptors\x18\x02 \x01(\x04R\x0ffileDescriptors\x12\x18\n" +
+	"\asockets\x18\x03 \x01(\x04R\asockets\x12$\n" +
+	"\x0emax_open_files\x18\x04 \x01(\x04R\fmaxOpenFiles\"\xf5\x03\n" +
 	"\vCgroupStats\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12-\n" +
 	"\x03cpu\x18\x02 \x01(\v2\x1b.strake.monitor.v1.CPUStatsR\x03cpu\x126\n" +
@@ -1443,7 +1562,7 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"\x06system\x18\x03 \x01(\x04R\x06system\x12\x18\n" +
 	"\aperiods\x18\x04 \x01(\x04R\aperiods\x12+\n" +
 	"\x11throttled_periods\x18\x05 \x01(\x04R\x10throttledPeriods\x12%\n" +
-	"\x0ethrottled_time\x18\x06 \x01(\x04R\rthrottledTime\"\xe7\x02\n" +
+	"\x0ethrottled_time\x18\x06 \x01(\x04R\rthrottledTime\"\xc4\x03\n" +
 	"\vMemoryStats\x12\x14\n" +
 	"\x05usage\x18\x01 \x01(\x04R\x05usage\x12\x1b\n" +
 	"\tmax_usage\x18\x02 \x01(\x04R\bmaxUsage\x12\x14\n" +
@@ -1461,7 +1580,12 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	" \x01(\x04R\tswapLimit\x12\x1f\n" +
 	"\vpage_faults\x18\v \x01(\x04R\n" +
 	"pageFaults\x12*\n" +
-	"\x11major_page_faults\x18\f \x01(\x04R\x0fmajorPageFaults\"\xad\x01\n" +
+	"\x11major_page_faults\x18\f \x01(\x04R\x0fmajorPageFaults\x12\x1f\n" +
+	"\vmapped_file\x18\r \x01(\x04R\n" +
+	"mappedFile\x12\x1d\n" +
+	"\n" +
+	"limit_hits\x18\x0e \x01(\x04R\tlimitHits\x12\x1b\n" +
+	"\toom_kills\x18\x0f \x01(\x04R\boomKills\"\xad\x01\n" +
 	"\aIOStats\x12\x14\n" +
 	"\x05major\x18\x01 \x01(\x04R\x05major\x12\x14\n" +
 	"\x05minor\x18\x02 \x01(\x04R\x05minor\x12\x1d\n" +
@@ -1503,7 +1627,7 @@ func file_shim_api_monitor_proto_rawDescGZIP() []byte {
 	return file_shim_api_monitor_proto_rawDescData
 }
 
-var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_shim_api_monitor_proto_goTypes = []any{
 	(*CreateOptions)(nil),           // 0: strake.monitor.v1.CreateOptions
 	(*ExecSyncRequest)(nil),         // 1: strake.monitor.v1.ExecSyncRequest
@@ -1517,42 +1641,44 @@ var file_shim_api_monitor_proto_goTypes = []any{
 	(*UpdateCgroupRequest)(nil),     // 9: strake.monitor.v1.UpdateCgroupRequest
 	(*UpdateCgroupResponse)(nil),    // 10: strake.monitor.v1.UpdateCgroupResponse
 	(*ContainerStats)(nil),          // 11: strake.monitor.v1.ContainerStats
-	(*CgroupStats)(nil),             // 12: strake.monitor.v1.CgroupStats
-	(*CPUStats)(nil),                // 13: strake.monitor.v1.CPUStats
-	(*MemoryStats)(nil),             // 14: strake.monitor.v1.MemoryStats
-	(*IOStats)(nil),                 // 15: strake.monitor.v1.IOStats
-	(*HugetlbStats)(nil),            // 16: strake.monitor.v1.HugetlbStats
-	(*Pressure)(nil),                // 17: strake.monitor.v1.Pressure
-	(*PressureLine)(nil),            // 18: strake.monitor.v1.PressureLine
+	(*ProcessStats)(nil),            // 12: strake.monitor.v1.ProcessStats
+	(*CgroupStats)(nil),             // 13: strake.monitor.v1.CgroupStats
+	(*CPUStats)(nil),                // 14: strake.monitor.v1.CPUStats
+	(*MemoryStats)(nil),             // 15: strake.monitor.v1.MemoryStats
+	(*IOStats)(nil),                 // 16: strake.monitor.v1.IOStats
+	(*HugetlbStats)(nil),            // 17: strake.monitor.v1.HugetlbStats
+	(*Pressure)(nil),                // 18: strake.monitor.v1.Pressure
+	(*PressureLine)(nil),            // 19: strake.monitor.v1.PressureLine
 }
 var file_shim_api_monitor_proto_depIdxs = []int32{
 	11, // 0: strake.monitor.v1.StatsResponse.containers:type_name -> strake.monitor.v1.ContainerStats
-	12, // 1: strake.monitor.v1.StatsResponse.pod:type_name -> strake.monitor.v1.CgroupStats
-	12, // 2: strake.monitor.v1.ContainerStats.stats:type_name -> strake.monitor.v1.CgroupStats
-	13, // 3: strake.monitor.v1.CgroupStats.cpu:type_name -> strake.monitor.v1.CPUStats
-	14, // 4: strake.monitor.v1.CgroupStats.memory:type_name -> strake.monitor.v1.MemoryStats
-	15, // 5: strake.monitor.v1.CgroupStats.io:type_name -> strake.monitor.v1.IOStats
-	16, // 6: strake.monitor.v1.CgroupStats.hugetlb:type_name -> strake.monitor.v1.HugetlbStats
-	17, // 7: strake.monitor.v1.CgroupStats.cpu_pressure:type_name -> strake.monitor.v1.Pressure
-	17, // 8: strake.monitor.v1.CgroupStats.memory_pressure:type_name -> strake.monitor.v1.Pressure
-	17, // 9: strake.monitor.v1.CgroupStats.io_pressure:type_name -> strake.monitor.v1.Pressure
-	18, // 10: strake.monitor.v1.Pressure.some:type_name -> strake.monitor.v1.PressureLine
-	18, // 11: strake.monitor.v1.Pressure.full:type_name -> strake.monitor.v1.PressureLine
-	1,  // 12: strake.monitor.v1.Monitor.ExecSync:input_type -> strake.monitor.v1.ExecSyncRequest
-	3,  // 13: strake.monitor.v1.Monitor.ReopenLog:input_type -> strake.monitor.v1.ReopenLogRequest
-	5,  // 14: strake.monitor.v1.Monitor.ContainerStatus:input_type -> strake.monitor.v1.ContainerStatusRequest
-	7,  // 15: strake.monitor.v1.Monitor.Stats:input_type -> strake.monitor.v1.StatsRequest
-	9,  // 16: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
-	2,  // 17: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
-	4,  // 18: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
-	6,  // 19: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
-	8,  // 20: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
-	10, // 21: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 1: strake.monitor.v1.StatsResponse.pod:type_name -> strake.monitor.v1.CgroupStats
+	13, // 2: strake.monitor.v1.ContainerStats.stats:type_name -> strake.monitor.v1.CgroupStats
+	12, // 3: strake.monitor.v1.ContainerStats.processes:type_name -> strake.monitor.v1.ProcessStats
+	14, // 4: strake.monitor.v1.CgroupStats.cpu:type_name -> strake.monitor.v1.CPUStats
+	15, // 5: strake.monitor.v1.CgroupStats.memory:type_name -> strake.monitor.v1.MemoryStats
+	16, // 6: strake.monitor.v1.CgroupStats.io:type_name -> strake.monitor.v1.IOStats
+	17, // 7: strake.monitor.v1.CgroupStats.hugetlb:type_name -> strake.monitor.v1.HugetlbStats
+	18, // 8: strake.monitor.v1.CgroupStats.cpu_pressure:type_name -> strake.monitor.v1.Pressure
+	18, // 9: strake.monitor.v1.CgroupStats.memory_pressure:type_name -> strake.monitor.v1.Pressure
+	18, // 10: strake.monitor.v1.CgroupStats.io_pressure:type_name -> strake.monitor.v1.Pressure
+	19, // 11: strake.monitor.v1.Pressure.some:type_name -> strake.monitor.v1.PressureLine
+	19, // 12: strake.monitor.v1.Pressure.full:type_name -> strake.monitor.v1.PressureLine
+	1,  // 13: strake.monitor.v1.Monitor.ExecSync:input_type -> strake.monitor.v1.ExecSyncRequest
+	3,  // 14: strake.monitor.v1.Monitor.ReopenLog:input_type -> strake.monitor.v1.ReopenLogRequest
+	5,  // 15: strake.monitor.v1.Monitor.ContainerStatus:input_type -> strake.monitor.v1.ContainerStatusRequest
+	7,  // 16: strake.monitor.v1.Monitor.Stats:input_type -> strake.monitor.v1.StatsRequest
+	9,  // 17: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
+	2,  // 18: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
+	4,  // 19: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
+	6,  // 20: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
+	8,  // 21: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
+	10, // 22: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_shim_api_monitor_proto_init() }
@@ -1566,7 +1692,7 @@ func file_shim_api_monitor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_api_monitor_proto_rawDesc), len(file_shim_api_monitor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

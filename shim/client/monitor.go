@@ -50,7 +50,15 @@ func (m *Monitor) ReopenLog(ctx context.Context, id string) error {
 // nil without a pod cgroup.
 type Stats struct {
 	Containers map[string]*CgroupStats
+	Processes  map[string]ProcessStats // by container; only if asked for
 	Pod        *CgroupStats
+}
+
+// ProcessStats is what only a look at each process tells.
+type ProcessStats struct {
+	Processes, FileDescriptors uint64
+	Sockets                    uint64 // of the descriptors
+	MaxOpenFiles               uint64 // soft limit of the container's init
 }
 
 // CgroupStats is what one cgroup counts. Sizes are in bytes, limits 0 where there
@@ -79,6 +87,8 @@ type MemoryStats struct {
 	InactiveFile, Kernel       uint64
 	SwapUsage, SwapLimit       uint64
 	PageFaults, MajorPageFault uint64
+	MappedFile                 uint64
+	LimitHits, OOMKills        uint64 // how often the limit was met; processes killed
 }
 
 // IOStats counts one block device.
@@ -105,15 +115,23 @@ type PressureLine struct {
 }
 
 // Stats reads the cgroups of containers and, unless podCgroup is "", that of the
-// pod, a path below the cgroup root.
-func (m *Monitor) Stats(ctx context.Context, ids []string, podCgroup string) (Stats, error) {
-	r, err := m.monitor.Stats(ctx, &api.StatsRequest{Ids: ids, PodCgroup: podCgroup})
+// pod, a path below the cgroup root; with processes, it looks at each process too.
+func (m *Monitor) Stats(ctx context.Context, ids []string, podCgroup string, processes bool) (Stats, error) {
+	r, err := m.monitor.Stats(ctx, &api.StatsRequest{Ids: ids, PodCgroup: podCgroup, Processes: processes})
 	if err != nil {
 		return Stats{}, call("stats", podCgroup, "", err)
 	}
 	s := Stats{Containers: make(map[string]*CgroupStats, len(r.Containers)), Pod: cgroupStats(r.Pod)}
 	for _, c := range r.Containers {
 		s.Containers[c.Id] = cgroupStats(c.Stats)
+		if p := c.Processes; p != nil {
+			if s.Processes == nil {
+				s.Processes = make(map[string]ProcessStats, len(r.Containers))
+			}
+			s.Processes[c.Id] = ProcessStats{
+				Processes: p.Processes, FileDescriptors: p.FileDescriptors, Sockets: p.Sockets, MaxOpenFiles: p.MaxOpenFiles,
+			}
+		}
 	}
 	return s, nil
 }
@@ -145,6 +163,7 @@ func cgroupStats(s *api.CgroupStats) *CgroupStats {
 			InactiveFile: m.GetInactiveFile(), Kernel: m.GetKernel(),
 			SwapUsage: m.GetSwapUsage(), SwapLimit: m.GetSwapLimit(),
 			PageFaults: m.GetPageFaults(), MajorPageFault: m.GetMajorPageFaults(),
+			MappedFile: m.GetMappedFile(), LimitHits: m.GetLimitHits(), OOMKills: m.GetOomKills(),
 		},
 		PidsCurrent: s.PidsCurrent, PidsLimit: s.PidsLimit,
 		CPUPressure: pressure(s.CpuPressure), MemoryPressure: pressure(s.MemoryPressure), IOPressure: pressure(s.IoPressure),

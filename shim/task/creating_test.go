@@ -52,7 +52,7 @@ func TestVerbsWaitForCreation(t *testing.T) {
 	if _, err := p.monitor.ContainerStatus(short, "half"); !errors.Is(err, client.ErrTimeout) {
 		t.Errorf("status in the middle: %v", err)
 	}
-	if _, err := p.monitor.Stats(ctx, []string{"half"}, ""); err != nil {
+	if _, err := p.monitor.Stats(ctx, []string{"half"}, "", false); err != nil {
 		t.Errorf("statistics, which leave it out: %v", err)
 	}
 	killed := make(chan error, 1)

@@ -151,7 +151,7 @@ func TestPauseUpdateStats(t *testing.T) {
 	if err := p.monitor.Update(ctx, b.id, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := p.monitor.Stats(ctx, []string{b.id, "none"}, podCgroup(p.id))
+	s, err := p.monitor.Stats(ctx, []string{b.id, "none"}, podCgroup(p.id), false)
 	if err != nil || len(s.Containers) != 1 || s.Pod == nil {
 		t.Fatalf("stats: %+v, %v", s, err)
 	}

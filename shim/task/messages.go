@@ -256,6 +256,7 @@ type containerStatusResponse struct {
 type statsRequest struct {
 	IDs       []string `pb:"1"`
 	PodCgroup string   `pb:"2"`
+	Processes bool     `pb:"3"`
 }
 
 type updateCgroupRequest struct {
@@ -269,8 +270,16 @@ type podStatsResponse struct {
 }
 
 type containerStats struct {
-	ID    string       `pb:"1"`
-	Stats *cgroupStats `pb:"2"`
+	ID        string        `pb:"1"`
+	Stats     *cgroupStats  `pb:"2"`
+	Processes *processStats `pb:"3"`
+}
+
+type processStats struct {
+	Processes       uint64 `pb:"1"`
+	FileDescriptors uint64 `pb:"2"`
+	Sockets         uint64 `pb:"3"`
+	MaxOpenFiles    uint64 `pb:"4"`
 }
 
 type cgroupStats struct {
@@ -308,6 +317,9 @@ type memoryStats struct {
 	SwapLimit       uint64 `pb:"10"`
 	PageFaults      uint64 `pb:"11"`
 	MajorPageFaults uint64 `pb:"12"`
+	MappedFile      uint64 `pb:"13"`
+	LimitHits       uint64 `pb:"14"`
+	OOMKills        uint64 `pb:"15"`
 }
 
 type ioStats struct {

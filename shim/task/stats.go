@@ -29,7 +29,8 @@ func statsMessage(s *cgroup.Stats) *cgroupStats {
 		Memory: &memoryStats{
 			Usage: m.Usage, MaxUsage: m.MaxUsage, Limit: limit(m.Limit), WorkingSet: m.WorkingSet, RSS: m.RSS,
 			Cache: m.Cache, InactiveFile: m.InactiveFile, Kernel: m.Kernel, SwapUsage: m.Swap, SwapLimit: limit(m.SwapLimit),
-			PageFaults: m.PageFaults, MajorPageFaults: m.MajorFaults,
+			PageFaults: m.PageFaults, MajorPageFaults: m.MajorFaults, MappedFile: m.MappedFile,
+			LimitHits: m.LimitHits, OOMKills: m.OOMKills,
 		},
 		PidsCurrent: s.Pids.Current, PidsLimit: limit(s.Pids.Limit),
 		CPUPressure: pressureMessage(s.CPU.Pressure), MemoryPressure: pressureMessage(m.Pressure), IOPressure: pressureMessage(s.IO.Pressure),

@@ -80,7 +80,11 @@ func (s *Service) podStats(_ context.Context, r *statsRequest) (*podStatsRespons
 			}
 			continue
 		}
-		a.Containers = append(a.Containers, &containerStats{ID: id, Stats: statsMessage(stats)})
+		c := &containerStats{ID: id, Stats: statsMessage(stats)}
+		if r.Processes {
+			c.Processes = t.processStats()
+		}
+		a.Containers = append(a.Containers, c)
 	}
 	if r.PodCgroup == "" {
 		return a, nil

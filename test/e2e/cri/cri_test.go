@@ -537,6 +537,25 @@ func TestStatsAndUpdate(t *testing.T) {
 	if err != nil || len(ps.Stats.Linux.Containers) != 1 || ps.Stats.Linux.Network.GetDefaultInterface().GetName() != "eth0" {
 		t.Errorf("pod stats %v, %v", ps, err)
 	}
+	metrics, err := n.Runtime.ListPodSandboxMetrics(ctx, &cri.ListPodSandboxMetricsRequest{})
+	if err != nil || len(metrics.PodMetrics) != 1 || len(metrics.PodMetrics[0].ContainerMetrics) != 1 {
+		t.Fatalf("metrics %v, %v", metrics, err)
+	}
+	read := map[string]uint64{}
+	for _, m := range metrics.PodMetrics[0].ContainerMetrics[0].Metrics {
+		read[m.Name] = m.Value.Value
+	}
+	if read["container_processes"] != 1 || read["container_threads"] != 1 || read["container_file_descriptors"] < 3 ||
+		read["container_ulimits_soft"] == 0 || read["container_spec_memory_limit_bytes"] != 64<<20 || read["container_fs_limit_bytes"] == 0 {
+		t.Errorf("metrics %v", read)
+	}
+	if _, err := n.Runtime.UpdatePodSandboxResources(ctx, &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: p.id,
+		Overhead: &cri.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}, Resources: &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}}); err != nil {
+		t.Fatal(err)
+	}
+	if ps, err = n.Runtime.PodSandboxStats(ctx, &cri.PodSandboxStatsRequest{PodSandboxId: p.id}); err != nil || ps.Stats.Linux.Memory.AvailableBytes.GetValue() > 80<<20 {
+		t.Errorf("after the pod's update: %v, %v", ps.GetStats().GetLinux().GetMemory(), err)
+	}
 	if _, err := n.Runtime.UpdateContainerResources(ctx, &cri.UpdateContainerResourcesRequest{ContainerId: id,
 		Linux: &cri.LinuxContainerResources{MemoryLimitInBytes: 32 << 20, CpuShares: 256}}); err != nil {
 		t.Fatal(err)
