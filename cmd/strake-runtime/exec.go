@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -186,8 +187,8 @@ func (e *execFlags) processOf(box *container.Container, args []string) (*specs.P
 	return p, nil
 }
 
-// addCapabilities never makes one inheritable, as runc since CVE-2022-29162; nor,
-// since that needs it, ambient.
+// addCapabilities never makes one inheritable, as runc since CVE-2022-29162. It
+// becomes ambient where the config has made it inheritable, which that needs.
 func (e *execFlags) addCapabilities(p *specs.Process) {
 	if len(e.caps) == 0 {
 		return
@@ -202,6 +203,9 @@ func (e *execFlags) addCapabilities(p *specs.Process) {
 		}
 		c := p.Capabilities
 		c.Bounding, c.Effective, c.Permitted = append(c.Bounding, name), append(c.Effective, name), append(c.Permitted, name)
+		if slices.Contains(c.Inheritable, name) {
+			c.Ambient = append(c.Ambient, name)
+		}
 	}
 }
 

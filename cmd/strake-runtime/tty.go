@@ -31,6 +31,11 @@ func openTTY(console *os.File) (*tty, error) {
 		return nil, fmt.Errorf("terminal: %w", err)
 	}
 	t := &tty{master: master, restore: func() error { return nil }}
+	if !sys.IsTerminal(os.Stdout) { // who reads a pipe or a file wants lines as they were written
+		if err := sys.PlainNewlines(master); err != nil {
+			return nil, errors.Join(fmt.Errorf("terminal: %w", err), master.Close())
+		}
+	}
 	if sys.IsTerminal(os.Stdin) {
 		t.resize()
 		if t.restore, err = sys.RawTerminal(os.Stdin); err != nil {

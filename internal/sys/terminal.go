@@ -42,6 +42,19 @@ func RawTerminal(f *os.File) (restore func() error, err error) {
 	}, nil
 }
 
+// PlainNewlines has a terminal, by either of its ends, write a new line as it is
+// and not as carriage return and new line.
+func PlainNewlines(f *os.File) error {
+	return control(f, func(fd uintptr) error {
+		t, err := unix.IoctlGetTermios(int(fd), unix.TCGETS)
+		if err != nil {
+			return os.NewSyscallError("ioctl(TCGETS)", err)
+		}
+		t.Oflag &^= unix.ONLCR
+		return os.NewSyscallError("ioctl(TCSETS)", unix.IoctlSetTermios(int(fd), unix.TCSETS, t))
+	})
+}
+
 // Winsize is the size of a terminal in characters; see SetWinsize.
 func Winsize(f *os.File) (width, height uint16, err error) {
 	err = control(f, func(fd uintptr) error {

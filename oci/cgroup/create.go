@@ -17,8 +17,9 @@ import (
 // and writes all limits, before any process is in it. On an error everything
 // that it made is gone again.
 //
-// A directory that is there already is used if no process is in it (ErrBusy
-// otherwise): it is what a runtime that was killed in between has left.
+// A directory that is there already is used if no process is in it and it is not
+// frozen (ErrBusy otherwise): it is what a runtime that was killed in between has
+// left.
 //
 // Devices are limited if r.Devices is not nil: first nothing is allowed, then the
 // rules count in their order, then what every container may use is allowed. A
@@ -58,7 +59,10 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 			return err
 		}
 		if len(pids) > 0 {
-			return fmt.Errorf("it is there already, with %d processes in it: %w: give linux.cgroupsPath another path", len(pids), ErrBusy)
+			return fmt.Errorf("container's cgroup is not empty: %d processes are in it: %w: give linux.cgroupsPath another path", len(pids), ErrBusy)
+		}
+		if err := c.checkThawed(); err != nil {
+			return err
 		}
 	}
 
@@ -75,6 +79,28 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 	}
 	undo.Release()
 	c.top = c.madeEverywhere()
+	return nil
+}
+
+// checkThawed refuses a cgroup in which the first process would stop before it
+// has done anything, for good.
+func (c *Cgroup) checkThawed() error {
+	for _, h := range c.all {
+		file, thawed := c.dir(h)+"/cgroup.freeze", "0"
+		if !h.v2 {
+			file, thawed = c.dir(h)+"/freezer.state", "THAWED"
+			if !contains(h.controllers, "freezer") {
+				continue
+			}
+		}
+		state, err := readFile(file)
+		if err != nil {
+			return err
+		}
+		if state = strings.TrimSpace(state); state != thawed {
+			return fmt.Errorf("container's cgroup unexpectedly frozen: %s is %s: %w: thaw it, or give linux.cgroupsPath another path", file, state, ErrBusy)
+		}
+	}
 	return nil
 }
 

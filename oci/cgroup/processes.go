@@ -160,6 +160,9 @@ func (c *Cgroup) Kill(sig syscall.Signal) error {
 		if isErrno(err, syscall.ENOENT, syscall.ENODEV) && !exists(c.dir(h)) {
 			return nil
 		}
+		if err == nil {
+			err = c.thawV1()
+		}
 		if err != nil {
 			return fmt.Errorf("cgroup %s: kill: %w", c.path, err)
 		}
@@ -169,6 +172,20 @@ func (c *Cgroup) Kill(sig syscall.Signal) error {
 		return fmt.Errorf("cgroup %s: kill with %v: %w", c.path, sig, err)
 	}
 	return nil
+}
+
+// thawV1 lets go what somebody else has frozen through the v1 freezer of a hybrid
+// host, where not even SIGKILL ends a frozen process.
+func (c *Cgroup) thawV1() error {
+	h, ok := c.find("freezer")
+	if !ok || h.v2 {
+		return nil
+	}
+	err := writeFile(c.dir(h)+"/freezer.state", "THAWED")
+	if isErrno(err, syscall.ENOENT, syscall.ENODEV) {
+		return nil
+	}
+	return err
 }
 
 func (c *Cgroup) killOneByOne(sig syscall.Signal) (err error) {

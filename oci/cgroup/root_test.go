@@ -202,6 +202,34 @@ func TestJoin(t *testing.T) {
 	})
 }
 
+// A frozen cgroup that somebody has left would hold its first process for ever.
+func TestCreateFrozen(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Freeze(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		again, err := New(c.Path(), c.Mode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Create(nil); !errors.Is(err, ErrBusy) {
+			t.Errorf("Create of a frozen cgroup: %v; want ErrBusy", err)
+		}
+		if !c.Exists() {
+			t.Error("Create's undo has removed what it has not made")
+		}
+		if err := c.Thaw(); err != nil {
+			t.Fatal(err)
+		}
+		if err := again.Create(nil); err != nil {
+			t.Errorf("Create once it is thawed: %v", err)
+		}
+	})
+}
+
 func TestDeleteBusy(t *testing.T) {
 	eachMode(t, func(t *testing.T, c *Cgroup) {
 		if err := c.Create(nil); err != nil {
@@ -266,6 +294,33 @@ func TestFreezeAndKill(t *testing.T) {
 		if err := h.Wait(); err == nil || h.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 			t.Errorf("ended by %v", h.ProcessState)
 		}
+	})
+}
+
+// On a hybrid host we freeze through v2; what somebody froze through v1 dies too.
+func TestKillFrozenByV1(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		freezer, ok := c.find("freezer")
+		if !ok || freezer.v2 {
+			t.Skip("no v1 freezer here")
+		}
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		h := startHelper(t, "null")
+		if err := c.Apply(h.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeFile(c.dir(freezer)+"/freezer.state", "FROZEN"); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Kill(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WaitEmpty(ctxFor(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_ = h.Wait()
 	})
 }
 

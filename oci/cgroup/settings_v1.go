@@ -163,7 +163,7 @@ func unifiedV1(r *specs.LinuxResources) ([]setting, error) {
 	if len(r.Unified) == 0 {
 		return nil, nil
 	}
-	return nil, fmt.Errorf("linux.resources.unified: %q is a cgroup v2 file and this host's controllers are v1: %w", sortedKeys(r.Unified)[0], ErrUnsupported)
+	return nil, fmt.Errorf("linux.resources.unified: invalid configuration: %q is a cgroup v2 file and this host's controllers are v1: %w", sortedKeys(r.Unified)[0], ErrUnsupported)
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

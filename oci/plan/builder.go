@@ -29,6 +29,7 @@ type builder struct {
 	console Reg    // the terminal's end for the process
 	late    func() // what comes between the gate and execve
 	ns      map[specs.LinuxNamespaceType]namespace
+	env     []string
 	inUser  bool // the process is in a user namespace other than the host's
 	ownNS   bool // the process has a new mount namespace
 }

@@ -31,6 +31,7 @@ func Create(s *specs.Spec, host Host, cfg Config) (*Program, error) {
 	b := newBuilder(s, &host, &cfg)
 	steps := []func() error{
 		b.joinCgroup,
+		b.allCPUs,
 		b.readNamespaces,
 		b.makeNamespaces,
 		b.cgroupNamespace,

@@ -15,13 +15,15 @@ func Exec(s *specs.Spec, process *specs.Process, host Host, cfg Config) (*Progra
 	own.Mounts = nil
 	b := newBuilder(&own, &host, &cfg)
 	var cpus specs.CPUAffinity
-	if a := process.ExecCPUAffinity; a != nil {
+	lastCPUs := b.allCPUs
+	if a := process.ExecCPUAffinity; a != nil && *a != cpus {
 		cpus = *a
+		lastCPUs = func() error { return b.affinity("final", cpus.Final) }
 	}
 	steps := []func() error{
 		func() error { return b.affinity("initial", cpus.Initial) },
 		b.joinCgroup,
-		func() error { return b.affinity("final", cpus.Final) },
+		lastCPUs,
 		b.readNamespaces,
 		b.joinAll,
 		b.execSession,

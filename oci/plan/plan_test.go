@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -138,6 +139,26 @@ func checkProgram(t *testing.T, p *Program) {
 	}
 }
 
+// By the specification a capability that cannot be granted is warned of.
+func TestCapabilityWarnings(t *testing.T) {
+	s, h := readConfig(t, "default"), testHost
+	s.Process.Capabilities = &specs.LinuxCapabilities{
+		Bounding: []string{"CAP_X", "CAP_KILL"}, Permitted: []string{"CAP_KILL"}, Ambient: []string{"CAP_KILL", "CAP_Y"},
+	}
+	p, err := Create(s, h, Config{ID: "x", Bundle: "/b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"process.capabilities.bounding[0]: unknown capability CAP_X is left out",
+		"process.capabilities.ambient[1]: unknown capability CAP_Y is left out",
+		"process.capabilities.ambient: can't raise ambient capability CAP_KILL: it is not both permitted and inheritable",
+	}
+	if !slices.Equal(p.Warnings, want) {
+		t.Errorf("%q", p.Warnings)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for _, tt := range []struct {
 		change func(*specs.Spec, *Host)
@@ -151,7 +172,6 @@ func TestRefusals(t *testing.T) {
 		{func(s *specs.Spec, _ *Host) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Source: "/y", Options: []string{"bind", "what"}})
 		}, `option "what" is not one of a bind mount`},
-		{func(s *specs.Spec, _ *Host) { s.Process.Capabilities.Bounding = []string{"CAP_X"} }, `process.capabilities.bounding[0] (CAP_X): unknown capability`},
 		{func(s *specs.Spec, h *Host) { s.Process.ApparmorProfile, h.AppArmor = "p", false }, `process.apparmorProfile (p): AppArmor is not enabled`},
 		{func(s *specs.Spec, h *Host) { s.Process.SelinuxLabel, h.SELinux = "l", false }, `process.selinuxLabel (l): SELinux is not enabled`},
 		{func(s *specs.Spec, _ *Host) { s.Linux.RootfsPropagation = "wild" }, `linux.rootfsPropagation (wild): unknown propagation`},

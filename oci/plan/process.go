@@ -27,7 +27,8 @@ func (b *builder) process() error {
 	if err := b.scheduling(p); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
+	b.env = environment(p.Env)
+	if !slices.ContainsFunc(b.env, func(e string) bool { return strings.HasPrefix(e, "HOME=") }) {
 		b.at("process.user.uid", "home directory")
 		b.op(Op{Do: OpHome, A: uint64(p.User.UID)})
 	}
@@ -39,6 +40,23 @@ func (b *builder) process() error {
 		return err
 	}
 	return b.credentials(p, stdio)
+}
+
+// environment leaves out what is set again later, since programs differ in which
+// of two values they take, and an empty HOME, which is as good as none.
+func environment(env []string) []string {
+	last := make(map[string]int, len(env))
+	for i, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		last[name] = i
+	}
+	out := make([]string, 0, len(env))
+	for i, e := range env {
+		if name, _, _ := strings.Cut(e, "="); last[name] == i && e != "HOME=" {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // labels asks the security modules for the label to take at execve.
@@ -123,9 +141,9 @@ func (b *builder) limits(p *specs.Process) error {
 // capSets are a process's capability sets as bit masks.
 type capSets struct{ bounding, effective, permitted, inheritable, ambient uint64 }
 
-func (b *builder) capabilities(c *specs.LinuxCapabilities) (s capSets, err error) {
+func (b *builder) capabilities(c *specs.LinuxCapabilities) (s capSets) {
 	if c == nil {
-		return s, nil
+		return s
 	}
 	missing := uint64(0)
 	for _, set := range []struct {
@@ -140,8 +158,9 @@ func (b *builder) capabilities(c *specs.LinuxCapabilities) (s capSets, err error
 		for i, name := range set.list {
 			n := slices.Index(abi.Capabilities, name)
 			if n < 0 {
-				b.at("process.capabilities."+set.name+"["+itoa(i)+"]", name)
-				return s, b.errorf("unknown capability")
+				// By the specification that is to be warned of, not refused.
+				b.warn("process.capabilities."+set.name+"["+itoa(i)+"]", "unknown capability "+name+" is left out")
+				continue
 			}
 			if !b.inUser && !b.host.has(n) {
 				missing |= 1 << n
@@ -152,22 +171,28 @@ func (b *builder) capabilities(c *specs.LinuxCapabilities) (s capSets, err error
 	}
 	// The kernel takes no ambient capability that is not permitted and
 	// inheritable; configs that ask for it are too common to refuse.
-	s.ambient &= s.permitted & s.inheritable
+	ambient := s.ambient & s.permitted & s.inheritable
 	for n, name := range abi.Capabilities {
 		if missing&(1<<n) != 0 {
-			b.Warnings = append(b.Warnings, "process.capabilities: "+name+" is not among this host's own capabilities and is left out")
+			b.warn("process.capabilities", name+" is not among this host's own capabilities and is left out")
+		}
+		if s.ambient&^ambient&(1<<n) != 0 {
+			b.warn("process.capabilities.ambient", "can't raise ambient capability "+name+": it is not both permitted and inheritable")
 		}
 	}
-	return s, nil
+	s.ambient = ambient
+	return s
+}
+
+// warn notes a wish that is left out.
+func (b *builder) warn(field, what string) {
+	b.Warnings = append(b.Warnings, field+": "+what)
 }
 
 // credentials compiles the way from root to the process's user, and everything
 // that has to be in between.
 func (b *builder) credentials(p *specs.Process, stdio Op) error {
-	caps, err := b.capabilities(p.Capabilities)
-	if err != nil {
-		return err
-	}
+	caps := b.capabilities(p.Capabilities)
 	filter, err := b.seccompFilter()
 	if err != nil {
 		return err
@@ -183,6 +208,7 @@ func (b *builder) credentials(p *specs.Process, stdio Op) error {
 			b.op(Op{Do: OpPrctl, A: abi.PrCapbsetDrop, B: uint64(n), Allow: []int{abi.EINVAL}})
 		}
 	}
+	cwd := b.chdir(p)
 	b.at("process.user", "")
 	b.op(Op{Do: OpPrctl, A: abi.PrSetSecurebits, B: abi.SecbitKeepCaps})
 	b.at("process.user.additionalGids", "")
@@ -204,7 +230,7 @@ func (b *builder) credentials(p *specs.Process, stdio Op) error {
 		permitted |= admin
 	}
 	b.op(Op{Do: OpCapset, A: caps.effective, B: permitted, C: caps.inheritable})
-	b.chdir(p)
+	b.chdirAsUser(p, cwd)
 	umask := uint64(0o022)
 	if p.User.Umask != nil {
 		umask = uint64(*p.User.Umask)
@@ -241,12 +267,25 @@ func (b *builder) credentials(p *specs.Process, stdio Op) error {
 	return nil
 }
 
-// chdir enters the working directory as the process's user. Links of procfs are
-// not followed, so it cannot be a descriptor of ours (CVE-2024-21626), and the
-// kernel is asked whether the result is below the root.
-func (b *builder) chdir(p *specs.Process) {
+// chdir enters the working directory while there are all privileges, for a user
+// who may be there but not get there; where those do not suffice (a directory of
+// NFS, or whose owner is not mapped) chdirAsUser does it. The "/." asks for the
+// permission that the entering takes. Links of procfs are not followed, so it
+// cannot be a descriptor of ours (CVE-2024-21626).
+func (b *builder) chdir(p *specs.Process) (cwd Reg) {
 	b.at("process.cwd", p.Cwd)
-	cwd := b.reg()
+	cwd = b.reg()
+	b.op(Op{Do: OpOpen, Out: cwd, Path: p.Cwd + "/.", A: abi.OPath | FlagDirectory, C: abi.ResolveNoMagiclinks, Allow: []int{abi.EACCES}})
+	b.op(Op{Do: OpIfOpen, Dir: cwd, A: 1})
+	b.op(Op{Do: OpFchdir, Dir: cwd})
+	return cwd
+}
+
+// chdirAsUser asks the kernel, too, whether the result is below the root.
+func (b *builder) chdirAsUser(p *specs.Process, cwd Reg) {
+	b.at("process.cwd", p.Cwd)
+	b.op(Op{Do: OpIfOpen, Dir: cwd, A: 1})
+	b.op(Op{Do: OpSkip, A: 2})
 	b.op(Op{Do: OpOpen, Out: cwd, Path: p.Cwd, A: abi.OPath | FlagDirectory, C: abi.ResolveNoMagiclinks})
 	b.op(Op{Do: OpFchdir, Dir: cwd})
 	b.close(cwd)
@@ -263,7 +302,7 @@ func (b *builder) lookup(p *specs.Process) {
 	if !strings.Contains(name, "/") {
 		candidates = nil
 		search := defaultPath
-		for _, e := range p.Env {
+		for _, e := range b.env {
 			if v, ok := strings.CutPrefix(e, "PATH="); ok {
 				search = v
 			}
@@ -297,7 +336,7 @@ func (b *builder) exec() {
 	p := b.spec.Process
 	b.late()
 	b.at("process.args", p.Args[0])
-	b.op(Op{Do: OpExec, Args: p.Args, Env: p.Env})
+	b.op(Op{Do: OpExec, Args: p.Args, Env: b.env})
 }
 
 // seccompFilter compiles the profile.

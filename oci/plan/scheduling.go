@@ -1,11 +1,14 @@
 package plan
 
 import (
+	"bytes"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/abi"
 )
 
 var schedPolicies = map[specs.LinuxSchedulerPolicy]uint64{
@@ -104,6 +107,14 @@ func (b *builder) affinity(which, cpus string) error {
 		return err
 	}
 	b.op(Op{Do: OpAffinity, Raw: raw})
+	return nil
+}
+
+// allCPUs undoes an affinity that the caller happens to have: the process may run
+// wherever its cpuset, which it has joined, lets it.
+func (b *builder) allCPUs() error {
+	b.at("process", "CPU affinity")
+	b.op(Op{Do: OpAffinity, Raw: bytes.Repeat([]byte{0xff}, (maxBit+1)/8), Allow: []int{abi.EPERM, abi.EINVAL}, Warn: true})
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
@@ -173,7 +174,12 @@ func (o *Op) arguments() []string {
 		return []string{fmt.Sprintf("%d instructions, flags %#x", len(o.Raw)/8, o.A)}
 	case OpPersona, OpIoprio:
 		return []string{hex(o.A)}
-	case OpAffinity, OpMempolicy:
+	case OpAffinity:
+		if len(bytes.Trim(o.Raw, "\xff")) == 0 {
+			return []string{"all"}
+		}
+		return []string{fmt.Sprintf("%x", o.Raw)}
+	case OpMempolicy:
 		return []string{hex(o.A), fmt.Sprintf("%x", o.Raw)}
 	case OpLookup:
 		return []string{quoteAll(o.Env)}
