@@ -43,7 +43,7 @@ func (c *createFlags) options(a *app, id string) (container.CreateOptions, error
 	if o.Bundle, err = filepath.Abs(c.bundle); err != nil {
 		return o, fmt.Errorf("--bundle: %w", err)
 	}
-	o.ExtraFiles, err = extraFiles(c.preserveFDs)
+	o.ExtraFiles, err = a.extraFiles(c.preserveFDs)
 	return o, err
 }
 
@@ -53,7 +53,7 @@ const maxPreserved = 1 << 16
 // extraFiles are the descriptors from 3 on that the container is to have: those
 // of --preserve-fds and those of socket activation (sd_listen_fds(3)), whichever
 // are more.
-func extraFiles(preserve int) ([]*os.File, error) {
+func (a *app) extraFiles(preserve int) ([]*os.File, error) {
 	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && preserve == 0 {
 		preserve = n
 	}
@@ -68,6 +68,7 @@ func extraFiles(preserve int) ([]*os.File, error) {
 		}
 		files = append(files, f)
 	}
+	a.extra = files
 	return files, nil
 }
 

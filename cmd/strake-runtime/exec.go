@@ -83,7 +83,7 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	if o.Process.Terminal && e.detach && e.consoleSocket == "" {
 		return errors.New("exec: a detached process with a terminal needs --console-socket")
 	}
-	if o.ExtraFiles, err = extraFiles(e.preserveFDs); err != nil {
+	if o.ExtraFiles, err = a.extraFiles(e.preserveFDs); err != nil {
 		return err
 	}
 
@@ -139,6 +139,13 @@ func executable(box *container.Container, ignorePaused bool) error {
 // container's own.
 func (e *execFlags) processOf(box *container.Container, args []string) (*specs.Process, error) {
 	if e.process != "" {
+		if st, err := os.Stat(e.process); err != nil || !st.Mode().IsRegular() {
+			// What can be read only once must not be read before we know that we
+			// need not begin again.
+			if err := container.Seal(); err != nil {
+				return nil, err
+			}
+		}
 		data, err := readInput(e.process)
 		if err != nil {
 			return nil, fmt.Errorf("--process: %w", err)

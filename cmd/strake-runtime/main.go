@@ -31,6 +31,9 @@ import (
 type app struct {
 	root string
 	log  *logger
+	// extra are the descriptors that the container is to have beside its standard
+	// ones; they must outlive an execution of this program by itself.
+	extra []*os.File
 }
 
 // verb is one command.
@@ -106,6 +109,7 @@ type exitStatus struct {
 }
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+func (e exitStatus) Unwrap() error { return e.err }
 
 // globals parses what comes before the verb. The verb is nil if there is nothing
 // left to do.
@@ -176,22 +180,18 @@ func (a *app) call(name string, v *verb, args []string) error {
 	if help {
 		return printVerbHelp(name, v, &f)
 	}
-	switch v.name {
-	case "create", "run", "exec":
-		// A script in the container whose interpreter is /proc/self/exe has this
-		// program executed inside, for others there to keep and to write to when
-		// it has ended (CVE-2019-5736).
-		if err := container.Seal(); err != nil {
-			return fmt.Errorf("%s: protect the own program from the container: %w", v.name, err)
-		}
-	}
 	ctx := context.Background()
 	if v.waits {
 		if ctx, err = untilTerminated(); err != nil {
 			return err
 		}
 	}
-	return runVerb(ctx, rest)
+	err = runVerb(ctx, rest)
+	if errors.Is(err, container.ErrUnsealed) {
+		// Nothing has been done yet; once more, out of the container's reach.
+		err = fmt.Errorf("%w: %w", err, container.Seal(a.extra...))
+	}
+	return err
 }
 
 func defaultRoot() string {

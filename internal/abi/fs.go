@@ -25,6 +25,12 @@ const (
 	ResolveInRoot       = 0x10
 )
 
+// fcntl(F_SETFD, FD_CLOEXEC).
+const (
+	FSetFD    = 2
+	FDCloexec = 1
+)
+
 // Flags of the *at calls.
 const (
 	AtSymlinkNofollow = 0x100

@@ -22,3 +22,9 @@ func InheritedFile(fd int, name string) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
+
+// Inherit has the next program that this process executes inherit f.
+func Inherit(f *os.File) error {
+	_, err := unix.FcntlInt(uintptr(Fd(f)), unix.F_SETFD, 0)
+	return os.NewSyscallError("fcntl", err)
+}

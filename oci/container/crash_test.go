@@ -41,7 +41,31 @@ func TestMain(m *testing.M) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}
+	if os.Getenv(sealedTestEnv) != "" {
+		if err := Seal(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(m.Run())
+}
+
+// sealedTestEnv has the tests run in a sealed program.
+const sealedTestEnv = "STRAKE_TEST_SEALED"
+
+// sealed says whether the program is sealed. If not, it runs the test in one that
+// is, and the caller has nothing more to do.
+func sealed(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(sealedTestEnv) != "" {
+		return true
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), sealedTestEnv+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("sealed: %v\n%s", err, out)
+	}
+	return false
 }
 
 const sealEnv = "STRAKE_TEST_SEAL"

@@ -41,7 +41,23 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 
-	// 2. The state directory, which takes the id.
+	// 2. The program. Nothing has been made yet: a caller who is told ErrUnsealed
+	// can begin again.
+	cg, err := newCgroup(o.ID, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	prog, err := compile(&o, s, cg)
+	if err != nil {
+		return nil, nil, err
+	}
+	prepared, err := launch.Prepare(prog)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer prepared.Close()
+
+	// 3. The state directory, which takes the id.
 	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID)}
 	if err := c.makeDir(o.StateRoot); err != nil {
 		return nil, nil, err
@@ -51,11 +67,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 
-	// 3. The cgroup, with all limits. Hooks may ask for the state already.
-	cg, err := newCgroup(o.ID, s)
-	if err != nil {
-		return nil, nil, err
-	}
+	// 4. The cgroup, with all limits. Hooks may ask for the state already.
 	r := record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
 		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil}
 	if r.Hooks {
@@ -63,23 +75,11 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			return nil, nil, err
 		}
 	}
-	cgroupMade := make(chan error, 1)
-	go func() { cgroupMade <- cg.Create(s.Linux.Resources) }()
-
-	// 4. Meanwhile the program; then the descriptors that it starts with.
-	prog, compileErr := compile(&o, s, cg)
-	var prepared *launch.Prepared
-	if compileErr == nil {
-		prepared, compileErr = launch.Prepare(prog)
-	}
-	if err := <-cgroupMade; err != nil {
+	if err := cg.Create(s.Linux.Resources); err != nil {
 		return nil, nil, err
 	}
 	undo.Push("remove cgroup", cg.Delete)
 	r.CgroupTop = cg.Top()
-	if compileErr != nil {
-		return nil, nil, compileErr
-	}
 	if prog.Stays != "" {
 		if err := r.staysIn(prog, s); err != nil {
 			return nil, nil, err
@@ -89,6 +89,8 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		}
 		undo.Push("unmount rootfs", r.unmount)
 	}
+
+	// 5. The descriptors that the program starts with.
 	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
 	defer in.close()
 	if o.Run == nil {
@@ -102,7 +104,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 
-	// 5. The process, up to its gate. It is on record, and known to who is to
+	// 6. The process, up to its gate. It is on record, and known to who is to
 	// know it, before it can run its program; a process whose creator dies before
 	// that ends by itself.
 	proc := &Process{Warnings: prog.Warnings}
@@ -135,7 +137,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	proc.PidFD = child.PidFD
 	proc.Warnings = append(proc.Warnings, child.Warnings...)
 
-	// 6. What is due once the program runs.
+	// 7. What is due once the program runs.
 	if o.Run != nil {
 		if err := c.runHooks(ctx, &r, specs.StateRunning); err != nil {
 			return nil, nil, err

@@ -1,7 +1,17 @@
 package container
 
-import "github.com/strake-containers/strake/oci/launch"
+import (
+	"os"
+
+	"github.com/strake-containers/strake/oci/launch"
+)
+
+// ErrUnsealed is a Create or Exec that would bring this process's program within
+// the container's reach. It has done nothing.
+var ErrUnsealed = launch.ErrUnsealed
 
 // Seal protects the running program's file from the containers that it makes and
-// joins; see launch.Seal. Programs call it first in main, before Create and Exec.
-func Seal() error { return launch.Seal() }
+// joins; see launch.Seal. A program that stays calls it first in main, one that
+// makes one container only when told ErrUnsealed, and keeps the descriptors that
+// it has marked to close on exec and needs again.
+func Seal(keep ...*os.File) error { return launch.Seal(keep...) }

@@ -72,6 +72,8 @@ func (c *child) run() {
 			r = a[0]
 		case pStore:
 			*(*uint32)(at(a[1])) = uint32(a[0])
+		case pStore64:
+			*(*uint64)(at(a[1])) = uint64(a[0])
 		case pCheck:
 			same := load(a[0], a[1])&a[2] == a[3]
 			if a[4] == checkJumpElse {

@@ -11,10 +11,13 @@
 //	executor*.go  child: the loop over the instructions
 //	launch.go     parent: the conversation with the child, errors, undo
 //	kill.go       whoever starts or ends a process later
+//	stub*         what the process executes before its program
 //
 // An instruction is one system call with constants, addresses and registers as
 // arguments, or one of a few pseudo instructions (jumps, checks of a result,
 // search in $PATH).
+//
+// The program is never reached by way of our own: see stub.go.
 //
 // This is the only package that clones and, with internal/sys, the only one that
 // is unsafe. It decides nothing: what is done and in which order is plan's.
@@ -59,6 +62,7 @@ const (
 	pEmpty   // out = no descriptor
 	pMove    // out = args[0]
 	pStore   // 32 bits of args[0] to address args[1]
+	pStore64 // args[0] to address args[1]
 	pCheck   // see checkMode
 	pLookup  // see lookup
 	pHome    // see home
@@ -91,6 +95,7 @@ type image struct {
 	home    int // offset of the HOME= variable, 0 none
 	execAt  int // index of the execve
 	forkAt  int // index of the clone of a sibling, 0 none
+	stub    int // register with the stub, 0 none
 }
 
 const homeSlot = 512 // bytes for HOME=…, NUL included

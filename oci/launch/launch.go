@@ -101,20 +101,40 @@ var self = sync.OnceValues(func() (fileID, error) {
 })
 
 // Prepared is a program laid out for one process to run.
-type Prepared struct{ img *image }
+type Prepared struct {
+	img  *image
+	stub *os.File // or nil
+}
 
 // Prepare does what Run can do before it needs any descriptor. Its result is for
-// one Run.
+// one Run, which closes it. An error of class ErrUnsealed says that this process
+// must not run the program.
 func Prepare(p *plan.Program) (*Prepared, error) {
+	viaStub, err := wantsStub(p)
+	if err != nil {
+		return nil, err
+	}
 	id, err := self()
 	if err != nil {
 		return nil, err
 	}
-	img, err := lower(p, id)
+	img, err := lower(p, id, viaStub)
 	if err != nil {
 		return nil, err
 	}
-	return &Prepared{img}, nil
+	prepared := &Prepared{img: img}
+	if viaStub {
+		prepared.stub, err = newStub(stubImage(p.Target, img.execAt, p.Ops[len(p.Ops)-1].Args[0]))
+	}
+	return prepared, err
+}
+
+// Close gives up a Prepared that there will be no Run of.
+func (p *Prepared) Close() {
+	if p.stub != nil {
+		_ = p.stub.Close() // an error matters to nobody: it is in memory
+		p.stub = nil
+	}
 }
 
 // Run makes the process and returns once the program has reached its gate or its
@@ -129,6 +149,7 @@ func Run(ctx context.Context, r Request) (_ *Process, err error) {
 			return nil, err
 		}
 	}
+	defer r.Prepared.Close()
 	c, err := newConversation(ctx, r)
 	if err != nil {
 		return nil, err
@@ -158,6 +179,9 @@ func Run(ctx context.Context, r Request) (_ *Process, err error) {
 	return nil, err
 }
 
+// inStub is the input with the stub.
+const inStub = "stub"
+
 // conversation is the parent's side of a program that runs.
 type conversation struct {
 	Request
@@ -171,6 +195,7 @@ type conversation struct {
 	pid      int
 	pidfd    int // blocking, so that it can be waited for
 	warnings []string
+	asked    int // the last instruction that asked for something
 }
 
 func newConversation(ctx context.Context, r Request) (_ *conversation, err error) {
@@ -186,19 +211,26 @@ func newConversation(ctx context.Context, r Request) (_ *conversation, err error
 	}
 	c.sock = pair[0]
 	c.made = append(c.made, pair[1])
-	for _, in := range r.Program.Inputs {
+	inputs := r.Program.Inputs
+	if r.Prepared.stub != nil {
+		inputs = append(inputs[:len(inputs):len(inputs)], plan.Input{Kind: inStub, Reg: plan.Reg(c.img.stub)})
+	}
+	for _, in := range inputs {
 		fd, ok := r.Files[in.Reg]
 		if in.Kind == plan.InSync {
 			fd, ok = pair[1], true
+		}
+		if in.Kind == inStub {
+			fd, ok = sys.Fd(r.Prepared.stub), true
 		}
 		if !ok || fd < 0 {
 			continue
 		}
 		// What the program uses after it has put the standard descriptors in
-		// place must not be among them.
-		after := in.Kind == plan.InSync || in.Kind == plan.InGate || in.Kind == plan.InHook
-		if after && fd < r.Program.Target {
-			if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, r.Program.Target); err != nil {
+		// place must not be among them, nor in the place of the stub's report.
+		after := in.Kind == plan.InSync || in.Kind == plan.InGate || in.Kind == plan.InHook || in.Kind == inStub
+		if after && fd <= r.Program.Target {
+			if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, r.Program.Target+1); err != nil {
 				return nil, fmt.Errorf("dup: %w", err)
 			}
 			c.made = append(c.made, fd)
@@ -300,6 +332,9 @@ func (c *conversation) talk() error {
 			early = append(early, m)
 			continue
 		}
+		if err := c.expected(m); err != nil {
+			return err
+		}
 		switch m.kind {
 		case 0: // end of file
 			if int(c.at()) == c.img.execAt {
@@ -343,6 +378,35 @@ func (c *conversation) talk() error {
 			}
 		}
 	}
+}
+
+// expected checks that what a message asks for is what the program asks for at
+// that place, and once only. While the stub runs, the socket is in the hands of
+// what is the container's process already, and others may ptrace that.
+func (c *conversation) expected(m message) error {
+	var do plan.Code
+	switch m.kind {
+	case msgSync:
+		do = plan.OpSync
+	case msgFD:
+		do = plan.OpSendFD
+	case msgReady:
+		do = plan.OpGate
+	case msgFork:
+		do = plan.OpFork
+	default:
+		return nil
+	}
+	i := int(m.instr)
+	if i <= c.asked || i >= len(c.img.code) || c.Program.Ops[c.img.code[i].op].Do != do {
+		err := fmt.Errorf("%s: unexpected message %d about instruction %d", c.where(), m.kind, i)
+		if m.file != nil {
+			err = errors.Join(err, m.file.Close())
+		}
+		return err
+	}
+	c.asked = i
+	return nil
 }
 
 func (c *conversation) born() error {

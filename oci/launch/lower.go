@@ -59,20 +59,20 @@ type jumpFix struct{ instr, arg, op int }
 var errTooLarge = errors.New("too large")
 
 // lower lays out a program. self is the identity of our own executable, which
-// no container may execute.
+// no container may execute; viaStub has the process execute the stub first.
 //
 // Before all operations the child makes itself undumpable, so that nobody who
 // shares a PID or user namespace with it can ptrace it, read its memory or reach
 // what /proc/PID shows of it (CVE-2016-9962, CVE-2019-5736), and closes every
 // descriptor that is not an input: keepOnly fills in the instructions for that.
-func lower(p *plan.Program, self fileID) (*image, error) {
+func lower(p *plan.Program, self fileID, viaStub bool) (*image, error) {
 	if len(p.Ops) > 0x3000 {
 		return nil, fmt.Errorf("program of %d operations: %w", len(p.Ops), errTooLarge)
 	}
 	if err := checkRegisters(p); err != nil {
 		return nil, err
 	}
-	const scratchRegs = 8
+	const scratchRegs = 9
 	n := p.Regs + 1 + scratchRegs + p.Target
 	if n > 255 {
 		return nil, fmt.Errorf("program of %d registers: %w", n, errTooLarge)
@@ -80,6 +80,9 @@ func lower(p *plan.Program, self fileID) (*image, error) {
 	l := &lowering{image: &image{mem: make([]byte, 0, 64<<10), code: make([]instr, 0, 4*len(p.Ops))}, prog: p,
 		scratch: plan.Reg(p.Regs + 1)}
 	l.found = l.scratch + 7
+	if viaStub {
+		l.stub = int(l.scratch) + 8
+	}
 	l.regs = make([]int64, n)
 	for i := range l.regs {
 		l.regs[i] = -1
@@ -88,7 +91,7 @@ func lower(p *plan.Program, self fileID) (*image, error) {
 	l.emptyP, _ = l.str("")
 	l.emit(unix.SYS_PRCTL, 0, num(abi.PrSetDumpable), num(0), num(0), num(0), num(0))
 	l.closing = len(l.code)
-	for range len(p.Inputs) + 1 { // at most one gap before each input, and one behind
+	for range len(p.Inputs) + 2 { // at most one gap before each input and the stub, and one behind
 		l.emit(pNothing, 0)
 	}
 	l.starts = make([]int, 0, len(p.Ops)+1)

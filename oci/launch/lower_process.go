@@ -93,6 +93,7 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		conn := l.scratch + 6
 		l.emit(unix.SYS_ACCEPT4, conn, reg(o.Dir), num(0), num(0), num(unix.SOCK_CLOEXEC))
 		l.emit(pReport, 0, reg(conn))
+		l.reportAt(conn)
 		l.emit(unix.SYS_CLOSE, 0, reg(o.Dir))
 	case plan.OpHook:
 		argv, err := l.pointers(o.Args)
@@ -109,7 +110,11 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		}
 		l.emit(pHook, 0, ptr(l.mustStr(o.Path)), ptr(argv), ptr(env), reg(o.Dir), num(uintptr(timeout)), ptr(l.words(uint64(unix.CLONE_PIDFD), 0, 0, 0, uint64(unix.SIGCHLD), 0, 0, 0, 0, 0, 0, 0, 0, 0)))
 	case plan.OpExec:
-		argv, err := l.pointers(o.Args)
+		args := o.Args
+		if l.stub != 0 {
+			args = append([]string{""}, args...) // the program's path comes first
+		}
+		argv, err := l.pointers(args)
 		if err != nil {
 			return err
 		}
@@ -117,7 +122,12 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		if err != nil {
 			return err
 		}
-		l.execAt = l.emit(unix.SYS_EXECVE, 0, reg(l.found), ptr(argv), ptr(env))
+		if l.stub == 0 {
+			l.execAt = l.emit(unix.SYS_EXECVE, 0, reg(l.found), ptr(argv), ptr(env))
+			return nil
+		}
+		l.emit(pStore64, 0, reg(l.found), ptr(argv))
+		l.execAt = l.emit(unix.SYS_EXECVEAT, 0, reg(plan.Reg(l.stub)), ptr(l.emptyP), ptr(argv), ptr(env), num(abi.AtEmptyPath))
 	default:
 		return fmt.Errorf("unknown operation %q", o.Do)
 	}
@@ -177,7 +187,7 @@ func (l *lowering) message(kind, n uint32) (msg, fd int) {
 // stdio moves descriptors to 0, 1, 2, …. They go above the targets first, since
 // one's place may be another's present number.
 func (l *lowering) stdio(o *plan.Op) {
-	first := l.scratch + 8
+	first := l.scratch + 9
 	for i, r := range o.Regs {
 		l.emit(unix.SYS_FCNTL, first+plan.Reg(i), reg(r), num(unix.F_DUPFD_CLOEXEC), num(len(o.Regs)))
 	}
@@ -186,6 +196,16 @@ func (l *lowering) stdio(o *plan.Op) {
 	}
 	const cloexec = 4
 	l.emit(unix.SYS_CLOSE_RANGE, 0, num(len(o.Regs)), num(uint64(^uint32(0))), num(cloexec))
+	l.reportAt(l.prog.Input(plan.InSync).Reg)
+}
+
+// reportAt has the stub report to a socket: it looks for it behind the standard
+// descriptors. That place is taken as soon as they are there, so that nothing
+// that is opened later gets it.
+func (l *lowering) reportAt(r plan.Reg) {
+	if l.stub != 0 {
+		l.emit(unix.SYS_DUP3, 0, reg(r), num(l.prog.Target), num(0))
+	}
 }
 
 func (l *lowering) capset(o *plan.Op) {

@@ -22,26 +22,21 @@ const sealedEnv = "_STRAKE_SEALED"
 //
 // A program in a container that gets hold of /proc/PID/exe of ours, by having us
 // execute "/proc/self/exe" inside, then finds a file that even root cannot open
-// for writing (CVE-2019-5736). The executor refuses such an execve anyway, but
-// only looks before it leaps, and does not see a script whose interpreter is
-// "/proc/self/exe". It costs a second start of this program, 0.7 ms where a run
-// takes 3.5, and, unlike a copy in memory, no memory.
+// for writing (CVE-2019-5736). It costs a second start of this program, about a
+// millisecond, and, unlike a copy in memory, no memory. So it is for programs that
+// start once for many containers; one that starts for each container does without
+// (stub.go) and calls it only when told ErrUnsealed.
 //
-// Call it first in main, before there are goroutines, in programs that are about
-// to make or join a container.
-func Seal() error {
+// Of the descriptors that close on exec, it has those in keep.
+func Seal(keep ...*os.File) error {
 	marked := os.Getenv(sealedEnv) != ""
 	_ = os.Unsetenv(sealedEnv)
 	if marked {
 		name := append([]byte(filepath.Base(os.Args[0])), 0)
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0) // cosmetic
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs("/proc/self/exe", &fs); err != nil {
-		return fmt.Errorf("seal: %w", err)
-	}
-	if fs.Flags&unix.ST_RDONLY != 0 {
-		return nil
+	if safe, err := sealed(); err != nil || safe {
+		return err
 	}
 	if marked {
 		return fmt.Errorf("seal: the own executable is still writable")
@@ -51,6 +46,11 @@ func Seal() error {
 		return fmt.Errorf("seal: %w", err)
 	}
 	defer func() { _ = self.Close() }() // only if it could not be executed
+	for _, f := range keep {
+		if err := sys.Inherit(f); err != nil {
+			return fmt.Errorf("seal: %w", err)
+		}
+	}
 	err = syscall.Exec(sys.ExecPath(self), os.Args, append(os.Environ(), sealedEnv+"=1"))
 	return fmt.Errorf("seal: exec: %w", err)
 }

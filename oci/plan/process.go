@@ -63,6 +63,7 @@ func environment(env []string) []string {
 func (b *builder) labels(p *specs.Process) error {
 	if p.ApparmorProfile != "" {
 		b.at("process.apparmorProfile", p.ApparmorProfile)
+		b.seal("takes effect at the next execve")
 		if !b.host.AppArmor {
 			return b.unsupported("AppArmor is not enabled on this host: a profile")
 		}
@@ -74,6 +75,7 @@ func (b *builder) labels(p *specs.Process) error {
 	}
 	if p.SelinuxLabel != "" {
 		b.at("process.selinuxLabel", p.SelinuxLabel)
+		b.seal("takes effect at the next execve")
 		if !b.host.SELinux {
 			return b.unsupported("SELinux is not enabled on this host: a label")
 		}
@@ -326,6 +328,10 @@ func (b *builder) startAndExec() error {
 	}
 	b.op(gate)
 	if h := b.spec.Hooks; h != nil {
+		if len(h.StartContainer) > 0 {
+			b.at("hooks.startContainer", "")
+			b.seal("are the image's programs")
+		}
 		b.hooks("startContainer", h.StartContainer)
 	}
 	b.exec()
@@ -337,6 +343,25 @@ func (b *builder) exec() {
 	b.late()
 	b.at("process.args", p.Args[0])
 	b.op(Op{Do: OpExec, Args: p.Args, Env: b.env})
+}
+
+// seal notes that the present field needs the runtime's own program sealed, since
+// the process must not execute another one (launch's stub) before the container's.
+func (b *builder) seal(why string) {
+	if b.Seal == "" {
+		b.Seal = (&Op{Field: b.field, Note: b.note}).Where() + " " + why
+	}
+}
+
+// stubCalls are those that launch's stub makes and that lead to it.
+var stubCalls = []struct {
+	name string
+	args [6]uint64
+}{
+	{"execveat", [6]uint64{4: abi.AtEmptyPath}},
+	{"fcntl", [6]uint64{3, abi.FSetFD, abi.FDCloexec}},
+	{"execve", [6]uint64{}},
+	{"write", [6]uint64{3}},
 }
 
 // seccompFilter compiles the profile.
@@ -352,6 +377,11 @@ func (b *builder) seccompFilter() (*Op, error) {
 	}
 	if prog == nil || len(prog.Instructions) == 0 {
 		return nil, nil
+	}
+	for _, call := range stubCalls {
+		if !prog.Allows(specs.Arch(b.host.Arch), call.name, call.args) {
+			b.seal("does not allow " + call.name)
+		}
 	}
 	if prog.NotifyListener {
 		return nil, b.unsupported("SCMP_ACT_NOTIFY")

@@ -199,6 +199,9 @@ type Program struct {
 	Terminal bool `json:"terminal,omitempty"`
 	// Target is the number of descriptors from 0 that the process is to have.
 	Target int `json:"target"`
+	// Seal says what in the config makes it necessary that the runtime's own
+	// program is sealed while this one runs; "" is nothing (docs/adr/0014).
+	Seal string `json:"seal,omitempty"`
 	// Warnings are wishes left out, already known at compile time.
 	Warnings []string `json:"warnings,omitempty"`
 }

@@ -41,6 +41,9 @@ func (p *Program) String() string {
 		}
 		s.WriteString(line + "\n")
 	}
+	if p.Seal != "" {
+		s.WriteString("sealed: " + p.Seal + "\n")
+	}
 	for _, w := range p.Warnings {
 		s.WriteString("warning: " + w + "\n")
 	}

@@ -1,6 +1,10 @@
 package seccomp
 
-import "fmt"
+import (
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
 
 // Run interprets the program as the kernel would for one system call, and returns
 // its verdict (Ret…). It is for tests and for showing what a profile does. A
@@ -8,6 +12,18 @@ import "fmt"
 func (p *Program) Run(nr, arch uint32, args [6]uint64) uint32 {
 	v, _ := p.trace(nr, arch, args)
 	return v
+}
+
+// Allows says whether the kernel of an architecture lets a system call pass, seen
+// from its name and arguments.
+func (p *Program) Allows(arch specs.Arch, name string, args [6]uint64) bool {
+	a, ok := architectureOf(arch)
+	call, known := lookup(name)
+	if !ok || !known {
+		return false
+	}
+	v := p.Run(uint32(call.nr[a.column]), a.audit, args)
+	return v == RetAllow || v == RetLog
 }
 
 // trace also counts the instructions executed.
