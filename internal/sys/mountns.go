@@ -42,19 +42,20 @@ func mountID(path string) (uint64, error) {
 	return st.Mnt_id, nil
 }
 
-// DetachMount detaches the mount at path, with all below it, in the mount
-// namespace ns or, with nil, this process's. If path is on the mount with id on,
-// there is nothing on top of it and nothing is done.
+// DetachMount detaches the mounts at path, with all below them, in the mount
+// namespace ns or, with nil, this process's. The mount with id on
+// is what was there before them, and stays.
 func DetachMount(ns *os.File, path string, on uint64) error {
 	return inMountNS(ns, func() error {
-		id, err := mountID(path)
-		if err != nil || id == on {
-			return err
+		for {
+			id, err := mountID(path)
+			if err != nil || id == on {
+				return err
+			}
+			if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+				return &os.PathError{Op: "umount", Path: path, Err: err}
+			}
 		}
-		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			return &os.PathError{Op: "umount", Path: path, Err: err}
-		}
-		return nil
 	})
 }
 
@@ -65,4 +66,29 @@ func Inode(f *os.File) (uint64, error) {
 		return 0, &os.PathError{Op: "fstat", Path: f.Name(), Err: err}
 	}
 	return st.Ino, nil
+}
+
+// CloneMount makes a copy of the mount at path, with recursive of all below it
+// too, that is attached nowhere. The caller closes it.
+func CloneMount(path string, recursive bool) (*os.File, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// IDMapMount gives a mount that is attached nowhere yet the id mapping of a user
+// namespace.
+func IDMapMount(mount, userns *os.File, recursive bool) error {
+	flags := uint(unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(Fd(userns))}
+	return os.NewSyscallError("mount_setattr", unix.MountSetattr(Fd(mount), "", flags, &attr))
 }

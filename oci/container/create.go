@@ -100,7 +100,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		}
 		in.own(plan.InGate, gate)
 	}
-	if err := in.open(prog, s); err != nil {
+	if err := in.open(prog); err != nil {
 		return nil, nil, err
 	}
 

@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
@@ -44,7 +42,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	defer func() { _ = pidfd.Close() }()
 
 	// 2. The program.
-	s, prog, cg, err := c.compileExec(r, &o)
+	prog, cg, err := c.compileExec(r, &o)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +56,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		}
 		in.own(plan.InRoot, root)
 	}
-	if err := in.open(prog, s); err != nil {
+	if err := in.open(prog); err != nil {
 		return nil, err
 	}
 
@@ -118,13 +116,13 @@ func ending(ctx context.Context, r *record, pidfd *os.File, err error) bool {
 // flagExiting is PF_EXITING.
 const flagExiting = 0x4
 
-func (c *Container) compileExec(r *record, o *ExecOptions) (*specs.Spec, *plan.Program, *cgroup.Cgroup, error) {
+func (c *Container) compileExec(r *record, o *ExecOptions) (*plan.Program, *cgroup.Cgroup, error) {
 	s, err := c.Spec()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	if o.Process == nil {
-		return nil, nil, nil, errors.New("no process given")
+		return nil, nil, errors.New("no process given")
 	}
 	p := *o.Process
 	if p.Cwd == "" {
@@ -143,23 +141,23 @@ func (c *Container) compileExec(r *record, o *ExecOptions) (*specs.Spec, *plan.P
 		p.OOMScoreAdj = s.Process.OOMScoreAdj
 	}
 	if err := spec.ValidateProcess(&p); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	mode, err := cgroup.Detect()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	cg, err := cgroup.New(r.Cgroup+path.Clean("/"+o.CgroupSub), mode)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	h, err := hostFacts()
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	prog, err := plan.Exec(s, &p, h, plan.Config{
 		ID: c.id, Bundle: r.Bundle, CgroupPath: cg.Path(), CgroupJoin: cg.JoinFiles(), ExtraFiles: len(o.ExtraFiles),
 		OwnStdio: ownStdio(o.Stdin, o.Stdout, o.Stderr),
 	})
-	return s, prog, cg, err
+	return prog, cg, err
 }

@@ -110,7 +110,7 @@ func PinNamespaces(s *specs.Spec) (_ Namespaces, err error) {
 		return nil, err
 	}
 	pinned := Namespaces{}
-	err = runHelper(prog, &own, func(pid int) error {
+	err = runHelper(prog, func(pid int) error {
 		for _, n := range lx.Namespaces {
 			if n.Path != "" {
 				continue
@@ -135,10 +135,10 @@ var nsFile = map[specs.LinuxNamespaceType]string{
 }
 
 // runHelper runs a program that only waits for look to be done with it.
-func runHelper(prog *plan.Program, s *specs.Spec, look func(pid int) error) error {
+func runHelper(prog *plan.Program, look func(pid int) error) error {
 	in := newInputs(nil, nil, nil, nil)
 	defer in.close()
-	if err := in.open(prog, s); err != nil {
+	if err := in.open(prog); err != nil {
 		return err
 	}
 	pinned := slices.ContainsFunc(prog.Ops, func(o plan.Op) bool { return o.Do == plan.OpSync && o.A == plan.SyncPin })

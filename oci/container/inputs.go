@@ -42,9 +42,9 @@ func (in *inputs) close() {
 }
 
 // open opens what the program asks for.
-func (in *inputs) open(p *plan.Program, s *specs.Spec) error {
+func (in *inputs) open(p *plan.Program) error {
 	for _, i := range p.Inputs {
-		f, err := in.find(i, s)
+		f, err := in.find(i)
 		if err != nil {
 			return fmt.Errorf("%s: %w", i.Field, err)
 		}
@@ -56,7 +56,7 @@ func (in *inputs) open(p *plan.Program, s *specs.Spec) error {
 }
 
 // find returns the file of one input; nil is one that launch makes itself.
-func (in *inputs) find(i plan.Input, s *specs.Spec) (*os.File, error) {
+func (in *inputs) find(i plan.Input) (*os.File, error) {
 	if f := in.given[i.Kind]; f != nil {
 		return f, nil
 	}
@@ -80,14 +80,20 @@ func (in *inputs) find(i plan.Input, s *specs.Spec) (*os.File, error) {
 		f, err = sys.NewMemFile("hook-state")
 		in.hookState = f
 	case plan.InIDMapNS:
-		f, err = idmapNamespace(s, i.Index)
+		f, err = idmapNamespace(i.IDMap)
+	case plan.InMount:
+		f, err = mountCopy(&i)
 	default:
 		return nil, fmt.Errorf("program wants unknown input %q", i.Kind)
 	}
 	if err != nil {
 		return nil, err
 	}
-	in.own(i.Kind+i.Path, f)
+	if i.Kind == plan.InMount || i.Kind == plan.InIDMapNS {
+		in.owned = append(in.owned, f) // each is another's
+	} else {
+		in.own(i.Kind+i.Path, f)
+	}
 	return f, nil
 }
 
@@ -115,17 +121,37 @@ func (in *inputs) cgroupFD(cg *cgroup.Cgroup) int {
 }
 
 // idmapNamespace makes a user namespace that stands for a mount's id mapping.
-func idmapNamespace(s *specs.Spec, mount int) (*os.File, error) {
-	uid, gid := s.Linux.UIDMappings, s.Linux.GIDMappings
-	if mount >= 0 && len(s.Mounts[mount].UIDMappings) > 0 {
-		uid, gid = s.Mounts[mount].UIDMappings, s.Mounts[mount].GIDMappings
+func idmapNamespace(m *plan.MountIDs) (ns *os.File, err error) {
+	if m.UserNS != "" {
+		return sys.OpenNamespace(m.UserNS, string(specs.UserNamespace))
 	}
-	var ns *os.File
-	err := runHelper(plan.IDMapHolder(plan.IDMap(uid), plan.IDMap(gid)), s, func(pid int) (err error) {
+	err = runHelper(plan.IDMapHolder(m.UID, m.GID), func(pid int) (err error) {
 		ns, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/user")
 		return err
 	})
 	return ns, err
+}
+
+// mountCopy makes the copy of a mount tree.
+func mountCopy(i *plan.Input) (_ *os.File, err error) {
+	f, err := sys.CloneMount(i.Path, i.Recursive)
+	if err != nil || i.IDMap == nil {
+		return f, err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	ns, err := idmapNamespace(i.IDMap)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = ns.Close() }()
+	if err = sys.IDMapMount(f, ns, i.IDMap.Recursive); err != nil {
+		return nil, fmt.Errorf("idmap: %w (does the file system of %s take id mappings?)", err, i.Path)
+	}
+	return f, nil
 }
 
 // ownStdio says which of the standard files are to belong to the process's user.

@@ -70,6 +70,13 @@ func (c *child) run() {
 			r = ^uintptr(0)
 		case pMove:
 			r = a[0]
+		case pLoad:
+			r = load(a[0], a[1]) & a[2]
+		case pCopy:
+			var n uintptr
+			if n, errno = copyTree(a[0], a[1], c.mem+uintptr(in.text)); errno != 0 {
+				in.textLen = uint32(n)
+			}
 		case pStore:
 			*(*uint32)(at(a[1])) = uint32(a[0])
 		case pStore64:

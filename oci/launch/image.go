@@ -61,6 +61,8 @@ const (
 	pIfEmpty // to args[1] if it does not
 	pEmpty   // out = no descriptor
 	pMove    // out = args[0]
+	pLoad    // out = value at args[0] of size args[1], and-ed with args[2]
+	pCopy    // see copyTree
 	pStore   // 32 bits of args[0] to address args[1]
 	pStore64 // args[0] to address args[1]
 	pCheck   // see checkMode

@@ -321,6 +321,18 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 			l.emit(pStore, 0, reg(o.On), ptr(attr+24))
 		}
 		l.main(unix.SYS_MOUNT_SETATTR, 0, dir(o.Dir), ptr(path), num(o.D), ptr(attr), num(32))
+	case plan.OpLikeMode:
+		st := l.statx(reg(o.On))
+		mode := l.scratch
+		l.emit(pLoad, mode, ptr(st+statxMode), num(2), num(0o7777))
+		l.main(unix.SYS_FCHMODAT, 0, reg(o.Dir), ptr(l.mustStr(".")), reg(mode))
+	case plan.OpCopyUp:
+		l.copyUp(o)
+	case plan.OpLabel:
+		root := l.scratch
+		l.openat2(root, reg(o.Dir), l.mustStr("."), plan.FlagDirectory, 0, 0)
+		l.main(unix.SYS_FSETXATTR, 0, reg(root), ptr(l.mustStr("security.selinux")), ptr(data), num(len(o.Data)), num(0))
+		l.emit(unix.SYS_CLOSE, 0, reg(root))
 	case plan.OpMove:
 		l.main(unix.SYS_MOVE_MOUNT, 0, reg(o.Dir), ptr(l.emptyP), dir(o.On), ptr(path),
 			num(moveFlags(o)))

@@ -109,6 +109,10 @@ func callName(code int) string {
 		return "exec"
 	case pCheck:
 		return "check"
+	case pCopy:
+		return "copy"
+	case unix.SYS_FSETXATTR:
+		return "setxattr"
 	case pSync:
 		return "wait for the parent"
 	case pFork:

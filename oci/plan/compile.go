@@ -222,7 +222,20 @@ func (b *builder) sessionKeyring() {
 		return
 	}
 	b.at("process", "session keyring")
-	b.op(Op{Do: OpKeyring, Data: "_ses." + b.cfg.ID, Allow: []int{abi.ENOSYS}})
+	keyring := Op{Do: OpKeyring, Data: "_ses." + b.cfg.ID, Allow: []int{abi.ENOSYS}}
+	label := b.spec.Process.SelinuxLabel
+	if label == "" || !b.host.SELinux {
+		b.op(keyring)
+		return
+	}
+	// The process's label on the keyring too: else it may not use it.
+	b.writeKeycreate(label)
+	b.op(keyring)
+	b.writeKeycreate("\n") // the default again
+}
+
+func (b *builder) writeKeycreate(label string) {
+	b.op(Op{Do: OpWrite, Dir: b.named(InProc), Path: "self/attr/keycreate", Data: label, C: abi.ResolveInRoot})
 }
 
 // oomScore compiles oom_score_adj, which takes privilege to lower.
@@ -324,6 +337,7 @@ func (b *builder) hooks(name string, hooks []specs.Hook) {
 // enterRoot makes the rootfs the root.
 func (b *builder) enterRoot() error {
 	b.hide()
+	b.readonly()
 	prop, shared, err := b.rootPropagation()
 	if err != nil {
 		return err

@@ -124,19 +124,19 @@ func owner(id *uint32) uint64 {
 	return uint64(*id)
 }
 
-// finishDev does what had to wait until /dev was filled: the terminal, and
-// making /dev read-only if its mount says so.
+// finishDev does what had to wait until /dev was filled.
 func (b *builder) finishDev() {
 	if b.spec.Process.Terminal {
 		b.terminal()
 	}
-	for i, m := range b.spec.Mounts {
-		if path.Clean(m.Destination) == "/dev" && slices.Contains(m.Options, "ro") && m.Type == "tmpfs" {
-			b.at("mounts["+strconv.Itoa(i)+"]", "/dev read-only")
-			r := b.inRoot("/dev", FlagDirectory)
-			b.setattr(r, abi.MountAttrRdonly, 0, 0, false)
-			b.close(r)
-		}
+}
+
+// readonly makes tmpfs mounts read-only that had to wait for what is in them.
+func (b *builder) readonly() {
+	b.at("mounts", "ro")
+	for _, r := range b.lateRO {
+		b.setattr(r, abi.MountAttrRdonly, 0, 0, false)
+		b.close(r)
 	}
 }
 
@@ -145,9 +145,8 @@ func (b *builder) finishDev() {
 // another process puts under /dev/pts is opened by name (CVE-2025-52565).
 func (b *builder) terminal() {
 	b.at("process.terminal", "")
-	if b.devpts == 0 {
-		b.fail(b.unsupported("a terminal without a devpts mount on /dev/pts"))
-		return
+	if b.devpts == 0 { // it may have come with a bind mount of /dev
+		b.openDevpts()
 	}
 	b.pty()
 	if b.wantsDev() {
@@ -158,6 +157,15 @@ func (b *builder) terminal() {
 		b.attach(c, on)
 		b.close(c)
 	}
+}
+
+// openDevpts takes the devpts that the container has at /dev/pts, once it is
+// certain that it is one.
+func (b *builder) openDevpts() {
+	b.at("process.terminal", "/dev/pts")
+	b.devpts = b.reg()
+	b.op(Op{Do: OpOpen, Out: b.devpts, Dir: b.root, Path: "dev/pts", A: abi.OPath | FlagDirectory, C: abi.ResolveBeneath | abi.ResolveNoSymlinks})
+	b.op(Op{Do: OpCheckFS, Dir: b.devpts, A: abi.DevptsMagic})
 }
 
 // pty allocates a terminal from b.devpts and sends its master to the parent.

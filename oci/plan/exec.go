@@ -89,16 +89,12 @@ func (b *builder) execSession() error {
 	return nil
 }
 
-// execTerminal allocates a terminal from the devpts that the container has at
-// /dev/pts, once it is certain that it is one.
+// execTerminal allocates a terminal.
 func (b *builder) execTerminal() error {
 	if !b.spec.Process.Terminal {
 		return nil
 	}
-	b.at("process.terminal", "/dev/pts")
-	b.devpts = b.reg()
-	b.op(Op{Do: OpOpen, Out: b.devpts, Dir: b.root, Path: "dev/pts", A: abi.OPath | FlagDirectory, C: abi.ResolveBeneath | abi.ResolveNoSymlinks})
-	b.op(Op{Do: OpCheckFS, Dir: b.devpts, A: abi.DevptsMagic})
+	b.openDevpts()
 	b.pty()
 	return nil
 }

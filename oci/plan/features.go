@@ -11,7 +11,8 @@ import (
 // MountOptions are the options of mounts, sorted, without those that a file
 // system has of its own.
 func MountOptions() []string {
-	options := []string{"bind", "rbind", "defaults", "idmap", "ridmap", "tmpcopyup"}
+	options := []string{"bind", "rbind", "idmap", "ridmap", "tmpcopyup"}
+	options = append(options, noOptions[1:]...)
 	options = append(options, superFlags...)
 	for _, p := range propagations {
 		options = append(options, p.name)

@@ -1,7 +1,10 @@
 package plan
 
 import (
+	"fmt"
+	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -18,6 +21,7 @@ type mountOptions struct {
 	flags            []string // for the file system
 	values           [][2]string
 	idmap, ridmap    bool
+	ids              string // "uids=…;gids=…" of idmap=
 	copyUp           bool
 }
 
@@ -77,6 +81,9 @@ var propagations = []named[propagation]{
 // superFlags are flags of the file system rather than of the mount.
 var superFlags = []string{"sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand"}
 
+// noOptions have nothing to do for a new mount.
+var noOptions = []string{"", "defaults", "remount", "silent", "loud", "iversion", "noiversion", "nofail"}
+
 // parseOptions takes fstab options apart.
 func (b *builder) parseOptions(options []string, bind bool) (mountOptions, error) {
 	o := mountOptions{bind: bind}
@@ -102,21 +109,42 @@ func (b *builder) parseOptions(options []string, bind bool) (mountOptions, error
 			o.idmap, o.ridmap = true, true
 		case opt == "tmpcopyup":
 			o.copyUp = true
-		case opt == "defaults" || opt == "" || opt == "remount" || opt == "silent" || opt == "loud" || opt == "iversion" || opt == "noiversion" || opt == "nofail":
-			// Nothing to do for a new mount.
+		case slices.Contains(noOptions, opt):
 		case slices.Contains(superFlags, opt):
 			o.flags = append(o.flags, opt)
 		default:
-			if k, v, ok := strings.Cut(opt, "="); ok {
+			k, v, isValue := strings.Cut(opt, "=")
+			switch {
+			case isValue && (k == "idmap" || k == "ridmap"): // as crun has it
+				o.idmap, o.ridmap, o.ids = true, k == "ridmap", v
+			case isValue:
 				o.values = append(o.values, [2]string{k, v})
-			} else if !o.bind {
+			default:
 				o.flags = append(o.flags, opt)
-			} else {
-				return o, b.errorf("option %q is not one of a bind mount", opt)
 			}
 		}
 	}
-	return o, nil
+	return o, o.check(b)
+}
+
+// check refuses options that would be without effect.
+func (o *mountOptions) check(b *builder) error {
+	if !o.bind {
+		return nil
+	}
+	for _, f := range o.flags {
+		if !slices.Contains(superFlags, f) { // as mount(8), whose remount ignores these
+			return b.errorf("option %q is not one of a bind mount", f)
+		}
+	}
+	if len(o.values) > 0 {
+		return b.errorf("option %q is not one of a bind mount", o.values[0][0])
+	}
+	return nil
+}
+
+func (o *mountOptions) has(key string) bool {
+	return slices.ContainsFunc(o.values, func(kv [2]string) bool { return kv[0] == key })
 }
 
 // clone appends the copy of a mount tree of the host.
@@ -157,23 +185,130 @@ func (b *builder) finish(m Reg, o mountOptions, set, clear uint64) {
 	}
 }
 
-// idmapped applies a mount's id mapping: the parent has made a user namespace
-// that stands for it.
-func (b *builder) idmapped(m Reg, i int, mount *specs.Mount, o mountOptions) error {
+// mountIDs is the id mapping that a mount is to have, nil for none: its own, or
+// that of the container's user namespace.
+func (b *builder) mountIDs(mount *specs.Mount, o mountOptions) (*MountIDs, error) {
 	if len(mount.UIDMappings) == 0 && len(mount.GIDMappings) == 0 && !o.idmap {
-		return nil
+		return nil, nil
 	}
 	if (len(mount.UIDMappings) == 0) != (len(mount.GIDMappings) == 0) {
-		return b.errorf("uidMappings and gidMappings must come together")
+		return nil, b.errorf("uidMappings and gidMappings must come together")
 	}
-	if len(mount.UIDMappings) == 0 && len(b.spec.Linux.UIDMappings) == 0 {
-		return b.errorf("idmap without mappings of the mount's own or of the container's user namespace")
+	lx := b.spec.Linux
+	ids := &MountIDs{Recursive: o.ridmap}
+	switch user := b.ns[specs.UserNamespace]; {
+	case o.ids != "":
+		return ids, b.optionIDs(ids, o.ids)
+	case len(mount.UIDMappings) > 0:
+		ids.UID, ids.GID = IDMap(mount.UIDMappings), IDMap(mount.GIDMappings)
+	case user.path != "":
+		ids.UserNS = user.path
+	case len(lx.UIDMappings) > 0:
+		ids.UID, ids.GID = IDMap(lx.UIDMappings), IDMap(lx.GIDMappings)
+	default:
+		return nil, b.errorf("idmap without mappings of the mount's own or of the container's user namespace")
 	}
-	ns := b.input(Input{Kind: InIDMapNS, Index: i})
-	flags := uint64(abi.AtEmptyPath)
-	if o.ridmap {
-		flags |= abi.AtRecursive
+	return ids, nil
+}
+
+// optionIDs takes the mappings of an option idmap=uids=F-H-S#F-H-S;gids=F-H-S
+// apart: from id F of the file system on, S ids are H and the following on the
+// host or, with @ before F, in the container's user namespace.
+func (b *builder) optionIDs(ids *MountIDs, text string) error {
+	for part := range strings.SplitSeq(text, ";") {
+		kind, list, _ := strings.Cut(part, "=")
+		own := b.spec.Linux.UIDMappings
+		to := &ids.UID
+		switch kind {
+		case "uids":
+		case "gids":
+			own, to = b.spec.Linux.GIDMappings, &ids.GID
+		default:
+			return b.errorf("option idmap: %q is not uids= or gids=", part)
+		}
+		var maps []specs.LinuxIDMapping
+		for entry := range strings.SplitSeq(list, "#") {
+			if entry == "" {
+				continue
+			}
+			m, err := mappingOf(entry, own)
+			if err != nil {
+				return b.errorf("option idmap: %w", err)
+			}
+			maps = append(maps, m)
+		}
+		*to = IDMap(maps)
 	}
-	b.op(Op{Do: OpSetattr, Dir: m, A: abi.MountAttrIdmap, On: ns, D: flags})
+	if ids.UID == "" || ids.GID == "" {
+		return b.errorf("option idmap: uids and gids must come together")
+	}
+	return nil
+}
+
+// mappingOf is one entry; own is the user namespace that it may be relative to.
+func mappingOf(entry string, own []specs.LinuxIDMapping) (m specs.LinuxIDMapping, err error) {
+	triple, relative := strings.CutPrefix(entry, "@")
+	fields := strings.Split(triple, "-")
+	if len(fields) != 3 {
+		return m, fmt.Errorf("%q is not three numbers such as 0-1000-10", entry)
+	}
+	for i, to := range []*uint32{&m.ContainerID, &m.HostID, &m.Size} {
+		n, err := strconv.ParseUint(fields[i], 10, 32)
+		if err != nil {
+			return m, fmt.Errorf("%q is not three numbers such as 0-1000-10", entry)
+		}
+		*to = uint32(n)
+	}
+	if !relative {
+		return m, nil
+	}
+	for _, o := range own {
+		if in := m.HostID - o.ContainerID; m.HostID >= o.ContainerID && in < o.Size {
+			m.HostID = o.HostID + in
+			return m, nil
+		}
+	}
+	return m, fmt.Errorf("%q: the container's user namespace does not have %d", entry, m.HostID)
+}
+
+// source is the copy of a bind mount's source. It is the parent's to make where
+// the child could not: in a user namespace it may lack the way to it and may not
+// map its ids, in a mount namespace that it joined the path is another's.
+func (b *builder) source(mount *specs.Mount, o mountOptions) (Reg, error) {
+	source := mount.Source
+	if !path.IsAbs(source) {
+		source = path.Join(b.cfg.Bundle, source)
+	}
+	ids, err := b.mountIDs(mount, o)
+	if err != nil {
+		return 0, err
+	}
+	byParent := ids != nil || b.inUser || b.ns[specs.MountNamespace].path != ""
+	var src Reg
+	if byParent {
+		src = b.input(Input{Kind: InMount, Path: source, Recursive: o.recursive, IDMap: ids})
+	} else {
+		src = b.clone(source, o.recursive)
+	}
+	if byParent || !b.ownNS {
+		b.setattr(src, 0, 0, b.cutOff.kind, true) // the others' namespace as a whole was
+	}
+	return src, nil
+}
+
+// mapIDs applies an id mapping to a file system that was mounted anew.
+func (b *builder) mapIDs(m Reg, mount *specs.Mount, o mountOptions) error {
+	ids, err := b.mountIDs(mount, o)
+	if ids == nil || err != nil {
+		return err
+	}
+	if mount.Type == "tmpfs" {
+		if err := b.needs(6, 3); err != nil {
+			return err
+		}
+	}
+	ns := b.input(Input{Kind: InIDMapNS, IDMap: ids})
+	b.op(Op{Do: OpSetattr, Dir: m, A: abi.MountAttrIdmap, On: ns, D: abi.AtEmptyPath})
+	b.close(ns)
 	return nil
 }

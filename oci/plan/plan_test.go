@@ -164,8 +164,22 @@ func TestRefusals(t *testing.T) {
 		change func(*specs.Spec, *Host)
 		want   string
 	}{
-		{func(s *specs.Spec, _ *Host) { s.Mounts[0].Options = []string{"tmpcopyup"} }, `mounts[0] ("proc" on "/proc"): option tmpcopyup: not supported`},
-		{func(s *specs.Spec, _ *Host) { s.Mounts[0].Destination = "/" }, `mounts[0] ("proc" on "/"): a mount on the root`},
+		{func(s *specs.Spec, _ *Host) { s.Mounts[0].Options = []string{"tmpcopyup"} }, `mounts[0] ("proc" on "/proc"): option tmpcopyup is for a tmpfs`},
+		{func(s *specs.Spec, h *Host) { s.Linux.MountLabel, h.SELinux = "l", false }, `linux.mountLabel (l): SELinux is not enabled`},
+		{func(s *specs.Spec, h *Host) {
+			h.Kernel = [2]int{6, 1}
+			ids := []specs.LinuxIDMapping{{Size: 1}}
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/t", Type: "tmpfs", UIDMappings: ids, GIDMappings: ids})
+		}, `("tmpfs" on "/t"): needs Linux 6.3: this is 6.1: not supported`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Source: "/y", Options: []string{"bind", "idmap"}})
+		}, `idmap without mappings`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Source: "/y", Options: []string{"bind", "idmap=uids=1-2"}})
+		}, `option idmap: "1-2" is not three numbers`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Source: "/y", Options: []string{"bind", "mode=755"}})
+		}, `option "mode" is not one of a bind mount`},
 		{func(s *specs.Spec, _ *Host) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/../proc/sys/kernel", Type: "tmpfs"})
 		}, `inside /proc`},

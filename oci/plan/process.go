@@ -81,6 +81,10 @@ func (b *builder) labels(p *specs.Process) error {
 		}
 		b.op(Op{Do: OpWrite, Dir: b.named(InProc), Path: "self/attr/exec", Data: p.SelinuxLabel, C: abi.ResolveInRoot})
 	}
+	if b.spec.Linux.MountLabel != "" && !b.host.SELinux {
+		b.at("linux.mountLabel", b.spec.Linux.MountLabel)
+		return b.unsupported("SELinux is not enabled on this host: a label")
+	}
 	return nil
 }
 

@@ -49,6 +49,9 @@ const (
 	OpOpenTree  Code = "opentree"  // Out = open_tree(Dir, Path, flags A)
 	OpSetattr   Code = "setattr"   // mount_setattr(Dir, Path: set A, clear B, propagation C, userns On; D = flags)
 	OpMove      Code = "move"      // move_mount(Dir → On)
+	OpLikeMode  Code = "likemode"  // chmod the root of mount Dir as directory On is
+	OpCopyUp    Code = "copyup"    // copy what is in directory On into the mount Dir
+	OpLabel     Code = "label"     // security.selinux of directory Dir = Data
 	OpMount     Code = "mount"     // mount(Path, On as cwd, Data…) the old call, for old kernels
 	OpUmount    Code = "umount"    // umount2(Path, flags A)
 	OpPivot     Code = "pivot"     // pivot_root(".", ".")
@@ -154,7 +157,8 @@ const (
 	InPidfd   = "pidfd"     // of the process to join
 	InRoot    = "root"      // root directory of the process to join, O_PATH
 	InHook    = "hookstate" // memfd with the state for hooks
-	InIDMapNS = "idmap"     // user namespace with a mount's mapping; Index is the mount
+	InIDMapNS = "idmap"     // user namespace with a mount's mapping: IDMap
+	InMount   = "mount"     // copy of the mount tree at the runtime's Path, attached nowhere; with IDMap idmapped
 	InCgroup  = "cgroup"    // file of a cgroup to write to, Path
 )
 
@@ -166,6 +170,18 @@ type Input struct {
 	Path  string `json:"path,omitempty"`
 	Index int    `json:"index,omitempty"`
 	Field string `json:"field,omitempty"`
+
+	IDMap     *MountIDs `json:"idmap,omitempty"`
+	Recursive bool      `json:"recursive,omitempty"` // of InMount: all mounts below too
+}
+
+// MountIDs is a mount's id mapping: maps in the form of /proc/PID/uid_map or a
+// user namespace that has them.
+type MountIDs struct {
+	UID       string `json:"uid,omitempty"`
+	GID       string `json:"gid,omitempty"`
+	UserNS    string `json:"userns,omitempty"`    // path
+	Recursive bool   `json:"recursive,omitempty"` // mounts below get it too
 }
 
 // Steps at which the child waits for the parent (OpSync's A).

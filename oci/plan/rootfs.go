@@ -2,6 +2,7 @@ package plan
 
 import (
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,14 +24,16 @@ func (b *builder) rootfs() error {
 	// the copied namespace become slaves of the host's; where the config wants
 	// the container's mounts to reach the host, only the mount that holds the
 	// rootfs is cut off.
-	initial := rootProp
-	if initial.kind == 0 {
-		initial = propagation{abi.MSSlave, true}
+	if !shared {
+		b.cutOff = rootProp
+		if rootProp.kind == 0 {
+			b.cutOff = propagation{abi.MSSlave, true}
+		}
 	}
 	switch {
 	case !b.ownNS: // and those of the namespace's other processes stay as they are
 	case !shared:
-		b.setattrPath("/", initial)
+		b.setattrPath("/", b.cutOff)
 	case b.cfg.RootfsParent != "":
 		b.setattrPath(b.cfg.RootfsParent, propagation{abi.MSPrivate, false})
 		b.setattrPath("/", propagation{abi.MSPrivate, false})
@@ -224,11 +227,8 @@ func (b *builder) mount(i int, m *specs.Mount) error {
 	if m.Type == "rbind" {
 		o.recursive = true
 	}
-	if o.copyUp {
-		return b.unsupported("option tmpcopyup")
-	}
-	if dest == "/" {
-		return b.unsupported("a mount on the root itself (use root.path)")
+	if o.copyUp && (o.bind || m.Type != "tmpfs") {
+		return b.errorf("option tmpcopyup is for a tmpfs")
 	}
 	if !o.bind && (m.Type == "cgroup" || m.Type == "cgroup2") {
 		return b.cgroupMount(m, dest, o)
@@ -247,33 +247,26 @@ func (b *builder) mount(i int, m *specs.Mount) error {
 	var src Reg
 	kind := uint64(KindDir)
 	if o.bind {
-		source := m.Source
-		if !path.IsAbs(source) {
-			source = path.Join(b.cfg.Bundle, source)
-		}
-		src = b.clone(source, o.recursive)
-		if err := b.idmapped(src, i, m, o); err != nil {
+		if src, err = b.source(m, o); err != nil {
 			return err
 		}
 		b.finish(src, o, o.set, o.clear)
 		kind = KindLike
-	} else {
-		if len(m.UIDMappings) != 0 || len(m.GIDMappings) != 0 {
-			return b.unsupported("uidMappings of a mount that is not a bind mount")
-		}
-		late := o
-		if dest == "/dev" {
-			late.set &^= abi.MountAttrRdonly // until the devices are in it: finishDev
-		}
-		source := m.Source
-		if source == "" {
-			source = m.Type
-		}
-		if m.Type == "mqueue" || m.Type == "proc" || m.Type == "sysfs" || m.Type == "devpts" {
-			late.values = dropValue(late.values, "context")
-		}
-		src = b.newFS(m.Type, source, late)
-		b.finish(src, late, 0, 0)
+	} else if src, err = b.fileSystem(m, dest, &o); err != nil {
+		return err
+	}
+	if dest == "/" {
+		// On top of what was the root, which it is from now on.
+		b.attach(src, b.root)
+		b.root = src
+		return nil
+	}
+	tmpfs := m.Type == "tmpfs" && !o.bind
+	if tmpfs && !o.has("mode") {
+		// The mode of the directory that it covers.
+		t := b.inRoot(dest, FlagDirectory, abi.ENOENT, abi.ENOTDIR)
+		_ = b.ifOpen(t, func() error { b.op(Op{Do: OpLikeMode, Dir: src, On: t}); return nil })
+		b.close(t)
 	}
 	target := b.reg()
 	// A rootfs in which /proc or /sys is a link would have them mounted
@@ -286,13 +279,50 @@ func (b *builder) mount(i int, m *specs.Mount) error {
 	if !overProc && m.Type != "proc" && dest != "/proc" {
 		b.op(Op{Do: OpCheckFS, Dir: target, A: abi.ProcMagic, B: 1})
 	}
-	b.attach(src, target)
-	if dest == "/dev/pts" && m.Type == "devpts" {
-		b.devpts = src
-		return nil
+	if o.copyUp {
+		b.op(Op{Do: OpCopyUp, Dir: src, On: target})
 	}
-	b.close(src)
+	b.attach(src, target)
+	switch {
+	case dest == "/dev/pts" && m.Type == "devpts":
+		b.devpts = src
+	case tmpfs && o.set&abi.MountAttrRdonly != 0:
+		b.lateRO = append(b.lateRO, src) // what else is mounted or made in it comes first
+	default:
+		b.close(src)
+	}
 	return nil
+}
+
+// unlabelled are file systems that take no SELinux context.
+var unlabelled = []string{"proc", "sysfs", "mqueue"}
+
+// fileSystem compiles the mount of a file system that is not attached yet.
+func (b *builder) fileSystem(m *specs.Mount, dest string, o *mountOptions) (Reg, error) {
+	label := b.spec.Linux.MountLabel
+	if slices.Contains(unlabelled, m.Type) || m.Type == "devpts" {
+		o.values = dropValue(o.values, "context")
+	}
+	if label != "" && !slices.Contains(unlabelled, m.Type) && !o.has("context") {
+		o.values = append(o.values, [2]string{"context", label})
+	}
+	own := *o
+	if m.Type == "tmpfs" {
+		own.set &^= abi.MountAttrRdonly // until all is in it
+	}
+	source := m.Source
+	if source == "" {
+		source = m.Type
+	}
+	fs := b.newFS(m.Type, source, own)
+	if label != "" && m.Type == "mqueue" {
+		b.op(Op{Do: OpLabel, Dir: fs, Data: label})
+	}
+	if err := b.mapIDs(fs, m, own); err != nil {
+		return 0, err
+	}
+	b.finish(fs, own, 0, 0)
+	return fs, nil
 }
 
 func srcFor(kind uint64, src Reg) Reg {

@@ -26,8 +26,17 @@ func (p *Program) String() string {
 		if in.Path != "" {
 			s.WriteString(" " + in.Path)
 		}
-		if in.Kind == InExtra || in.Kind == InIDMapNS {
+		if in.Kind == InExtra {
 			fmt.Fprintf(&s, " %d", in.Index)
+		}
+		if in.Recursive {
+			s.WriteString(" recursive")
+		}
+		if m := in.IDMap; m != nil {
+			fmt.Fprintf(&s, " ids %s%q %q", m.UserNS, m.UID, m.GID)
+			if m.Recursive {
+				s.WriteString(" recursive")
+			}
 		}
 		s.WriteString("\n")
 	}
@@ -138,6 +147,10 @@ func (o *Op) arguments() []string {
 			args = append(args, "by "+regName(o.On))
 		}
 		return append(args, words(flagNames(o.C, propagationNames), flagNames(o.D&abi.AtRecursive, treeNames))...)
+	case OpLikeMode, OpCopyUp:
+		return []string{regName(o.Dir), "from " + regName(o.On)}
+	case OpLabel:
+		return []string{regName(o.Dir), strconv.Quote(o.Data)}
 	case OpMove:
 		return []string{regName(o.Dir), "->", regName(o.On)}
 	case OpMount:

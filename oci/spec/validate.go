@@ -266,7 +266,7 @@ func (c *checker) linux(s *specs.Spec) {
 	c.text("linux.cgroupsPath", lx.CgroupsPath)
 	c.unsupported("linux.intelRdt", lx.IntelRdt != nil)
 	c.unsupported("linux.netDevices", len(lx.NetDevices) > 0)
-	c.unsupported("linux.mountLabel", lx.MountLabel != "")
+	c.text("linux.mountLabel", lx.MountLabel)
 	if sc := lx.Seccomp; sc != nil {
 		c.unsupported("linux.seccomp.listenerPath", sc.ListenerPath != "")
 	}
