@@ -77,7 +77,7 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		ConsoleSocket: e.consoleSocket, PidFile: e.pidFile, CgroupSub: e.cgroup,
 	}
-	if o.Process, err = e.processOf(box, args[1:]); err != nil {
+	if o.Process, o.Spec, err = e.processOf(box, args[1:]); err != nil {
 		return err
 	}
 	if o.Process.Terminal && e.detach && e.consoleSocket == "" {
@@ -136,32 +136,32 @@ func executable(box *container.Container, ignorePaused bool) error {
 }
 
 // processOf is the process of the file, or of the flags on top of the
-// container's own.
-func (e *execFlags) processOf(box *container.Container, args []string) (*specs.Process, error) {
+// container's own; then it returns the container's config too.
+func (e *execFlags) processOf(box *container.Container, args []string) (*specs.Process, *specs.Spec, error) {
 	if e.process != "" {
 		if st, err := os.Stat(e.process); err != nil || !st.Mode().IsRegular() {
 			// What can be read only once must not be read before we know that we
 			// need not begin again.
 			if err := container.Seal(); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 		data, err := readInput(e.process)
 		if err != nil {
-			return nil, fmt.Errorf("--process: %w", err)
+			return nil, nil, fmt.Errorf("--process: %w", err)
 		}
 		p, err := spec.DecodeProcess(data)
 		if err != nil {
-			return nil, fmt.Errorf("--process %s: %w", e.process, err)
+			return nil, nil, fmt.Errorf("--process %s: %w", e.process, err)
 		}
-		return p, nil
+		return p, nil, nil
 	}
 	if len(args) == 0 {
-		return nil, errors.New("exec: a command is wanted, or --process")
+		return nil, nil, errors.New("exec: a command is wanted, or --process")
 	}
 	s, err := box.Spec()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p := s.Process
 	p.Args = args
@@ -181,17 +181,17 @@ func (e *execFlags) processOf(box *container.Container, args []string) (*specs.P
 	e.addCapabilities(p)
 	if e.user != "" {
 		if p.User.UID, p.User.GID, err = parseUser(e.user, p.User.GID); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	for _, group := range e.groups {
 		gid, err := parseID(group)
 		if err != nil {
-			return nil, fmt.Errorf("--additional-gids: %w", err)
+			return nil, nil, fmt.Errorf("--additional-gids: %w", err)
 		}
 		p.User.AdditionalGids = append(p.User.AdditionalGids, gid)
 	}
-	return p, nil
+	return p, s, nil
 }
 
 // addCapabilities never makes one inheritable, as runc since CVE-2022-29162. It

@@ -1,3 +1,10 @@
+// One thread of ours does all the work, so Go need not find out, from mountinfo
+// and cgroup files, how many more it might use.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+//go:debug decoratemappings=0
+
 // Command strake-runtime is an OCI runtime in the shape of runc: the same verbs,
 // flags, outputs and exit codes, so that containerd, CRI-O, Docker, Podman and
 // scripts can call it in runc's place.
@@ -39,7 +46,7 @@ type app struct {
 // verb is one command.
 type verb struct {
 	name, args, help string
-	waits            bool // and so can be terminated in between, with an undo
+	waits            bool // and has something to undo when it is terminated meanwhile
 	// bind declares the verb's flags and returns what runs it with the
 	// positional arguments that are left.
 	bind func(*app, *flags) func(ctx context.Context, args []string) error
@@ -49,12 +56,12 @@ type verb struct {
 func verbs() []verb {
 	return []verb{
 		{"create", "ID", "make a container from a bundle; start runs its program", true, bindCreate},
-		{"start", "ID", "run the program of a created container", true, bindStart},
+		{"start", "ID", "run the program of a created container", false, bindStart},
 		{"run", "ID", "create and start; wait for its end unless detached", false, bindRun},
 		{"exec", "ID COMMAND [ARG...] | --process FILE ID", "run one more process in a container", false, bindExec},
 		{"state", "ID", "show a container's state as JSON", false, bindState},
 		{"kill", "ID [SIGNAL]", "send a signal, SIGTERM by default, to the container's init", false, bindKill},
-		{"delete", "ID", "remove a stopped container", true, bindDelete},
+		{"delete", "ID", "remove a stopped container", false, bindDelete},
 		{"list", "", "list the containers below --root", false, bindList},
 		{"ps", "ID [PS OPTION...]", "list a container's processes", false, bindPs},
 		{"pause", "ID", "stop all processes of a container where they are", true, bindPause},

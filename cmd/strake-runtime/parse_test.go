@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestFlags(t *testing.T) {
@@ -106,6 +108,22 @@ func TestVerbNames(t *testing.T) {
 				}
 				seen[n] = true
 			}
+		}
+	}
+}
+
+func TestStateIsWhatReflectionPrints(t *testing.T) {
+	for _, s := range []containerState{
+		{Created: time.Unix(1, 5).UTC()},
+		{Version: "1.3.0", ID: "a", Pid: 7, Status: "running", Bundle: "/b\n", Rootfs: `/"r"`, Created: time.Unix(9, 0).UTC(),
+			Annotations: map[string]string{"b": "2", "a": "ä"}, Owner: "root"},
+	} {
+		want, err := json.MarshalIndent(s, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(s.appendJSON(nil)); got != string(want)+"\n" {
+			t.Errorf("got %s\nwant %s", got, want)
 		}
 	}
 }

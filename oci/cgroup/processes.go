@@ -218,6 +218,17 @@ func (c *Cgroup) killOneByOne(sig syscall.Signal) (err error) {
 	return err
 }
 
+// Empty reports that certainly no process is in the cgroup and its descendants. Of
+// v1 alone that is not certain: it shows no process of another PID namespace.
+func (c *Cgroup) Empty() bool {
+	h := c.processes()
+	if !h.v2 {
+		return false
+	}
+	e, err := readEvents(c.dir(h))
+	return err == nil && !e.populated
+}
+
 // WaitEmpty waits until no process is left in the cgroup and its descendants, or
 // the cgroup is gone.
 func (c *Cgroup) WaitEmpty(ctx context.Context) error {

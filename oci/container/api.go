@@ -97,7 +97,8 @@ type ExecOptions struct {
 	Stdin, Stdout, Stderr *os.File // as in CreateOptions
 	ConsoleSocket         string
 	ExtraFiles            []*os.File
-	CgroupSub             string // path below the container's cgroup
+	Spec                  *specs.Spec // the container's, if the caller has read it (Container.Spec)
+	CgroupSub             string      // path below the container's cgroup
 	PidFile               string
 }
 

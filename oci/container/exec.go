@@ -117,9 +117,12 @@ func ending(ctx context.Context, r *record, pidfd *os.File, err error) bool {
 const flagExiting = 0x4
 
 func (c *Container) compileExec(r *record, o *ExecOptions) (*plan.Program, *cgroup.Cgroup, error) {
-	s, err := c.Spec()
-	if err != nil {
-		return nil, nil, err
+	s := o.Spec
+	if s == nil {
+		var err error
+		if s, err = c.Spec(); err != nil {
+			return nil, nil, err
+		}
 	}
 	if o.Process == nil {
 		return nil, nil, errors.New("no process given")

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -73,6 +74,17 @@ func (c *Container) makeDir(root string) error {
 		return fmt.Errorf("%w: delete it first, or choose another id", ErrExists)
 	}
 	return err
+}
+
+// removeDir removes the state directory. What is nearly always in it goes by name.
+func (c *Container) removeDir() error {
+	for _, name := range [...]string{stateFile, configFile, gateSocket} {
+		_ = syscall.Unlink(filepath.Join(c.dir, name)) // what stays is met below
+	}
+	if syscall.Rmdir(c.dir) == nil {
+		return nil
+	}
+	return os.RemoveAll(c.dir)
 }
 
 func (c *Container) save(r *record) error {

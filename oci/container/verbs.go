@@ -143,11 +143,13 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 		}
 		// What is left in it: processes of a shared PID namespace, or of an
 		// init whose creator died before its pid was on record.
-		if err := cg.Kill(syscall.SIGKILL); err != nil {
-			return fmt.Errorf("delete container %s: %w", c.id, err)
-		}
-		if err := cg.WaitEmpty(ctx); err != nil {
-			return fmt.Errorf("delete container %s: %w", c.id, err)
+		if !cg.Empty() {
+			if err := cg.Kill(syscall.SIGKILL); err != nil {
+				return fmt.Errorf("delete container %s: %w", c.id, err)
+			}
+			if err := cg.WaitEmpty(ctx); err != nil {
+				return fmt.Errorf("delete container %s: %w", c.id, err)
+			}
 		}
 		if err := cg.Delete(); err != nil {
 			return fmt.Errorf("delete container %s: %w", c.id, err)
@@ -157,7 +159,7 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	hookErr := c.runHooks(ctx, r, specs.StateStopped)
-	if err := os.RemoveAll(c.dir); err != nil {
+	if err := c.removeDir(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	return hookErr
