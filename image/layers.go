@@ -145,6 +145,7 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 		}
 		return "", nil, err
 	}
+	src.Recipe = draft.Recipe()
 	result, err := layer.Unpack(ctx, draft.Path(), src, s.options.Limits)
 	if kept != nil {
 		if err != nil {

@@ -56,7 +56,8 @@ func newRecord(manifest v1.Descriptor, m v1.Manifest, config v1.Image, layers []
 		rec.image.DiffIDs = append(rec.image.DiffIDs, l.diffID.String())
 		if !seen[l.key] {
 			seen[l.key] = true
-			rec.image.Size += info(l.key).Bytes
+			i := info(l.key)
+			rec.image.Size += i.Bytes + i.Recipe
 		}
 	}
 	return rec

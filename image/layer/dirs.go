@@ -213,6 +213,7 @@ func (w *writer) removeTree(parent int, base, name string) error {
 		return err
 	}
 	if !st.IsDir() {
+		w.stream.lost = w.stream.lost || st.IsRegular()
 		if st.Nlink == 1 {
 			w.result.Inodes--
 			if st.IsRegular() {

@@ -14,7 +14,8 @@
 //
 // The stream is hostile until its digest is verified, which is at the end: until
 // then it writes below a handle of its own directory, which no name and no link
-// leads out of, and nothing is published. Store publishes by rename.
+// leads out of, and nothing is published. Store publishes by rename. With a recipe
+// (recipe.go) beside the directory, Store.Tar makes the tar again, bit for bit.
 //
 // Sources: OCI image-spec layer.md; overlayfs.rst of the kernel.
 package layer
@@ -75,6 +76,8 @@ type Source struct {
 	Size   int64         // of the blob, in bytes
 	// Copy, if not nil, gets the blob's bytes as they come.
 	Copy io.Writer
+	// Recipe, if not nil, gets how the tar is made again (recipe.go).
+	Recipe io.Writer
 	// Progress, if not nil, is told the bytes of the blob that have come.
 	Progress func(done int64)
 }
@@ -89,6 +92,8 @@ type Result struct {
 	// OpaqueRoot says that the layer hides all below it. Overlayfs has no mark
 	// for that on a root: the layers below are left out instead.
 	OpaqueRoot bool
+	Tar        int64 // bytes of the tar
+	Recipe     bool  // Source.Recipe got a whole one
 }
 
 // Unpack writes a layer into the empty directory dir. On an error the directory
@@ -108,7 +113,7 @@ func Unpack(ctx context.Context, dir string, src Source, limits Limits) (Result,
 	g.Go(func() error { return decompress(blob, limits, plain, toHash) })
 	g.Go(func() error { return hashTar(toHash, src.DiffID) })
 	g.Go(func() (err error) {
-		result, err = writeTar(root, plain, limits)
+		result, err = writeTar(root, plain, src.Recipe, limits)
 		return err
 	})
 	if err := g.Wait(); err != nil {

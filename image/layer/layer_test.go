@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -598,5 +600,109 @@ func BenchmarkUnpack(b *testing.B) {
 		if _, err := Unpack(b.Context(), b.TempDir(), src, Limits{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// unpackStored unpacks a tar into a store, with its recipe, under its diffID.
+func unpackStored(t *testing.T, s *Store, data []byte) Key {
+	t.Helper()
+	d, err := s.NewDraft()
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := sourceOf(data, data)
+	src.Recipe = d.Recipe()
+	r, err := Unpack(t.Context(), d.Path(), src, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Publish(DiffKey(src.DiffID), src.DiffID, r); err != nil {
+		t.Fatal(err)
+	}
+	return DiffKey(src.DiffID)
+}
+
+// TestTarAgain makes tars again bit for bit, and notices every change.
+func TestTarAgain(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	testutil.CheckLeaks(t)
+	s, err := OpenStore(filepath.Join(t.TempDir(), "layers"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	long := strings.Repeat("0123456789", 20)
+	contents := map[string]string{"a/big": strings.Repeat("x", 3*chunkSize+1), "a/empty": ""}
+	good := tarOf(t, contents,
+		tar.Header{Name: "./", Typeflag: tar.TypeDir}, tar.Header{Name: "a/", Typeflag: tar.TypeDir},
+		tar.Header{Name: "a/big", Uid: 5, Mode: 0o4755}, tar.Header{Name: "a/empty"}, tar.Header{Name: "/abs/" + long},
+		tar.Header{Name: "a/sym", Typeflag: tar.TypeSymlink, Linkname: "big"},
+		tar.Header{Name: "a/hard", Typeflag: tar.TypeLink, Linkname: "a/big"},
+		tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "a"}, tar.Header{Name: "link/through"},
+		tar.Header{Name: "a/.wh.gone"}, tar.Header{Name: "x", PAXRecords: map[string]string{"SCHILY.xattr.user.a": "b"}})
+	good = append(good, make([]byte, 8192)...) // what follows the end mark is part of it
+	key := unpackStored(t, s, good)
+	again := func() ([]byte, error) {
+		r, err := s.Tar(key)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		if r.Size != int64(len(good)) {
+			t.Errorf("size %d, want %d", r.Size, len(good))
+		}
+		return io.ReadAll(r)
+	}
+	got, err := again()
+	if err != nil || !bytes.Equal(got, good) {
+		t.Fatalf("%d bytes, want %d: %v", len(got), len(good), err)
+	}
+	if err := s.Verify(key); err != nil {
+		t.Error(err)
+	}
+	file := filepath.Join(s.Path(key), "a/big")
+	restore := func() {
+		if err := os.Chown(file, 5, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(file, 0o755|os.ModeSetuid); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Verify(key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, change := range map[string]func() error{
+		"owner": func() error { return os.Chown(file, 6, 0) },
+		"mode":  func() error { return os.Chmod(file, 0o700) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Verify(key); !errors.Is(err, ErrDigestMismatch) {
+			t.Errorf("%s changed: %v", what, err)
+		}
+		restore()
+	}
+	for _, change := range []func() error{
+		func() error { return os.WriteFile(file, []byte("y"+contents["a/big"][1:]), 0o755) },
+		func() error { return os.Truncate(file, 10) },
+		func() error { return os.Remove(file) },
+		func() error { return os.Symlink("/etc/passwd", file) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := again(); !errors.Is(err, ErrDigestMismatch) {
+			t.Errorf("changed: %v", err)
+		}
+	}
+	// A content that is in no file any more: no recipe, and nothing pretends.
+	key = unpackStored(t, s, tarOf(t, map[string]string{}, tar.Header{Name: "f"}, tar.Header{Name: "f"}))
+	if _, err := again(); !errors.Is(err, ErrNoRecipe) {
+		t.Errorf("twice in the tar: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(s.root, string(key), recipeFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
 	}
 }

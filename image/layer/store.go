@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -50,6 +51,8 @@ type Info struct {
 	Bytes      int64         `json:"bytes"`
 	Inodes     int64         `json:"inodes"`
 	OpaqueRoot bool          `json:"opaqueRoot,omitempty"`
+	Tar        int64         `json:"tar,omitempty"`    // bytes of the tar
+	Recipe     int64         `json:"recipe,omitempty"` // bytes of the recipe on disk; 0 = there is none
 	// BootID is the boot during which it was written. Until the durable mark is
 	// there, the layer is good during that boot only.
 	BootID string `json:"bootID"`
@@ -60,6 +63,7 @@ type Info struct {
 //
 //	ROOT/KEY/fs/         the layer
 //	ROOT/KEY/layer.json  Info
+//	ROOT/KEY/recipe      how the layer's tar is made again
 //	ROOT/KEY/durable     present once all of it is known to be on the device
 //	ROOT/tmp/            drafts and rubbish; emptied at start
 //	ROOT/empty/          an empty layer, for images without any
@@ -212,15 +216,24 @@ func (s *Store) Usage() (bytes, inodes int64) {
 
 func (s *Store) add(key Key, info Info) {
 	s.layers[key] = info
-	s.bytes += info.Bytes
-	s.inodes += info.Inodes
+	s.account(info, 1)
+}
+
+// account adds or, with sign -1, takes off what a layer uses.
+func (s *Store) account(info Info, sign int64) {
+	s.bytes += sign * (info.Bytes + info.Recipe)
+	s.inodes += sign * info.Inodes
+	if info.Recipe > 0 {
+		s.inodes += sign
+	}
 }
 
 // Draft is a layer that is being written. Publish ends it, or Discard after
 // Publish failed or instead of it.
 type Draft struct {
-	store *Store
-	dir   string
+	store  *Store
+	dir    string
+	recipe *os.File
 }
 
 // NewDraft makes an empty one.
@@ -232,7 +245,7 @@ func (s *Store) NewDraft() (*Draft, error) {
 	s.mu.Lock()
 	s.drafts++
 	s.mu.Unlock()
-	d := &Draft{s, dir}
+	d := &Draft{store: s, dir: dir}
 	if err := os.Mkdir(d.Path(), 0o755); err != nil {
 		d.Discard()
 		return nil, err
@@ -242,7 +255,29 @@ func (s *Store) NewDraft() (*Draft, error) {
 		d.Discard()
 		return nil, err
 	}
+	var err error
+	if d.recipe, err = os.OpenFile(filepath.Join(dir, recipeFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		d.Discard()
+		return nil, err
+	}
 	return d, nil
+}
+
+// Recipe is where the layer's recipe goes.
+func (d *Draft) Recipe() io.Writer { return d.recipe }
+
+// endRecipe closes the recipe and returns what it takes on disk; without a whole
+// one it goes.
+func (d *Draft) endRecipe(whole bool) (int64, error) {
+	info, err := d.recipe.Stat()
+	if err = errors.Join(err, d.recipe.Close()); err != nil {
+		return 0, err
+	}
+	d.recipe = nil
+	if !whole {
+		return 0, os.Remove(filepath.Join(d.dir, recipeFile))
+	}
+	return onDisk(info.Size()), nil
 }
 
 // Path is where the layer's files go.
@@ -253,7 +288,14 @@ func (d *Draft) Path() string { return filepath.Join(d.dir, fsDir) }
 // published one stays and the draft goes.
 func (d *Draft) Publish(key Key, diffID digest.Digest, r Result) error {
 	s := d.store
-	info := Info{Version: infoVersion, DiffID: diffID, Bytes: r.Bytes, Inodes: r.Inodes, OpaqueRoot: r.OpaqueRoot, BootID: s.bootID}
+	recipe, err := d.endRecipe(r.Recipe)
+	if err != nil {
+		return err
+	}
+	info := Info{
+		Version: infoVersion, DiffID: diffID, Bytes: r.Bytes, Inodes: r.Inodes, OpaqueRoot: r.OpaqueRoot,
+		Tar: r.Tar, Recipe: recipe, BootID: s.bootID,
+	}
 	data, err := json.Marshal(info)
 	if err != nil {
 		return err
@@ -280,6 +322,10 @@ func (d *Draft) Publish(key Key, diffID digest.Digest, r Result) error {
 // Discard removes the draft, in the background.
 func (d *Draft) Discard() {
 	s := d.store
+	if d.recipe != nil {
+		_ = d.recipe.Close() // it goes
+		d.recipe = nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.trash(d.dir)
@@ -300,8 +346,7 @@ func (s *Store) Remove(key Key) error {
 		return err
 	}
 	delete(s.layers, key)
-	s.bytes -= info.Bytes
-	s.inodes -= info.Inodes
+	s.account(info, -1)
 	return nil
 }
 

@@ -36,15 +36,15 @@ const (
 )
 
 // writeTar is the last stage: it makes the files of a tar stream below root.
-func writeTar(root int, in io.Reader, limits Limits) (Result, error) {
+// Its recipe goes to recipe, unless that is nil.
+func writeTar(root int, in io.Reader, recipe io.Writer, limits Limits) (Result, error) {
 	w, err := newWriter(root, limits)
 	if err != nil {
 		return Result{}, err
 	}
 	defer w.close()
-	stream := &counted{in: in}
-	w.stream = stream
-	tr := tar.NewReader(stream)
+	w.stream = newRecorder(in, recipe)
+	tr := tar.NewReader(w.stream)
 	for {
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
@@ -61,22 +61,10 @@ func writeTar(root int, in io.Reader, limits Limits) (Result, error) {
 		}
 	}
 	// What follows the end mark belongs to the diffID.
-	if _, err := io.Copy(io.Discard, in); err != nil {
+	if _, err := io.Copy(io.Discard, w.stream); err != nil {
 		return Result{}, err
 	}
 	return w.finish()
-}
-
-// counted counts what is read through it.
-type counted struct {
-	in   io.Reader
-	read int64
-}
-
-func (c *counted) Read(b []byte) (int, error) {
-	n, err := c.in.Read(b)
-	c.read += int64(n)
-	return n, err
 }
 
 func tarError(err error) error {
@@ -96,7 +84,7 @@ type writer struct {
 	entries int64
 	content int64 // bytes of file content announced so far
 	written int64 // and of it, what was written
-	stream  *counted
+	stream  *recorder
 
 	// exactModes and exactOwners say that a new file's mode and owner are not
 	// just what open made them: some directory has a default ACL, or is setgid.
@@ -276,7 +264,14 @@ func (w *writer) file(parent int, dirName, base string, hdr *tar.Header, content
 		return err
 	}
 	w.count(nil, hdr.Size)
-	if err := w.fillFile(fd, m, hdr, content); err != nil {
+	if !isSparse(hdr) {
+		err = w.stream.file(path.Join(dirName, base), hdr.Size)
+	}
+	if err == nil {
+		err = w.fillFile(fd, m, hdr, content)
+	}
+	w.stream.end()
+	if err != nil {
 		_ = sys.CloseFd(fd)
 		return err
 	}
@@ -438,7 +433,10 @@ func (w *writer) finish() (Result, error) {
 		}
 	}
 	w.result.Implied = slices.Sorted(maps.Keys(w.implied))
-	return w.result, nil
+	w.result.Tar = w.stream.read
+	var err error
+	w.result.Recipe, err = w.stream.finish()
+	return w.result, err
 }
 
 // count adds a new inode of size bytes, unless making it failed.

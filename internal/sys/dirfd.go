@@ -33,6 +33,25 @@ func OpenDirBelow(root int, path string) (int, error) {
 	return openDir2(root, path, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_XDEV)
 }
 
+// OpenFileBelow opens a file at path below root for reading, under the same rule,
+// as an os.File. It does not wait for the other end of a FIFO.
+func OpenFileBelow(root int, path string) (*os.File, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	}
+	for {
+		fd, err := unix.Openat2(root, path, &how)
+		if err == unix.EINTR || err == unix.EAGAIN {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return os.NewFile(uintptr(fd), path), nil
+	}
+}
+
 // OpenDirInRoot is OpenDirBelow that follows symbolic links as if root were "/":
 // still no path leads outside.
 func OpenDirInRoot(root int, path string) (int, error) {

@@ -6,6 +6,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -146,7 +147,7 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if kind == "manifests" {
 		w.Header().Set("Docker-Content-Digest", digest.FromBytes(c.body).String())
 	}
-	http.ServeContent(w, req, "", time.Time{}, strings.NewReader(string(c.body)))
+	http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(c.body))
 }
 
 // split takes "a/b/manifests/latest" apart.
