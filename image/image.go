@@ -35,6 +35,7 @@ var (
 	ErrInvalidImage     = errors.New("invalid image")  // its contents break the rules, or exceed a limit
 	ErrAmbiguous        = errors.New("ambiguous image id")
 	ErrLocked           = errors.New("in use by another process")
+	ErrInUse            = errors.New("in use")
 )
 
 // Auth are a registry's credentials, as CRI's AuthConfig gives them.
@@ -80,7 +81,8 @@ const (
 	PhaseResolving Phase = "resolving" // of the image
 	PhaseWaiting   Phase = "waiting"   // of a layer: for its turn
 	PhasePulling   Phase = "pulling"   // of a layer: fetched and unpacked at once
-	PhaseExists    Phase = "exists"    // of a layer: was here
+	PhasePushing   Phase = "pushing"   // of a layer: sent
+	PhaseExists    Phase = "exists"    // of a layer: was there already
 	PhaseDone      Phase = "done"      // of a layer, or of the image
 )
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/internal/atomicfile"
 )
@@ -57,6 +59,10 @@ func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) {
 		return Rootfs{}, fmt.Errorf("image lease: %w", err)
 	}
 	s.leases[holder] = l
+	// For Prune by use; nothing else hangs on it.
+	if err := s.layout.Touch(digest.Digest(rec.image.ID)); err != nil {
+		s.log.Warn("the use of an image is not noted", "image", rec.image.ID, "error", err)
+	}
 	return s.rootfs(l), nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/strake-containers/strake/image/layout"
@@ -59,24 +58,14 @@ func (s *Store) LoadLayout(ctx context.Context, dir, nameless string) ([]Image, 
 	}
 	var images []Image
 	for _, e := range entries {
-		name := e.Annotations[v1.AnnotationRefName]
-		if name == "" {
-			name = nameless
-		}
-		keys := func(top digest.Digest) []string { return []string{"@" + top.String()} }
-		if name != "" {
-			ref, err := registry.ParseReference(name)
-			if err != nil {
-				return images, fmt.Errorf("load %s: %w", dir, err)
-			}
-			keys = func(top digest.Digest) []string { return []string{ref.String(), ref.WithDigest(top).String()} }
+		keys, err := entryNames(e, nameless)
+		if err != nil {
+			return images, fmt.Errorf("load %s: %w", dir, err)
 		}
 		e.Annotations = nil
-		p := &pull{store: s, platform: s.platform(Platform{}), from: layoutSource{dir}, keep: s.options.KeepLayerBlobs, progress: func(Progress) {}}
-		img, err := p.install(ctx, e, keys)
-		p.release()
+		img, err := s.installFrom(ctx, layoutSource{dir}, e, keys)
 		if err != nil {
-			return images, fmt.Errorf("load %s: %w", dir, errors.Join(classify(err), s.collectGarbage()))
+			return images, fmt.Errorf("load %s: %w", dir, err)
 		}
 		images = append(images, img)
 	}

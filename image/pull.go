@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -131,6 +132,10 @@ func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Ref
 	}
 	f.image, f.err = image, err
 	close(f.done)
+	if len(s.pulls) == 0 {
+		// A node pulls now and then: the buffers of one are no use until the next.
+		go debug.FreeOSMemory()
+	}
 }
 
 func (s *Store) platform(asked Platform) v1.Platform {

@@ -67,6 +67,12 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// MaxTar bounds a layer's tar: the content and a header for each entry.
+func (l Limits) MaxTar() int64 {
+	l = l.withDefaults()
+	return l.Bytes + 1024*l.Entries
+}
+
 // Source is a layer's blob.
 type Source struct {
 	// Open starts the stream; the context ends it. Unpack closes it.

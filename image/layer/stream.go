@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -24,7 +25,14 @@ const (
 	// maxZstdWindow bounds the memory of a zstd stream: that of --long=27.
 	maxZstdWindow = 128 << 20
 	gzipBuffer    = 64 << 10
+	// zstdBudget bounds what the windows of all streams at a time take: a window is
+	// some MiB where gzip's is 32 KiB. A larger one has the budget to itself.
+	zstdBudget = 24 << 20
 )
+
+// zstdMemory is zstdBudget in bytes of window. A stream takes its share once and
+// nothing after, so that none waits for another that waits for it.
+var zstdMemory = semaphore.NewWeighted(zstdBudget)
 
 // chunk is a buffer that up to two stages read; the last one frees it.
 type chunk struct {
@@ -162,38 +170,20 @@ func fetch(ctx context.Context, src Source, out *pipe) (err error) {
 // decompress is the second stage. What the bytes begin with decides, not the
 // media type: registries are full of wrong ones.
 func decompress(in *pipe, limits Limits, outs ...*pipe) error {
-	head := make([]byte, 4)
-	n, err := io.ReadFull(in, head)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return err
+	// A bufio.Reader has a fast path in the inflater, and gives the head back.
+	compressed := &countingReader{in: in}
+	counter := bufio.NewReaderSize(compressed, gzipBuffer)
+	plain, closePlain, err := plainReader(in.ctx, counter)
+	if err != nil {
+		return decompressError(in, err)
 	}
-	head = head[:n]
-	counter := &countingReader{in: in, read: int64(n), head: head}
-	var plain io.Reader = counter
-	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		// A bufio.Reader has a fast path in the inflater.
-		z, err := gzip.NewReader(bufio.NewReaderSize(counter, gzipBuffer))
-		if err != nil {
-			return fmt.Errorf("%w: gzip: %w", ErrInvalid, err)
-		}
-		plain = z
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) == 4 && head[0]&0xf0 == 0x50 && head[1] == 0x2a && head[2] == 0x4d && head[3] == 0x18:
-		// The second is a skippable frame, which zstd:chunked may begin with.
-		z, err := zstd.NewReader(counter, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxZstdWindow))
-		if err != nil {
-			return fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
-		}
-		defer z.Close()
-		plain = z
-	}
+	defer closePlain()
 	for written := int64(0); ; {
 		c := newChunk(int32(len(outs)))
 		err := c.fill(plain)
 		written += int64(len(c.data))
-		if written > ratioFree && written > ratioFree+limits.Ratio*counter.read {
-			return fmt.Errorf("%w: %d bytes unpack to more than %d, a ratio above %d", ErrLimit, counter.read, written, limits.Ratio)
+		if written > ratioFree && written > ratioFree+limits.Ratio*compressed.read {
+			return fmt.Errorf("%w: %d bytes unpack to more than %d, a ratio above %d", ErrLimit, compressed.read, written, limits.Ratio)
 		}
 		if len(c.data) > 0 {
 			for _, out := range outs {
@@ -219,6 +209,56 @@ func decompress(in *pipe, limits Limits, outs ...*pipe) error {
 	return nil
 }
 
+// plainReader decompresses in. The context ends the wait for memory.
+func plainReader(ctx context.Context, in *bufio.Reader) (plain io.Reader, closePlain func(), err error) {
+	head, err := in.Peek(zstd.HeaderMaxSize)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, nil, err
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: gzip: %w", ErrInvalid, err)
+		}
+		return z, func() {}, nil
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) >= 4 && head[0]&0xf0 == 0x50 && head[1] == 0x2a && head[2] == 0x4d && head[3] == 0x18:
+		// The second is a skippable frame, which zstd:chunked may begin with.
+		share := zstdShare(head)
+		if err := zstdMemory.Acquire(ctx, share); err != nil {
+			return nil, nil, context.Cause(ctx)
+		}
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+			zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			zstdMemory.Release(share)
+			return nil, nil, fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
+		}
+		return z, func() { z.Close(); zstdMemory.Release(share) }, nil
+	}
+	return in, func() {}, nil
+}
+
+// zstdShare is what a stream takes of zstdBudget. Its first frame says: what
+// writes layers gives all frames the same window.
+func zstdShare(head []byte) int64 {
+	var h zstd.Header
+	if h.Decode(head) != nil || h.Skippable {
+		return zstdBudget / 3 // the window of klauspost's, and so buildkit's and containers', default
+	}
+	window := h.WindowSize
+	if h.SingleSegment {
+		window = h.FrameContentSize
+	}
+	return int64(min(max(window, 1<<20), zstdBudget))
+}
+
+// Decompress reads a gzip, zstd or plain stream, as what it begins with says. Stop
+// frees what it needs; the caller closes in.
+func Decompress(ctx context.Context, in io.Reader) (plain io.Reader, stop func(), err error) {
+	return plainReader(ctx, bufio.NewReaderSize(in, gzipBuffer))
+}
+
 // decompressError keeps the cause when another stage ended this one.
 func decompressError(in *pipe, err error) error {
 	if in.ctx.Err() != nil {
@@ -227,19 +267,13 @@ func decompressError(in *pipe, err error) error {
 	return fmt.Errorf("%w: compressed data: %w", ErrInvalid, err)
 }
 
-// countingReader counts the compressed bytes, and gives back the peeked head.
+// countingReader counts the compressed bytes.
 type countingReader struct {
 	in   *pipe
-	head []byte
 	read int64
 }
 
 func (r *countingReader) Read(b []byte) (int, error) {
-	if len(r.head) > 0 {
-		n := copy(b, r.head)
-		r.head = r.head[n:]
-		return n, nil
-	}
 	n, err := r.in.Read(b)
 	r.read += int64(n)
 	return n, err

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -191,6 +192,28 @@ func OpenBlob(root string, d digest.Digest) (*os.File, error) {
 
 // Open opens a blob; the reader verifies it.
 func (l *Layout) Open(d digest.Digest) (*os.File, error) { return OpenBlob(l.root, d) }
+
+// Touch notes that a blob is used now; Touched is when it last was, or when it was
+// made. It outlives a restart, and a power cut loses it.
+func (l *Layout) Touch(d digest.Digest) error {
+	now := time.Now()
+	return os.Chtimes(l.path(d), now, now)
+}
+
+// Touched is described at Touch.
+func (l *Layout) Touched(d digest.Digest) (time.Time, error) {
+	info, err := os.Stat(l.path(d))
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
+}
+
+// TempDir makes a directory for something on its way. The caller removes it; what
+// stays after a crash is emptied at the next start.
+func (l *Layout) TempDir() (string, error) {
+	return os.MkdirTemp(filepath.Join(l.root, ingestDir), "dir-")
+}
 
 // Put stores a blob whose digest the caller has verified.
 func (l *Layout) Put(d digest.Digest, data []byte) error {

@@ -100,7 +100,7 @@ func (a *authorizer) sign(req *http.Request) {
 }
 
 // authenticate learns the Authorization header that the challenges ask for.
-func (a *authorizer) authenticate(ctx context.Context, challenges []string, repository string) error {
+func (a *authorizer) authenticate(ctx context.Context, challenges []string, repository string, scopes []string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.credentials != nil && a.credentials.RegistryToken != "" {
@@ -115,7 +115,7 @@ func (a *authorizer) authenticate(ctx context.Context, challenges []string, repo
 	for _, c := range parseChallenges(challenges) {
 		switch c.scheme {
 		case "bearer":
-			return a.fetchToken(ctx, c.params, repository, user, password)
+			return a.fetchToken(ctx, c.params, repository, scopes, user, password)
 		case "basic":
 			basic = true
 		}
@@ -131,7 +131,7 @@ func (a *authorizer) authenticate(ctx context.Context, challenges []string, repo
 }
 
 // fetchToken asks the token service named by a Bearer challenge.
-func (a *authorizer) fetchToken(ctx context.Context, params map[string]string, repository, user, password string) error {
+func (a *authorizer) fetchToken(ctx context.Context, params map[string]string, repository string, scopes []string, user, password string) error {
 	realm, err := url.Parse(params["realm"])
 	if err != nil || realm.Host == "" {
 		return fmt.Errorf("%w: %s names no token service", ErrUnauthorized, a.host.base.Host)
@@ -143,9 +143,10 @@ func (a *authorizer) fetchToken(ctx context.Context, params map[string]string, r
 	if scope == "" {
 		scope = "repository:" + repository + ":pull"
 	}
+	scopes = append([]string{scope}, scopes...)
 	ctx, cancel := context.WithTimeout(ctx, headerTimeout)
 	defer cancel()
-	req, err := a.tokenRequest(ctx, realm, params["service"], scope, user, password)
+	req, err := a.tokenRequest(ctx, realm, params["service"], scopes, user, password)
 	if err != nil {
 		return err
 	}
@@ -179,11 +180,11 @@ func (a *authorizer) fetchToken(ctx context.Context, params map[string]string, r
 }
 
 // tokenRequest is a GET with a password, or OAuth2's POST with a refresh token.
-func (a *authorizer) tokenRequest(ctx context.Context, realm *url.URL, service, scope, user, password string) (*http.Request, error) {
+func (a *authorizer) tokenRequest(ctx context.Context, realm *url.URL, service string, scopes []string, user, password string) (*http.Request, error) {
 	if a.credentials != nil && a.credentials.IdentityToken != "" {
 		form := url.Values{
 			"grant_type": {"refresh_token"}, "refresh_token": {a.credentials.IdentityToken},
-			"service": {service}, "scope": {scope}, "client_id": {a.userAgent},
+			"service": {service}, "scope": {strings.Join(scopes, " ")}, "client_id": {a.userAgent},
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, realm.String(), strings.NewReader(form.Encode()))
 		if err != nil {
@@ -196,7 +197,7 @@ func (a *authorizer) tokenRequest(ctx context.Context, realm *url.URL, service, 
 	if service != "" {
 		q.Set("service", service)
 	}
-	q.Set("scope", scope)
+	q["scope"] = scopes
 	u := *realm
 	u.RawQuery = q.Encode()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)

@@ -9,6 +9,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -170,27 +171,47 @@ func (r *Repository) request(ctx context.Context, h *host, method, kind, id stri
 	if !h.upstream {
 		u.RawQuery = url.Values{"ns": {r.ref.Domain}}.Encode()
 	}
+	return r.do(ctx, h, method, &u, header, nil, nil)
+}
+
+// do is request for any address, with a body unless that is nil. Scopes are what
+// a token must cover besides what the registry asks for.
+func (r *Repository) do(ctx context.Context, h *host, method string, u *url.URL, header http.Header, body []byte, scopes []string) (*http.Response, error) {
+	return r.exchange(ctx, h, method, u, header, body, scopes, maxTries)
+}
+
+func (r *Repository) exchange(ctx context.Context, h *host, method string, u *url.URL, header http.Header, body []byte, scopes []string, tries int) (*http.Response, error) {
 	var last error
 	authenticated := false
-	for try := 0; try < maxTries; try++ {
+	for try := 0; try < tries; try++ {
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+		var content io.Reader
+		if body != nil {
+			content = bytes.NewReader(body)
+		}
+		req, err := http.NewRequestWithContext(ctx, method, u.String(), content)
 		if err != nil {
 			return nil, err
 		}
-		maps.Copy(req.Header, h.header)
 		maps.Copy(req.Header, header)
 		req.Header.Set("User-Agent", r.client.config.UserAgent)
-		h.auth.sign(req)
+		if u.Host == h.base.Host { // an upload may go on elsewhere, which sees nothing of ours
+			for name, values := range h.header {
+				if _, ok := req.Header[name]; !ok {
+					req.Header[name] = values
+				}
+			}
+			h.auth.sign(req)
+		}
 		resp, err := h.http.Do(req)
 		if err != nil {
 			last = transportError(err)
 			if !repeatable(err) {
 				return nil, last
 			}
-			if !wait(ctx, r.client.retryDelay<<try) {
+			if try+1 < tries && !wait(ctx, r.client.retryDelay<<try) {
 				return nil, context.Cause(ctx)
 			}
 			continue
@@ -208,12 +229,12 @@ func (r *Repository) request(ctx context.Context, h *host, method, kind, id stri
 				return nil, last // the answer to our best credentials
 			}
 			authenticated = true
-			if err := h.auth.authenticate(ctx, challenges, r.ref.Path); err != nil {
+			if err := h.auth.authenticate(ctx, challenges, r.ref.Path, scopes); err != nil {
 				return nil, err
 			}
 			try-- // the challenge was no failure
 		case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusRequestTimeout:
-			if !wait(ctx, delay) {
+			if try+1 < tries && !wait(ctx, delay) {
 				return nil, context.Cause(ctx)
 			}
 		default:

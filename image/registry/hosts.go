@@ -27,6 +27,7 @@ type endpoint struct {
 	upstream bool    // the registry itself: it may see the caller's credentials
 	resolve  bool    // trusted to say what a tag means
 	pull     bool
+	push     bool
 	fallback bool        // the endpoint before it, another way: for when that cannot be spoken to
 	tls      *tls.Config // nil: the system's roots
 	header   http.Header
@@ -88,7 +89,7 @@ func hostDirs(domain string) []string {
 // defaultEndpoints is the registry itself. On a loopback address, as in docker,
 // neither encryption nor a known certificate is asked for.
 func defaultEndpoints(domain string, conf *tls.Config) []endpoint {
-	ep := endpoint{upstream: true, resolve: true, pull: true, tls: conf}
+	ep := endpoint{upstream: true, resolve: true, pull: true, push: true, tls: conf}
 	ep.base = url.URL{Scheme: "https", Host: upstreamHost(domain), Path: "/v2"}
 	if conf != nil || !isLoopback(domain) {
 		return []endpoint{ep}
@@ -234,7 +235,7 @@ func (t hostTable) endpoint(address, dir string) (endpoint, error) {
 		ep.base.Path = p + "/v2"
 	}
 	if t.Capabilities == nil {
-		ep.resolve, ep.pull = true, true
+		ep.resolve, ep.pull, ep.push = true, true, true
 	}
 	for _, c := range t.Capabilities {
 		switch c {
@@ -242,7 +243,9 @@ func (t hostTable) endpoint(address, dir string) (endpoint, error) {
 			ep.resolve = true
 		case "pull":
 			ep.pull = true
-		case "push", "referrers":
+		case "push":
+			ep.push = true
+		case "referrers":
 		default:
 			return endpoint{}, fmt.Errorf("unknown capability %q: use pull, resolve, push", c)
 		}

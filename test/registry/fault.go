@@ -22,6 +22,7 @@ type Fault struct {
 	Location   string // redirect there
 	NoRange    bool   // ignore the Range header
 	WrongRange bool   // answer a Range with another one's bytes
+	Method     string // only requests of this method; "" is any
 }
 
 // Misbehave adds a fault.
@@ -44,7 +45,7 @@ func (r *Registry) Behave() {
 // takeFault finds the fault for a request and counts it down; mu is held.
 func (r *Registry) takeFault(req *http.Request) *Fault {
 	i := slices.IndexFunc(r.faults, func(f *Fault) bool {
-		return f.Times != 0 && strings.HasSuffix(req.URL.Path, f.Suffix)
+		return f.Times != 0 && strings.HasSuffix(req.URL.Path, f.Suffix) && (f.Method == "" || f.Method == req.Method)
 	})
 	if i < 0 {
 		return nil

@@ -1,8 +1,8 @@
-// Package registry is a read-only container registry in this process, on
-// loopback: for tests and for the demonstration, never for a network. It builds
-// its images from directories and tars, and can be made to misbehave.
+// Package registry is a container registry in this process, on loopback: for tests
+// and for the demonstration, never for a network. It builds its images from
+// directories and tars, takes what is pushed, and can be made to misbehave.
 //
-// Source: OCI distribution-spec 1.1, pull; Docker's token authentication.
+// Source: OCI distribution-spec 1.1; Docker's token authentication.
 package registry
 
 import (
@@ -25,6 +25,8 @@ type Registry struct {
 	mu        sync.Mutex
 	manifests map[string]map[string]content // by repository, then tag or digest
 	blobs     map[digest.Digest]content
+	owners    map[digest.Digest]map[string]bool // repositories of a blob that was pushed; nil: all
+	uploads   map[string]*bytes.Buffer          // by path
 	faults    []*Fault
 	requests  []string // "METHOD path", in order
 	user      string
@@ -38,7 +40,8 @@ type content struct {
 
 // New makes an empty registry.
 func New() *Registry {
-	return &Registry{manifests: map[string]map[string]content{}, blobs: map[digest.Digest]content{}}
+	return &Registry{manifests: map[string]map[string]content{}, blobs: map[digest.Digest]content{},
+		owners: map[digest.Digest]map[string]bool{}, uploads: map[string]*bytes.Buffer{}}
 }
 
 // Server is a Registry that listens.
@@ -124,12 +127,23 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	path, ok := strings.CutPrefix(req.URL.Path, "/v2/")
-	if !ok || req.Method != http.MethodGet && req.Method != http.MethodHead {
-		fail(w, http.StatusNotFound, "UNSUPPORTED", "only pulls are served")
+	if !ok {
+		fail(w, http.StatusNotFound, "UNSUPPORTED", "no such path")
 		return
 	}
 	repository, kind, id := split(path)
 	if !r.authorized(w, req, repository) {
+		return
+	}
+	if kind == "uploads" || req.Method != http.MethodGet && req.Method != http.MethodHead {
+		if fault != nil && fault.serve(w, req, &content{}) {
+			return
+		}
+		r.serveWrite(w, req, repository, kind, id)
+		return
+	}
+	if kind == "referrers" {
+		r.serveReferrers(w, repository, digest.Digest(id))
 		return
 	}
 	if path == "" {
@@ -152,7 +166,10 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // split takes "a/b/manifests/latest" apart.
 func split(path string) (repository, kind, id string) {
-	for _, kind := range []string{"manifests", "blobs"} {
+	if i := strings.Index(path, "/blobs/uploads/"); i >= 0 {
+		return path[:i], "uploads", path[i+len("/blobs/uploads/"):]
+	}
+	for _, kind := range []string{"manifests", "blobs", "referrers"} {
 		if i := strings.LastIndex(path, "/"+kind+"/"); i >= 0 {
 			return path[:i], kind, path[i+len(kind)+2:]
 		}
@@ -165,7 +182,8 @@ func (r *Registry) lookup(repository, kind, id string) (content, bool) {
 	defer r.mu.Unlock()
 	if kind == "blobs" {
 		c, ok := r.blobs[digest.Digest(id)]
-		return c, ok
+		owners := r.owners[digest.Digest(id)]
+		return c, ok && (owners == nil || owners[repository])
 	}
 	c, ok := r.manifests[repository][id]
 	return c, ok
@@ -176,6 +194,9 @@ func (r *Registry) authorized(w http.ResponseWriter, req *http.Request, reposito
 	user := r.user
 	r.mu.Unlock()
 	scope := "repository:" + repository + ":pull"
+	if req.Method != http.MethodGet && req.Method != http.MethodHead || strings.Contains(req.URL.Path, "/blobs/uploads/") {
+		scope += ",push"
+	}
 	if user == "" || req.Header.Get("Authorization") == "Bearer token-for-"+scope {
 		return true
 	}

@@ -1,0 +1,145 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/strake-containers/strake/image/layer"
+	"github.com/strake-containers/strake/image/registry"
+)
+
+// ErrNotKept says that a layer is not here as it was packed.
+var ErrNotKept = errors.New("not kept packed")
+
+// content is an image that is read whole, and held until release: its layers and
+// blobs stay, whatever becomes of its names.
+type content struct {
+	store    *Store
+	key      string // the name it was asked for by; "" for an id
+	name     name
+	record   *record
+	image    Image
+	manifest v1.Manifest
+	body     []byte // of the manifest
+	config   []byte
+	release  func()
+}
+
+// hold finds an image and keeps its parts until release.
+func (s *Store) hold(ref string) (*content, error) {
+	p := &pull{store: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec, key, err := s.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.nameOf(ref)
+	if err != nil {
+		return nil, err
+	}
+	p.holdLocked(n.top.Digest.String(), n.manifest.String(), rec.image.ID)
+	for _, l := range rec.layers {
+		p.holdLocked(string(l.key), l.blob.Digest.String())
+	}
+	return &content{store: s, key: key, name: n, record: rec, image: s.describe(rec), release: p.release}, nil
+}
+
+// open is hold that reads the documents too. The caller releases it.
+func (s *Store) open(ref string) (_ *content, err error) {
+	c, err := s.hold(ref)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.release()
+			err = fmt.Errorf("image %q: %w", ref, err)
+		}
+	}()
+	if c.body, err = s.layout.Get(c.name.manifest, registry.MaxManifest); err != nil {
+		return nil, err
+	}
+	if c.manifest, err = registry.ParseManifest(c.body); err != nil {
+		return nil, err
+	}
+	c.config, err = s.layout.Get(c.manifest.Config.Digest, registry.MaxConfig)
+	return c, err
+}
+
+// kept opens the blob of a layer as it was pulled; ErrNotKept if it is not here.
+// Who reads it verifies it.
+func (c *content) kept(l imageLayer) (io.ReadCloser, error) {
+	if !c.store.layout.Has(l.blob.Digest) {
+		return nil, fmt.Errorf("layer %s: %w", l.blob.Digest, ErrNotKept)
+	}
+	return c.store.layout.Open(l.blob.Digest)
+}
+
+// tar opens the tar of a layer, verified as it is read, and says its size.
+func (c *content) tar(ctx context.Context, l imageLayer) (io.ReadCloser, int64, error) {
+	t, err := c.store.layers.Tar(l.key)
+	if err == nil {
+		return t, t.Size, nil
+	}
+	if !errors.Is(err, layer.ErrNoRecipe) {
+		return nil, 0, err
+	}
+	info := c.store.layerInfo(l.key)
+	blob, keptErr := c.kept(l)
+	if keptErr == nil && info.Tar > 0 {
+		plain, stop, err := layer.Decompress(ctx, blob)
+		if err != nil {
+			return nil, 0, errors.Join(err, blob.Close())
+		}
+		closer := func() error { stop(); return blob.Close() }
+		return &verified{in: plain, close: closer, want: l.diffID, hash: l.diffID.Algorithm().Digester()}, info.Tar, nil
+	}
+	if keptErr == nil {
+		_ = blob.Close() // only read from
+	}
+	return nil, 0, fmt.Errorf("%w: remove the image and pull it again", err)
+}
+
+// verified is a stream that ends with an error if it is not what it should be.
+type verified struct {
+	in    io.Reader
+	close func() error
+	want  digest.Digest
+	hash  digest.Digester
+}
+
+func (v *verified) Read(b []byte) (int, error) {
+	n, err := v.in.Read(b)
+	v.hash.Hash().Write(b[:n])
+	if errors.Is(err, io.EOF) && v.hash.Digest() != v.want {
+		err = fmt.Errorf("%w: %s is %s", ErrDigestMismatch, v.want, v.hash.Digest())
+	}
+	return n, err
+}
+
+func (v *verified) Close() error { return v.close() }
+
+// repacked is the manifest of the same image with other layer blobs: an OCI one,
+// whatever it was.
+func (c *content) repacked(layers []v1.Descriptor) ([]byte, error) {
+	m := c.manifest
+	m.MediaType = v1.MediaTypeImageManifest
+	m.Config.MediaType = v1.MediaTypeImageConfig
+	m.Layers = layers
+	return json.Marshal(m)
+}
+
+// holdLocked is hold for several, with mu held.
+func (p *pull) holdLocked(what ...string) {
+	for _, w := range what {
+		p.store.busy[w]++
+		p.held = append(p.held, w)
+	}
+}
