@@ -57,14 +57,14 @@ func (r *Repository) Mount(ctx context.Context, d digest.Digest, from Reference)
 		return false, err
 	}
 	q := url.Values{"mount": {d.String()}, "from": {from.Path}}
-	resp, location, err := r.startUpload(ctx, h, q, "repository:"+from.Path+":pull")
+	location, err := r.startUpload(ctx, h, q, "repository:"+from.Path+":pull")
 	if errors.Is(err, ErrUnauthorized) || errors.Is(err, ErrNotFound) {
 		return false, nil // not from there, then: the upload says what is wrong here
 	}
 	if err != nil {
 		return false, err
 	}
-	if resp.StatusCode == http.StatusCreated {
+	if location == nil {
 		return true, nil
 	}
 	// 202: the registry began an upload instead, which nobody continues.
@@ -74,21 +74,21 @@ func (r *Repository) Mount(ctx context.Context, d digest.Digest, from Reference)
 	return false, nil
 }
 
-// startUpload sends the POST that begins an upload, and says where it goes on.
-func (r *Repository) startUpload(ctx context.Context, h *host, q url.Values, scopes ...string) (*http.Response, *url.URL, error) {
+// startUpload sends the POST that begins an upload, and says where it goes on; nil
+// is nowhere, as the blob was mounted.
+func (r *Repository) startUpload(ctx context.Context, h *host, q url.Values, scopes ...string) (*url.URL, error) {
 	u := h.base
 	u.Path += "/" + r.ref.Path + "/blobs/uploads/"
 	u.RawQuery = q.Encode()
 	resp, err := r.do(ctx, h, http.MethodPost, &u, nil, []byte{}, scopes)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	_ = resp.Body.Close() // an empty one
-	location, err := nextLocation(resp)
 	if resp.StatusCode == http.StatusCreated {
-		return resp, nil, nil
+		return nil, nil
 	}
-	return resp, location, err
+	return nextLocation(resp)
 }
 
 // nextLocation is where an upload goes on.
@@ -111,7 +111,7 @@ func (r *Repository) Upload(ctx context.Context, in io.Reader, want digest.Diges
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
-	_, location, err := r.startUpload(ctx, h, nil)
+	location, err := r.startUpload(ctx, h, nil)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
