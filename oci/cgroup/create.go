@@ -361,6 +361,22 @@ func enableControllers(dir string, wanted []string) error {
 // every hierarchy; "" before Create. Keep it if another process is to Delete.
 func (c *Cgroup) Top() string { return c.top }
 
+// Missing is what Top will be if Create is called now and nobody else is at work:
+// the highest directory that no hierarchy has yet; "" if the cgroup is there in
+// one. Keep it before Create, if a Create that is killed is to be undone.
+func (c *Cgroup) Missing() string {
+	top := ""
+	for p := c.path; p != "/"; p = path.Dir(p) {
+		for _, h := range c.all {
+			if exists(h.mount + p) {
+				return top
+			}
+		}
+		top = p
+	}
+	return top
+}
+
 // Adopt tells a Cgroup what Top another one of the same path returned.
 func (c *Cgroup) Adopt(top string) { c.top = top }
 

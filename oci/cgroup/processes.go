@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,10 +150,16 @@ func (c *Cgroup) Frozen() (bool, error) {
 // keeps in the kernel cannot freeze, and must not keep the others alive.
 const killFreeze = 2 * time.Second
 
-// Kill sends a signal to every process of the cgroup and its descendants; none
-// escapes by forking. It leaves no cgroup frozen that was not, and lets go a
-// frozen v1 one whose processes could not die otherwise. A cgroup that is gone
-// has none to kill.
+// killRounds is how often Kill looks for processes that were forked while it
+// signalled their parents.
+const killRounds = 8
+
+// Kill sends a signal to every process of the cgroup and its descendants, those
+// that they fork meanwhile too. A caller that is killed at it leaves nothing
+// frozen: only where the kernel cannot kill a cgroup, and only against processes
+// that fork faster than they can be killed, is it held still for a SIGKILL. A
+// frozen v1 cgroup, whose processes could not die otherwise, is let go by one. A
+// cgroup that is gone has none to kill.
 func (c *Cgroup) Kill(sig syscall.Signal) error {
 	h := c.processes()
 	if h.v2 && sig == syscall.SIGKILL {
@@ -192,30 +199,71 @@ func (c *Cgroup) killOneByOne(sig syscall.Signal) (err error) {
 	if !c.Exists() {
 		return nil
 	}
-	// 1. Hold everything still, so that no list of processes is out of date.
-	paused, err := c.Frozen()
-	if err != nil {
-		return err
-	}
-	if !paused {
-		ctx, cancel := context.WithTimeout(context.Background(), killFreeze)
-		_ = c.Freeze(ctx) // without it a fork may escape this round; not killing would be worse
-		cancel()
-	}
-	if !paused || sig == syscall.SIGKILL {
+	if sig == syscall.SIGKILL { // whoever is frozen, or is being frozen, cannot die
 		defer func() { err = errors.Join(err, c.setFrozen(false)) }()
 	}
-	// 2. Signal.
+	done := map[int]bool{}
+	for round := range 2 * killRounds {
+		more, err := c.signalOthers(sig, done)
+		if err != nil || !more {
+			return err
+		}
+		if round == killRounds && sig == syscall.SIGKILL {
+			ctx, cancel := context.WithTimeout(context.Background(), killFreeze)
+			_ = c.Freeze(ctx) // without it a fork may escape; not killing would be worse
+			cancel()
+		}
+	}
+	return nil
+}
+
+// signalOthers signals the processes that are not in done, and puts them there.
+// It reports whether there were any, those too that were gone before they could
+// be signalled: they may have left children. Each is held by a pidfd before it is
+// seen in the cgroup once more, so that a number which changes hands hits nobody
+// else.
+func (c *Cgroup) signalOthers(sig syscall.Signal, done map[int]bool) (found bool, err error) {
+	held := map[int]*os.File{}
+	defer func() {
+		for _, f := range held {
+			_ = f.Close()
+		}
+	}()
 	pids, err := c.Pids(true)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, pid := range pids {
-		if e := syscall.Kill(pid, sig); e != nil && !errors.Is(e, syscall.ESRCH) {
+		if done[pid] {
+			continue
+		}
+		found = true
+		f, err := sys.OpenPidFD(pid)
+		if isErrno(err, syscall.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		held[pid] = f
+	}
+	if !found {
+		return false, nil
+	}
+	if pids, err = c.Pids(true); err != nil {
+		return false, err
+	}
+	for _, pid := range pids {
+		f := held[pid]
+		if f == nil {
+			continue
+		}
+		done[pid] = true
+		if e := sys.KillPidFD(sys.Fd(f), sig); e != nil {
 			err = errors.Join(err, fmt.Errorf("pid %d: %w", pid, e))
 		}
 	}
-	return err
+	return true, err
 }
 
 // Empty reports that certainly no process is in the cgroup and its descendants. Of

@@ -324,6 +324,44 @@ func TestKillFrozenByV1(t *testing.T) {
 	})
 }
 
+// A process that forks and ends, and its child likewise, is nowhere when it is
+// looked for.
+func TestKillReachesWhoRuns(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		// It reads first, so that all of it is in the cgroup.
+		runner := exec.Command("/bin/sh", "-c", "read go; f() { f & }; f & f & f")
+		in, err := runner.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := runner.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Apply(runner.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := in.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_ = runner.Wait() // by now its children run
+		if pids, err := c.Pids(true); len(pids) == 0 || err != nil {
+			t.Fatalf("nobody runs: %v, %v", pids, err)
+		}
+		if err := c.Kill(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WaitEmpty(ctxFor(t, 10*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if frozen, _ := c.Frozen(); frozen {
+			t.Error("Kill left it frozen")
+		}
+	})
+}
+
 func TestFreezeGivesUp(t *testing.T) {
 	eachMode(t, func(t *testing.T, c *Cgroup) {
 		if err := c.Create(nil); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -67,10 +68,15 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 
-	// 4. The cgroup, with all limits. Hooks may ask for the state already.
+	// 4. The cgroup, with all limits.
 	r := record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
 		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil}
-	if r.Hooks {
+	// Hooks ask for the state; and a Delete after a kill has no other way to know
+	// which of the cgroup's parents were not there.
+	if path.Dir(cg.Path()) != "/" {
+		r.CgroupTop = cg.Missing()
+	}
+	if r.Hooks || r.CgroupTop != "" && r.CgroupTop != cg.Path() {
 		if err := c.save(&r); err != nil {
 			return nil, nil, err
 		}

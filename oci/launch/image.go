@@ -93,6 +93,7 @@ type image struct {
 	relocs  []int // offsets in mem of words that become addresses
 	ptrArgs []ptrArg
 	closing int // index of the first instruction for keepOnly
+	first   int // index of the first instruction of an operation
 	report  int // offset of the buffer for messages to the parent
 	home    int // offset of the HOME= variable, 0 none
 	execAt  int // index of the execve

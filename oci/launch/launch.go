@@ -529,6 +529,9 @@ func (c *conversation) where() string {
 		return "start"
 	}
 	in := &c.img.code[i]
+	if i < c.img.first {
+		return "start: " + callName(int(in.code)) // to be rid of what it was born with
+	}
 	return c.Program.Ops[in.op].Where() + ": " + callName(int(in.code))
 }
 

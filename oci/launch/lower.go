@@ -72,10 +72,10 @@ func lower(p *plan.Program, self fileID, viaStub bool) (*image, error) {
 	if err := checkRegisters(p); err != nil {
 		return nil, err
 	}
-	const scratchRegs = 9
-	n := p.Regs + 1 + scratchRegs + p.Target
-	if n > 255 {
-		return nil, fmt.Errorf("program of %d registers: %w", n, errTooLarge)
+	const scratchRegs, most = 9, 255
+	n := 1 + scratchRegs + p.Regs + p.Target
+	if p.Regs < 0 || p.Target < 0 || p.Regs > most || p.Target > most || n > most {
+		return nil, fmt.Errorf("program of %d registers and %d descriptors: %w", p.Regs, p.Target, errTooLarge)
 	}
 	l := &lowering{image: &image{mem: make([]byte, 0, 64<<10), code: make([]instr, 0, 4*len(p.Ops))}, prog: p,
 		scratch: plan.Reg(p.Regs + 1)}
@@ -94,6 +94,7 @@ func lower(p *plan.Program, self fileID, viaStub bool) (*image, error) {
 	for range len(p.Inputs) + 2 { // at most one gap before each input and the stub, and one behind
 		l.emit(pNothing, 0)
 	}
+	l.first = len(l.code)
 	l.starts = make([]int, 0, len(p.Ops)+1)
 	for i := range p.Ops {
 		l.cur = i
@@ -105,10 +106,7 @@ func lower(p *plan.Program, self fileID, viaStub bool) (*image, error) {
 		}
 	}
 	l.starts = append(l.starts, len(l.code))
-	for _, j := range l.jumps {
-		if j.op >= len(l.starts) {
-			return nil, fmt.Errorf("%s: jump behind the end", p.Ops[l.code[j.instr].op].Where())
-		}
+	for _, j := range l.jumps { // checkRegisters has looked where they go
 		l.code[j.instr].args[j.arg] = uintptr(l.starts[j.op])
 	}
 	if len(l.code) > 0x7fff {
@@ -135,7 +133,7 @@ func (m *image) keepOnly(keep []int) {
 }
 
 // checkRegisters makes sure that a program, which may come from a file, touches
-// no memory but its registers.
+// no memory but its registers and goes nowhere but on.
 func checkRegisters(p *plan.Program) error {
 	bad := func(r plan.Reg) bool { return r < 0 || int(r) > p.Regs }
 	if sync := p.Input(plan.InSync); sync == nil || sync.Reg == 0 {
@@ -161,6 +159,10 @@ func checkRegisters(p *plan.Program) error {
 		}
 		if (o.Do == plan.OpLookup || o.Do == plan.OpExec || o.Do == plan.OpHook) && len(o.Args) == 0 {
 			return fmt.Errorf("%s: no arguments", o.Where())
+		}
+		skips := o.Do == plan.OpSkip || o.Do == plan.OpIfOpen || o.Do == plan.OpIsDir
+		if skips && o.A > uint64(len(p.Ops)-i-1) {
+			return fmt.Errorf("%s: jump behind the end", o.Where())
 		}
 		if o.Do == plan.OpMount && len(o.Args) != 2 {
 			return fmt.Errorf("%s: mount wants a type and options", o.Where())

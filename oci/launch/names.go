@@ -115,6 +115,12 @@ func callName(code int) string {
 		return "setxattr"
 	case pSync:
 		return "wait for the parent"
+	case pReady:
+		return "wait at the gate"
+	case pPause:
+		return "pause"
+	case pHome:
+		return "read /etc/passwd"
 	case pFork:
 		return "clone3"
 	case pHook:
