@@ -208,7 +208,7 @@ func TestBadProgramsAreReportedByCreate(t *testing.T) {
 	}
 	s := e.spec("")
 	s.Process.Args = []string{"/not-elf"}
-	if _, err := e.run(s); !errors.Is(err, ErrExec) || !strings.HasSuffix(err.Error(), `exec "/not-elf": exec format error`) {
+	if _, err := e.run(s); !errors.Is(err, ErrExec) || !strings.HasSuffix(err.Error(), `exec /not-elf: exec format error`) {
 		t.Errorf("late failure, by start: %v", err)
 	}
 	c, _ := e.start(e.spec("exec sleep 100"))

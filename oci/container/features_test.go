@@ -91,11 +91,11 @@ func TestFailingHooksUndoCreate(t *testing.T) {
 		hooks specs.Hooks
 		want  string
 	}{
-		{specs.Hooks{CreateRuntime: fail}, "hooks.createRuntime[0] (/bin/sh): exit status 3: because"},
-		{specs.Hooks{CreateContainer: fail}, "hooks.createContainer[0] (/bin/sh): failed"},
-		{specs.Hooks{CreateContainer: slow}, "hooks.createContainer[0] (/bin/sleep): still running after 1 s"},
-		{specs.Hooks{CreateContainer: []specs.Hook{{Path: "/no/hook"}}}, "hooks.createContainer[0] (/no/hook): run: no such file"},
-		{specs.Hooks{StartContainer: fail}, "hooks.startContainer[0] (/bin/sh): run: "},
+		{specs.Hooks{CreateRuntime: fail}, "hooks.createRuntime[0] (/bin/sh): error running createRuntime hook #0: exit status 3: because"},
+		{specs.Hooks{CreateContainer: fail}, "hooks.createContainer[0] (/bin/sh): error running createContainer hook #0: exit status 3"},
+		{specs.Hooks{CreateContainer: slow}, "hooks.createContainer[0] (/bin/sleep): error running createContainer hook #0: still running after 1 s"},
+		{specs.Hooks{CreateContainer: []specs.Hook{{Path: "/no/hook"}}}, "hooks.createContainer[0] (/no/hook): error running createContainer hook #0: no such file"},
+		{specs.Hooks{StartContainer: fail}, "hooks.startContainer[0] (/bin/sh): error running startContainer hook #0: "},
 	} {
 		s := e.spec("true")
 		s.Hooks = &tt.hooks

@@ -57,7 +57,7 @@ func runHooks(ctx context.Context, name string, hooks []specs.Hook, state specs.
 	}
 	for i, h := range hooks {
 		if err := runHook(ctx, h, data); err != nil {
-			return fmt.Errorf("hooks.%s[%d] (%s): %w", name, i, h.Path, err)
+			return fmt.Errorf("hooks.%s[%d] (%s): error running %s hook #%d: %w", name, i, h.Path, name, i, err)
 		}
 	}
 	return nil

@@ -9,7 +9,8 @@ import (
 
 // runHook runs a program and waits for it, at most a[4] ms. Arguments: path,
 // argv, envp, a descriptor for its standard input, the time, clone3's arguments
-// followed by room for the pidfd, pollfd and wait status.
+// followed by room for the pidfd, pollfd and wait status. The error is one of the
+// kernel's, or hookStatus and the wait status of a hook that failed.
 //
 //go:nosplit
 //go:norace
@@ -19,6 +20,12 @@ func runHook(a *[6]uintptr) syscall.Errno {
 	poll := clone + 12*8
 	info := clone + 13*8
 	*(*uint64)(at(clone + 8)) = uint64(pidfdAt)
+	// Where the hook's process says why it could not become the hook: any exit
+	// code may be one of the hook's own.
+	why, _, errno := syscall.RawSyscall6(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS, ^uintptr(0), 0)
+	if errno != 0 {
+		return errno
+	}
 	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, clone, unsafe.Sizeof(cloneArgs{}), 0)
 	if errno != 0 {
 		return errno
@@ -27,7 +34,8 @@ func runHook(a *[6]uintptr) syscall.Errno {
 		_, _, _ = syscall.RawSyscall(unix.SYS_LSEEK, a[3], 0, 0)
 		_, _, _ = syscall.RawSyscall(unix.SYS_DUP3, a[3], 0, 0)
 		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, a[0], a[1], a[2])
-		exit(uintptr(errno) & 0x7f)
+		*(*uint32)(at(why)) = uint32(errno)
+		exit(127)
 	}
 	pidfd := load(pidfdAt, 4)
 	*(*int32)(at(poll)) = int32(pidfd)
@@ -56,11 +64,16 @@ func runHook(a *[6]uintptr) syscall.Errno {
 	if late {
 		return unix.ETIMEDOUT
 	}
+	failed := syscall.Errno(load(why, 4))
+	_, _, _ = syscall.RawSyscall(unix.SYS_MUNMAP, why, 4096, 0)
+	if failed != 0 {
+		return failed
+	}
 	if status := load(info, 4); status != 0 {
-		if status&0x7f == 0 && status>>8 < 127 && (status>>8 == uintptr(unix.ENOENT) || status>>8 == uintptr(unix.EACCES)) {
-			return syscall.Errno(status >> 8)
-		}
-		return unix.ECANCELED
+		return hookStatus | syscall.Errno(status&0xffff)
 	}
 	return 0
 }
+
+// hookStatus marks a wait status among the kernel's errors.
+const hookStatus = 1 << 16

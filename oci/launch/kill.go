@@ -35,11 +35,11 @@ type GateError struct {
 	Errno syscall.Errno
 }
 
-func (e *GateError) Error() string { return e.Text + ": " + e.Errno.Error() }
+func (e *GateError) Error() string { return e.Text + ": " + hookText(e.Errno) }
 func (e *GateError) Unwrap() error { return e.Errno }
 
 // IsExec says whether it was the execve.
-func (e *GateError) IsExec() bool { return strings.HasPrefix(e.Text, `exec "`) }
+func (e *GateError) IsExec() bool { return strings.HasPrefix(e.Text, "exec ") }
 
 // AwaitExec waits on a connection to a gate for the execve behind it, which
 // closes the connection, or for what went wrong.

@@ -66,9 +66,9 @@ func (e *Error) Error() string {
 	case e.Op.Do == plan.OpLookup || e.Op.Do == plan.OpExec:
 		return execText(e.Op, e.Errno)
 	case e.Op.Do == plan.OpHook && e.Errno == unix.ETIMEDOUT:
-		return fmt.Sprintf("%s: still running after %d s", e.Op.Where(), e.Op.A)
-	case e.Op.Do == plan.OpHook && e.Errno == unix.ECANCELED:
-		return e.Op.Where() + ": failed"
+		return fmt.Sprintf("%s: %s: still running after %d s", e.Op.Where(), e.Op.Data, e.Op.A)
+	case e.Op.Do == plan.OpHook:
+		return fmt.Sprintf("%s: %s: %s", e.Op.Where(), e.Op.Data, hookText(e.Errno))
 	case e.Op.Do == plan.OpCheckCwd:
 		return e.Op.Where() + ": is outside of the container's root"
 	case e.Text != "":
@@ -79,15 +79,40 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Errno }
 
+// hookText says how a hook failed.
+func hookText(errno syscall.Errno) string {
+	status := syscall.WaitStatus(errno &^ hookStatus)
+	switch {
+	case errno&hookStatus == 0:
+		return errno.Error()
+	case status.Signaled():
+		return "signal: " + status.Signal().String()
+	}
+	return "exit status " + strconv.Itoa(status.ExitStatus())
+}
+
 // execText says why a program cannot be executed, in the words that callers of
 // OCI runtimes look for.
 func execText(o *plan.Op, errno syscall.Errno) string {
+	if o.Do == plan.OpExec {
+		return execName(o) + ": " + errno.Error()
+	}
 	name := quote(o.Args[0])
 	switch {
 	case errno == unix.ENOENT && len(o.Env) != 1 && o.Do == plan.OpLookup:
 		return "exec " + name + ": executable file not found in $PATH"
 	}
 	return "exec " + name + ": " + errno.Error()
+}
+
+// execName names the program of an execve that failed as runc does: without
+// quotes, unless something in it would spoil the line.
+func execName(o *plan.Op) string {
+	name := o.Args[0]
+	if quoted := quote(name); quoted != `"`+name+`"` {
+		name = quoted
+	}
+	return "exec " + name
 }
 
 // self is the identity of the running program's file.

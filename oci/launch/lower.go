@@ -190,8 +190,11 @@ func (l *lowering) emit(code int, out plan.Reg, args ...arg) int {
 	if l.gated {
 		o := &l.prog.Ops[l.cur]
 		text := o.Where() + ": " + callName(code)
-		if o.Do == plan.OpExec || o.Do == plan.OpLookup {
-			text = "exec " + quote(o.Args[0])
+		switch o.Do {
+		case plan.OpExec:
+			text = execName(o)
+		case plan.OpHook:
+			text = o.Where() + ": " + o.Data
 		}
 		if len(text) > msgText {
 			text = text[:msgText]

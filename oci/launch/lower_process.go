@@ -100,7 +100,11 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		if err != nil {
 			return err
 		}
-		env, err := l.pointers(o.Env)
+		environ := l.pointers
+		if o.B == 1 {
+			environ = l.environ
+		}
+		env, err := environ(o.Env)
 		if err != nil {
 			return err
 		}

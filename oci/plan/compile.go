@@ -316,14 +316,23 @@ func (b *builder) hooksBeforePivot() error {
 		b.at("hooks", "prestart, createRuntime")
 		b.op(Op{Do: OpSync, A: SyncHooks})
 	}
-	b.hooks("createContainer", h.CreateContainer)
+	if len(h.CreateContainer) > 0 {
+		b.op(Op{Do: OpFchdir, Dir: b.root}) // as with runc, they start in the rootfs
+	}
+	b.hooks("createContainer", h.CreateContainer, false)
 	return nil
 }
 
-func (b *builder) hooks(name string, hooks []specs.Hook) {
+// hooks appends hooks to run. Without an environment of its own a hook may have
+// the process's (ofProcess), else it has none.
+func (b *builder) hooks(name string, hooks []specs.Hook, ofProcess bool) {
 	for i, h := range hooks {
 		b.at("hooks."+name+"["+itoa(i)+"]", h.Path)
-		o := Op{Do: OpHook, Dir: b.named(InHook), Path: h.Path, Args: h.Args, Env: h.Env}
+		o := Op{Do: OpHook, Dir: b.named(InHook), Path: h.Path, Args: h.Args, Env: h.Env,
+			Data: "error running " + name + " hook #" + itoa(i)}
+		if ofProcess && h.Env == nil {
+			o.Env, o.B = b.env, 1
+		}
 		if len(o.Args) == 0 {
 			o.Args = []string{h.Path}
 		}

@@ -336,7 +336,7 @@ func (b *builder) startAndExec() error {
 			b.at("hooks.startContainer", "")
 			b.seal("are the image's programs")
 		}
-		b.hooks("startContainer", h.StartContainer)
+		b.hooks("startContainer", h.StartContainer, true)
 	}
 	b.exec()
 	return nil

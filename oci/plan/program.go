@@ -87,7 +87,7 @@ const (
 	OpHome      Code = "home"      // HOME=… of uid A from the rootfs's /etc/passwd, unless Env has it
 	OpLookup    Code = "lookup"    // find Args[0] in Paths, keep it for exec
 	OpGate      Code = "gate"      // report ready and wait for the answer, then, with Dir, for a connection on it; errors go there from now on
-	OpHook      Code = "hook"      // run Path, Args, Env; Data names it; A = timeout in s; Dir = its stdin
+	OpHook      Code = "hook"      // run Path, Args, Env (B=1: with HOME as for exec); Data says that it failed; A = timeout in s; Dir = its stdin
 	OpExec      Code = "exec"      // execve(what lookup found, Args, Env)
 	OpExit      Code = "exit"      // exit(A) (programs that only prepare namespaces)
 	OpPause     Code = "pause"     // wait until killed
