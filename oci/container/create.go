@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -70,7 +71,8 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 
 	// 4. The cgroup, with all limits.
 	r := record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
-		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil}
+		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil,
+		SharedPID: sharesPIDs(s)}
 	// Hooks ask for the state; and a Delete after a kill has no other way to know
 	// which of the cgroup's parents were not there.
 	if path.Dir(cg.Path()) != "/" {
@@ -151,6 +153,11 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	}
 	undo.Release()
 	return c, proc, nil
+}
+
+// sharesPIDs says whether init gets no PID namespace of its own.
+func sharesPIDs(s *specs.Spec) bool {
+	return !slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
 }
 
 // stage prepares the record of an init that is at work.

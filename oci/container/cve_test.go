@@ -89,7 +89,7 @@ func TestLinkedProcAndSysAreRefused(t *testing.T) {
 		must(t, os.Symlink("/dir", link))
 		want := fmt.Sprintf("mounts[%d]", []int{0, 5}[i])
 		if _, err := e.run(e.spec("true")); err == nil || !strings.Contains(err.Error(), want) ||
-			!strings.Contains(err.Error(), "too many levels of symbolic links") {
+			!strings.Contains(err.Error(), "symbolic link") {
 			t.Errorf("/%s is a link: %v", name, err)
 		}
 		must(t, os.Remove(link))

@@ -23,6 +23,9 @@ type record struct {
 	StartTime   uint64            `json:"startTime"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	Hooks       bool              `json:"hooks,omitempty"` // the config has some
+	// SharedPID: init is not the first process of a PID namespace, and its end
+	// not that of the others.
+	SharedPID bool `json:"sharedPid,omitempty"`
 	// A mount that outlives the container, where it has no mount namespace of its
 	// own, and the namespace that it is in: its path, if any, and its inode.
 	Stays     string `json:"stays,omitempty"`
@@ -79,6 +82,9 @@ func (r *record) encode() []byte {
 		b = append(b, `,"staysOn":`...)
 		b = strconv.AppendUint(b, r.StaysOn, 10)
 	}
+	if r.SharedPID {
+		b = append(b, `,"sharedPid":true`...)
+	}
 	return append(b, '}')
 }
 
@@ -110,6 +116,8 @@ func decodeRecord(data []byte) (*record, error) {
 			leanjson.TextMap(in, &r.Annotations)
 		case "hooks":
 			leanjson.Bool(in, &r.Hooks)
+		case "sharedPid":
+			leanjson.Bool(in, &r.SharedPID)
 		case "stays":
 			leanjson.Text(in, &r.Stays)
 		case "staysIn":

@@ -73,11 +73,21 @@ func (c *Container) Start(ctx context.Context) error {
 	return c.runHooks(ctx, r, specs.StateRunning)
 }
 
-// Kill signals init or, with all, every process of the container's cgroup.
+// Kill signals init or, with all, every process of the container's cgroup. So does
+// SIGKILL where the end of init would leave the others alive, in a PID namespace
+// that they share, even if init has ended already.
 func (c *Container) Kill(sig syscall.Signal, all bool) error {
 	r, err := c.load()
 	if err != nil {
 		return err
+	}
+	if sig == syscall.SIGKILL && r.SharedPID && r.Cgroup != "" {
+		if status, err := c.status(r); err == nil && status == specs.StateStopped {
+			if pids, err := c.Pids(); err != nil || len(pids) == 0 {
+				return fmt.Errorf("kill container %s: %w", c.id, ErrNotRunning)
+			}
+		}
+		all = true
 	}
 	if all {
 		cg, err := c.cgroupOf(r)

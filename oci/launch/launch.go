@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-containers/strake/internal/abi"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/plan"
 )
@@ -69,6 +70,8 @@ func (e *Error) Error() string {
 		return fmt.Sprintf("%s: %s: still running after %d s", e.Op.Where(), e.Op.Data, e.Op.A)
 	case e.Op.Do == plan.OpHook:
 		return fmt.Sprintf("%s: %s: %s", e.Op.Where(), e.Op.Data, hookText(e.Errno))
+	case e.Errno == unix.ELOOP && e.Op.C&abi.ResolveNoSymlinks != 0:
+		return e.Op.Where() + ": must be mounted on ordinary directory or file, and this is, or is below, a symbolic link"
 	case e.Op.Do == plan.OpCheckCwd:
 		return e.Op.Where() + ": is outside of the container's root"
 	case e.Text != "":

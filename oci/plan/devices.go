@@ -189,7 +189,12 @@ func (b *builder) hide() {
 	// a mount that is attached nowhere; before, each gets its own.
 	share := b.host.atLeast(6, 15)
 	var empty Reg
+	seen := make(map[string]bool, len(lx.MaskedPaths))
 	for i, p := range lx.MaskedPaths {
+		if seen[p] {
+			continue
+		}
+		seen[p] = true
 		b.at("linux.maskedPaths["+strconv.Itoa(i)+"]", p)
 		if share && empty == 0 {
 			empty = b.emptyDir()
@@ -201,7 +206,12 @@ func (b *builder) hide() {
 	if empty != 0 {
 		b.close(empty)
 	}
+	clear(seen)
 	for i, p := range lx.ReadonlyPaths {
+		if seen[p] {
+			continue
+		}
+		seen[p] = true
 		b.at("linux.readonlyPaths["+strconv.Itoa(i)+"]", p)
 		t := b.inRoot(p, 0, abi.ENOENT, abi.ENOTDIR)
 		_ = b.ifOpen(t, func() error {
