@@ -76,7 +76,7 @@ func TestProgramThatCannotRunIsNamed(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(bin, "orphan"), []byte("#!/no/such/interpreter\n"), 0o755))
 	c, _ := e.start(e.spec("exec sleep 1000"))
 	for program, errno := range map[string]syscall.Errno{"text": syscall.ENOEXEC, "orphan": syscall.ENOENT} {
-		want := `exec "` + program + `": ` + errno.Error()
+		want := "exec " + program + ": " + errno.Error()
 		check := func(how string, err error) {
 			t.Helper()
 			if !errors.Is(err, ErrExec) || !errors.Is(err, errno) || !strings.HasSuffix(err.Error(), want) {
