@@ -98,7 +98,7 @@ func hookText(errno syscall.Errno) string {
 // OCI runtimes look for.
 func execText(o *plan.Op, errno syscall.Errno) string {
 	if o.Do == plan.OpExec {
-		return execName(o) + ": " + errno.Error()
+		return execName(o.Args[0]) + ": " + errno.Error()
 	}
 	name := quote(o.Args[0])
 	switch {
@@ -110,8 +110,7 @@ func execText(o *plan.Op, errno syscall.Errno) string {
 
 // execName names the program of an execve that failed as runc does: without
 // quotes, unless something in it would spoil the line.
-func execName(o *plan.Op) string {
-	name := o.Args[0]
+func execName(name string) string {
 	if quoted := quote(name); quoted != `"`+name+`"` {
 		name = quoted
 	}

@@ -192,7 +192,7 @@ func (l *lowering) emit(code int, out plan.Reg, args ...arg) int {
 		text := o.Where() + ": " + callName(code)
 		switch o.Do {
 		case plan.OpExec:
-			text = execName(o)
+			text = execName(o.Args[0])
 		case plan.OpHook:
 			text = o.Where() + ": " + o.Data
 		}

@@ -52,7 +52,7 @@ func stubImage(report, execAt int, name string) []byte {
 		segmentFlag = 5 // PF_R | PF_X
 		align       = 0x10000
 	)
-	text := "exec " + quote(name)
+	text := execName(name)
 	text = text[:min(len(text), msgText)]
 	b := make([]byte, 0, stubSize)
 	le := binary.LittleEndian
