@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sys"
@@ -18,6 +19,7 @@ type createFlags struct {
 	bundle, pidFile, consoleSocket, pidfdSocket string
 	noPivot, noNewKeyring                       bool
 	preserveFDs                                 int
+	timeout                                     time.Duration
 }
 
 func (c *createFlags) bind(f *flags) {
@@ -27,6 +29,7 @@ func (c *createFlags) bind(f *flags) {
 	f.text(&c.pidfdSocket, "pidfd-socket", "SOCKET", "unix socket that gets a pidfd of the container's init")
 	f.flag(&c.noPivot, "no-pivot", "do not pivot_root (for a rootfs on a ramdisk)")
 	f.flag(&c.noNewKeyring, "no-new-keyring", "keep the caller's session keyring")
+	bindTimeout(f, &c.timeout, "give up, undo everything and say which step it was if the container is not made")
 	f.number(&c.preserveFDs, "preserve-fds", "N", "hand on N descriptors from 3 on")
 }
 
@@ -96,6 +99,8 @@ func bindCreate(a *app, f *flags) func(context.Context, []string) error {
 func (a *app) create(ctx context.Context, c *createFlags, id string, run func(*container.Process) error) (_ *container.Container, _ *container.Process, err error) {
 	var undo cleanup.Stack
 	defer undo.Run(&err)
+	ctx, cancel := within(ctx, c.timeout)
+	defer cancel()
 
 	// 1. The container.
 	o, err := c.options(a, id)

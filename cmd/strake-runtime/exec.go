@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -24,6 +25,7 @@ type execFlags struct {
 	env, caps, groups                                []string
 	tty, detach, noNewPrivs, ignorePaused, subreaper bool
 	preserveFDs                                      int
+	timeout                                          time.Duration
 }
 
 // execFailed is the exit code of an exec that did not get to run its program.
@@ -47,6 +49,7 @@ func bindExec(a *app, f *flags) func(context.Context, []string) error {
 	f.text(&e.pidFile, "pid-file", "FILE", "write its pid to this file")
 	f.text(&e.consoleSocket, "console-socket", "SOCKET", "unix socket that gets the terminal's master")
 	f.text(&e.pidfdSocket, "pidfd-socket", "SOCKET", "unix socket that gets a pidfd of it")
+	bindTimeout(f, &e.timeout, "give up and say which step it was if the program does not run")
 	f.number(&e.preserveFDs, "preserve-fds", "N", "hand on N descriptors from 3 on")
 	f.flag(&e.subreaper, "no-subreaper", "taken for runc's sake")
 	return func(ctx context.Context, args []string) error {
@@ -94,7 +97,9 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 			return err
 		}
 	}
-	p, err := box.Exec(ctx, o)
+	starting, cancel := within(ctx, e.timeout)
+	defer cancel()
+	p, err := box.Exec(starting, o)
 	if err != nil {
 		return err
 	}

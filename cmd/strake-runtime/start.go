@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"syscall"
+	"time"
 
 	"github.com/strake-containers/strake/oci/container"
 )
 
-func bindStart(a *app, _ *flags) func(context.Context, []string) error {
+func bindStart(a *app, f *flags) func(context.Context, []string) error {
+	var timeout time.Duration
+	bindTimeout(f, &timeout, "kill the container and say which step it was if its program does not run")
 	return func(ctx context.Context, args []string) error {
 		id, err := oneID(args)
 		if err != nil {
@@ -17,6 +22,13 @@ func bindStart(a *app, _ *flags) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		return c.Start(ctx)
+		ctx, cancel := within(ctx, timeout)
+		defer cancel()
+		err = c.Start(ctx)
+		if late := new(timeoutError); errors.As(err, &late) {
+			// What its caller has given up must not begin after all.
+			err = errors.Join(err, c.Kill(syscall.SIGKILL, true))
+		}
+		return err
 	}
 }

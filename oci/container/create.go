@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -86,7 +87,8 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	if err := cg.Create(s.Linux.Resources); err != nil {
 		return nil, nil, err
 	}
-	undo.Push("remove cgroup", cg.Delete)
+	// With init dies what is in its PID namespace, but it need not have one.
+	undo.Push("remove cgroup", func() error { return errors.Join(cg.Kill(syscall.SIGKILL), cg.Delete()) })
 	r.CgroupTop = cg.Top()
 	if prog.Stays != "" {
 		if err := r.staysIn(prog, s); err != nil {

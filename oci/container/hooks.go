@@ -87,7 +87,7 @@ func runHook(ctx context.Context, h specs.Hook, state []byte) error {
 	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("killed: %w", ctx.Err())
+		return fmt.Errorf("killed: %w", context.Cause(ctx))
 	case errors.Is(err, exec.ErrWaitDelay) || err == nil:
 		return nil
 	case len(out) > 0:

@@ -57,10 +57,13 @@ func (c *Container) Start(ctx context.Context) error {
 	}
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = sys.Shutdown(conn) })
-	err = launch.AwaitExec(conn)
+	at, err := launch.AwaitExec(conn)
 	stop()
-	if ctx.Err() != nil {
-		return fmt.Errorf("start container %s: %w", c.id, ctx.Err())
+	if cause := context.Cause(ctx); cause != nil {
+		if at == "" {
+			at = "its init does not come out of the gate: it is stopped, frozen or killed"
+		}
+		return fmt.Errorf("start container %s: %s: %w", c.id, at, cause)
 	}
 	if err != nil {
 		var gate *launch.GateError

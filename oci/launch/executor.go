@@ -107,6 +107,8 @@ func (c *child) run() {
 			errno = c.forkSibling(a[0], a[1], a[2])
 		case pHook:
 			errno = runHook(&a)
+		case pAt:
+			c.tell(msgAt, pc, 0, c.text(in))
 		case pPause:
 			for {
 				_, _, _ = syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
@@ -200,13 +202,22 @@ func (c *child) fail(in *instr, pc uintptr, errno syscall.Errno, fd uintptr) {
 		if e == 0 {
 			n = r
 		}
-	} else if in.textLen != 0 {
-		for n = 0; n < uintptr(in.textLen); n++ {
-			*(*byte)(at(c.report + msgHeader + n)) = *(*byte)(at(c.mem + uintptr(in.text) + n))
-		}
+	} else {
+		n = c.text(in)
 	}
 	c.tell(msgError, pc, uintptr(errno), n)
 	exit(127)
+}
+
+// text puts an instruction's text into the message and returns its length.
+//
+//go:nosplit
+//go:norace
+func (c *child) text(in *instr) (n uintptr) {
+	for ; n < uintptr(in.textLen); n++ {
+		*(*byte)(at(c.report + msgHeader + n)) = *(*byte)(at(c.mem + uintptr(in.text) + n))
+	}
+	return n
 }
 
 // ask tells the parent that a step is reached and waits for one byte.

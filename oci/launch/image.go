@@ -74,6 +74,7 @@ const (
 	pFork    // go on in a sibling: see forkSibling
 	pHook    // see runHook
 	pPause   // wait to be killed
+	pAt      // tell the reader at the gate which step comes next
 )
 
 // Modes of pCheck: the value at args[0] of size args[1] bytes, and-ed with
@@ -112,6 +113,7 @@ const (
 	msgWarn             // instruction, errno
 	msgSync             // instruction, step: the child waits for one byte
 	msgFD               // instruction, number; the descriptor comes along
+	msgAt               // instruction; text: the step that comes next
 	msgReady            // waiting at the gate
 	msgFork             // instruction; the pidfd of the sibling that goes on comes along
 

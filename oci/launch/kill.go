@@ -42,22 +42,29 @@ func (e *GateError) Unwrap() error { return e.Errno }
 func (e *GateError) IsExec() bool { return strings.HasPrefix(e.Text, "exec ") }
 
 // AwaitExec waits on a connection to a gate for the execve behind it, which
-// closes the connection, or for what went wrong.
-func AwaitExec(conn *os.File) error {
+// closes the connection, or for what went wrong. It returns the last step that it
+// heard of too: "" until a hook is run.
+func AwaitExec(conn *os.File) (at string, err error) {
 	buf := make([]byte, msgHeader+msgText)
 	for {
 		n, err := conn.Read(buf)
 		if n == 0 && (err == nil || err.Error() == "EOF" || errors.Is(err, syscall.ECONNRESET)) {
 			if errors.Is(err, syscall.ECONNRESET) {
-				return fmt.Errorf("the gate was closed: %w", err)
+				return at, fmt.Errorf("the gate was closed: %w", err)
 			}
-			return nil
+			return at, nil
 		}
 		if err != nil {
-			return err
+			return at, err
 		}
-		if n >= msgHeader && binary.NativeEndian.Uint32(buf) == msgError {
-			return &GateError{Text: string(buf[msgHeader:n]), Errno: syscall.Errno(binary.NativeEndian.Uint32(buf[8:]))}
+		if n < msgHeader {
+			continue
+		}
+		switch binary.NativeEndian.Uint32(buf) {
+		case msgAt:
+			at = string(buf[msgHeader:n])
+		case msgError:
+			return at, &GateError{Text: string(buf[msgHeader:n]), Errno: syscall.Errno(binary.NativeEndian.Uint32(buf[8:]))}
 		}
 	}
 }

@@ -200,8 +200,8 @@ func Run(ctx context.Context, r Request) (_ *Process, err error) {
 	}
 	at := c.where()
 	c.kill()
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%s: %w", at, ctx.Err())
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		return nil, fmt.Errorf("%s: %w", at, cause) // else err says what this process was doing for it
 	}
 	return nil, err
 }

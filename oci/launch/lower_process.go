@@ -96,6 +96,9 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		l.reportAt(conn)
 		l.emit(unix.SYS_CLOSE, 0, reg(o.Dir))
 	case plan.OpHook:
+		if l.gated {
+			l.emit(pAt, 0) // for AwaitExec
+		}
 		argv, err := l.pointers(o.Args)
 		if err != nil {
 			return err

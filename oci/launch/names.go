@@ -123,7 +123,7 @@ func callName(code int) string {
 		return "read /etc/passwd"
 	case pFork:
 		return "clone3"
-	case pHook:
+	case pHook, pAt:
 		return "run"
 	}
 	return "call " + strconv.Itoa(code)
