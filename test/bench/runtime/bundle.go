@@ -1,13 +1,17 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 
 	docker "github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/oci/seccomp"
 )
 
 // makeBundles writes the three bundles: a is runc's example config with
@@ -32,6 +36,9 @@ func makeBundles(dir, static string) error {
 		switch name {
 		case "b":
 			if err := dockerLike(s); err != nil {
+				return err
+			}
+			if err := writeFilter(filepath.Join(dir, "filter"), s); err != nil {
 				return err
 			}
 		case "sleep":
@@ -88,6 +95,21 @@ func exampleA() *specs.Spec {
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+}
+
+// writeFilter compiles the seccomp profile for the floor.
+func writeFilter(file string, s *specs.Spec) error {
+	arch := map[string]specs.Arch{"amd64": specs.ArchX86_64, "arm64": specs.ArchAARCH64}[goruntime.GOARCH]
+	prog, err := seccomp.Compile(s.Linux.Seccomp, arch)
+	if err != nil {
+		return err
+	}
+	var raw []byte
+	for _, in := range prog.Instructions {
+		raw = binary.NativeEndian.AppendUint16(raw, in.Code)
+		raw = binary.NativeEndian.AppendUint32(append(raw, in.JT, in.JF), in.K)
+	}
+	return os.WriteFile(file, raw, 0o644)
 }
 
 func dockerLike(s *specs.Spec) error {

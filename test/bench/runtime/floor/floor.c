@@ -1,24 +1,35 @@
 /*
- * floor: the kernel's share of running a container.
+ * floor: the kernel's share of what an OCI runtime does.
  *
- *	floor ROOTFS NAME COMMAND [ARG]...
+ *	floor DIR run|run-detached|create BUNDLE NAME
+ *	floor DIR start|state|kill|delete|delete-f NAME
+ *	floor DIR exec NAME
  *
- * It does for COMMAND what an OCI runtime does for runc's example config (`runc
- * spec`): cgroups with the default device rules, six namespaces, the seven
- * mounts, device nodes, masked and read-only paths, pivot_root, capabilities,
- * no_new_privs, execve; then it waits and removes the cgroups. It reads no
- * config, keeps no state, checks nothing and trusts every path, so no runtime
- * can be faster than this without doing less. It is a ruler for test/bench, not
- * a way to run anything.
+ * It does what an OCI runtime does for runc's example config (`runc spec`):
+ * cgroups with the default device rules, six namespaces, the seven mounts,
+ * device nodes, masked and read-only paths, pivot_root, capabilities,
+ * no_new_privs, execve; then it waits and removes the cgroups. If BUNDLE ends in
+ * "b" it also writes limits of memory, CPU and processes, keeps 14 capabilities
+ * and loads the seccomp filter in DIR/filter, which the caller has compiled. The
+ * container's program is /bin/true; unless BUNDLE ends in "a" or "b" it sleeps.
+ *
+ * It reads no config, keeps no state but a pid file and the socket at which a
+ * created container waits, checks nothing and trusts every path, so no runtime
+ * can be faster than this without doing less. It is a ruler for test/bench, not a
+ * way to run anything.
  *
  * On cgroup v1 the child joins by writing "0" to the tasks files, which is the
- * fastest way there is (see oci/cgroup); the v2 hierarchy it is born in.
+ * fastest way there is (see oci/cgroup); the v2 hierarchy it is born in. On a host
+ * with v2 alone the device filter is left out.
  */
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/filter.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -28,9 +39,11 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,7 +53,8 @@
 static const char *v1[] = {"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"};
 #define NV1 (sizeof(v1) / sizeof(*v1))
 
-static const char *name;
+static const char *dir, *name;
+static int limited; /* bundle b */
 static int unified; /* cgroup v2 only */
 
 static void check(int rc, const char *what)
@@ -66,6 +80,11 @@ static const char *in(const char *hierarchy, const char *file)
 	return path;
 }
 
+static void limit(const char *hierarchy, const char *file, const char *value)
+{
+	check(put(in(hierarchy, file), value), file);
+}
+
 static void make_cgroups(void)
 {
 	static const char *allow[] = {"c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm",
@@ -74,7 +93,13 @@ static void make_cgroups(void)
 
 	if (unified) {
 		check(mkdir(in("", ""), 0755), "mkdir cgroup");
-		return; /* the device program would be one system call more */
+		if (limited) {
+			limit("", "memory.max", "268435456");
+			limit("", "cpu.weight", "39");
+			limit("", "cpu.max", "100000 100000");
+			limit("", "pids.max", "512");
+		}
+		return;
 	}
 	for (size_t i = 0; i < NV1; i++)
 		check(mkdir(in(v1[i], ""), 0755), v1[i]);
@@ -93,6 +118,24 @@ static void make_cgroups(void)
 	int fd = open(in("devices", "devices.allow"), O_WRONLY | O_CLOEXEC);
 	for (size_t i = 0; i < sizeof allow / sizeof *allow; i++)
 		check(write(fd, allow[i], strlen(allow[i])), "devices.allow");
+	close(fd);
+	if (limited) {
+		limit("memory", "memory.limit_in_bytes", "268435456");
+		limit("cpu", "cpu.shares", "1024");
+		limit("cpu", "cpu.cfs_period_us", "100000");
+		limit("cpu", "cpu.cfs_quota_us", "100000");
+		limit("pids", "pids.max", "512");
+	}
+}
+
+/* the v2 cgroup, which says when the last process has gone */
+static void wait_empty(void)
+{
+	char buf[64] = {0};
+	int fd = open(in(unified ? "" : "unified", "cgroup.events"), O_RDONLY | O_CLOEXEC);
+	struct pollfd p = {fd, POLLPRI, 0};
+	while (check(pread(fd, buf, sizeof buf - 1, 0), "cgroup.events"), !strstr(buf, "populated 0"))
+		check(poll(&p, 1, -1), "poll");
 	close(fd);
 }
 
@@ -136,7 +179,38 @@ static void readonly(const char *path)
 	check(mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), path);
 }
 
-static void child(const char *rootfs, char **argv)
+static void join_cgroups(void)
+{
+	for (size_t i = 0; !unified && i < NV1; i++)
+		check(put(in(v1[i], "tasks"), "0"), "join");
+}
+
+/* what a container's process is, and its program */
+static void become(char **argv)
+{
+	struct rlimit files = {1024, 1024};
+	setrlimit(RLIMIT_NOFILE, &files);
+	const uint64_t few = 1ULL << CAP_AUDIT_WRITE | 1ULL << CAP_KILL | 1ULL << CAP_NET_BIND_SERVICE;
+	const uint64_t caps = limited ? 0xa80425fb : few; /* docker's 14 */
+	for (int c = 0; c <= 40; c++)
+		if (!(caps >> c & 1))
+			prctl(PR_CAPBSET_DROP, c);
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	struct __user_cap_data_struct data[2] = {{caps, caps, 0}, {0, 0, 0}};
+	check(syscall(SYS_capset, &header, data), "capset");
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
+}
+
+static void execute(char **argv, const struct sock_fprog *filter)
+{
+	if (filter->len)
+		check(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, filter), "seccomp");
+	execv(*argv, argv);
+	err(127, "%s", *argv);
+}
+
+static void child(const char *rootfs, char **argv, int ready, int gate)
 {
 	static const struct { const char *path; int minor, major; } nodes[] = {
 		{"dev/null", 3, 1}, {"dev/zero", 5, 1}, {"dev/full", 7, 1},
@@ -148,8 +222,16 @@ static void child(const char *rootfs, char **argv)
 	static const char *ro[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
 	const unsigned long locked = MS_NOSUID | MS_NOEXEC | MS_NODEV;
 
-	for (size_t i = 0; !unified && i < NV1; i++)
-		check(put(in(v1[i], "tasks"), "0"), "join");
+	static struct sock_filter code[BPF_MAXINSNS];
+	struct sock_fprog filter = {0, code};
+	if (limited) {
+		char path[256];
+		snprintf(path, sizeof path, "%s/filter", dir);
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		filter.len = read(fd, code, sizeof code) / sizeof *code;
+		close(fd);
+	}
+	join_cgroups();
 	check(unshare(CLONE_NEWCGROUP), "unshare cgroup");
 	setsid();
 	syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, name);
@@ -192,41 +274,181 @@ static void child(const char *rootfs, char **argv)
 	for (size_t i = 0; i < sizeof ro / sizeof *ro; i++)
 		readonly(ro[i]);
 
-	struct rlimit files = {1024, 1024};
-	setrlimit(RLIMIT_NOFILE, &files);
-	const uint64_t caps = 1ULL << CAP_AUDIT_WRITE | 1ULL << CAP_KILL | 1ULL << CAP_NET_BIND_SERVICE;
-	for (int c = 0; c <= 40; c++)
-		if (!(caps >> c & 1))
-			prctl(PR_CAPBSET_DROP, c);
-	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-	struct __user_cap_data_struct data[2] = {{caps, caps, 0}, {0, 0, 0}};
-	check(syscall(SYS_capset, &header, data), "capset");
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	syscall(SYS_close_range, 3, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */);
-	execv(*argv, argv);
-	err(127, "%s", *argv);
+	become(argv);
+	if (gate >= 0) {
+		check(write(ready, "", 1), "ready");
+		check(accept4(gate, NULL, NULL, SOCK_CLOEXEC), "accept");
+	}
+	execute(argv, &filter);
+}
+
+static void path_of(char *path, size_t size, const char *suffix) { snprintf(path, size, "%s/%s%s", dir, name, suffix); }
+
+static struct sockaddr_un gate_address(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	path_of(a.sun_path, sizeof a.sun_path, ".sock");
+	return a;
+}
+
+static void keep_pid(long pid)
+{
+	char path[256], text[16];
+	path_of(path, sizeof path, ".pid");
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	check(write(fd, text, snprintf(text, sizeof text, "%ld", pid)), path);
+	close(fd);
+}
+
+static pid_t kept_pid(void)
+{
+	char path[256], text[16] = {0};
+	path_of(path, sizeof path, ".pid");
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	check(read(fd, text, sizeof text - 1), path);
+	close(fd);
+	return atoi(text);
+}
+
+static void forget(void)
+{
+	char path[256];
+	path_of(path, sizeof path, ".pid");
+	unlink(path);
+	path_of(path, sizeof path, ".sock");
+	unlink(path);
+}
+
+static int v2_cgroup(void) { return open(in(unified ? "" : "unified", ""), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }
+
+static int wait_for(pid_t pid)
+{
+	int status;
+	check(waitpid(pid, &status, 0), "waitpid");
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* run, run-detached, create */
+static int run(const char *verb, const char *bundle)
+{
+	char rootfs[256], *argv[] = {"/bin/true", NULL, NULL};
+	int gate = -1, pipe[2] = {-1, -1};
+	char kind = bundle[strlen(bundle) - 1];
+
+	snprintf(rootfs, sizeof rootfs, "%s/rootfs", bundle);
+	limited = kind == 'b';
+	if (kind != 'a' && kind != 'b')
+		argv[1] = "sleep";
+	make_cgroups();
+	struct clone_args args = {
+		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_INTO_CGROUP,
+		.exit_signal = SIGCHLD,
+		.cgroup = v2_cgroup(),
+	};
+	if (!strcmp(verb, "create")) {
+		struct sockaddr_un a = gate_address();
+		check(pipe2(pipe, O_CLOEXEC), "pipe");
+		check(gate = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), "socket");
+		check(bind(gate, (void *)&a, sizeof a), "bind");
+		check(listen(gate, 1), "listen");
+	} else {
+		args.flags |= CLONE_VFORK;
+	}
+	long pid = syscall(SYS_clone3, &args, sizeof args);
+	check(pid, "clone3");
+	if (pid == 0)
+		child(rootfs, argv, pipe[1], gate);
+	if (!strcmp(verb, "run")) {
+		int code = wait_for(pid);
+		remove_cgroups();
+		return code;
+	}
+	if (gate >= 0) {
+		char c;
+		close(pipe[1]);
+		if (read(pipe[0], &c, 1) != 1)
+			errx(1, "create: the child has died");
+	}
+	keep_pid(pid);
+	return 0;
+}
+
+static int start(void)
+{
+	struct sockaddr_un a = gate_address();
+	char c;
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	check(connect(fd, (void *)&a, sizeof a), "connect");
+	check(read(fd, &c, 1), "start"); /* ends with the execve */
+	return 0;
+}
+
+static int exec_in(void)
+{
+	static const struct sock_fprog none;
+	char *argv[] = {"/bin/true", NULL};
+	int pidfd = syscall(SYS_pidfd_open, kept_pid(), 0);
+	check(pidfd, "pidfd_open");
+	check(setns(pidfd, CLONE_NEWPID), "setns pid");
+	struct clone_args args = {.flags = CLONE_INTO_CGROUP | CLONE_VFORK, .exit_signal = SIGCHLD, .cgroup = v2_cgroup()};
+	long pid = syscall(SYS_clone3, &args, sizeof args);
+	check(pid, "clone3");
+	if (pid == 0) {
+		join_cgroups();
+		check(setns(pidfd, CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP), "setns");
+		setsid();
+		syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, name);
+		become(argv);
+		execute(argv, &none);
+	}
+	return wait_for(pid);
+}
+
+static int state(void)
+{
+	char path[64], text[1024];
+	snprintf(path, sizeof path, "/proc/%d/stat", kept_pid());
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = read(fd, text, sizeof text);
+	close(fd);
+	return write(1, text, n > 0 ? n : 0) < 0;
+}
+
+static int kill_init(int wait)
+{
+	int pidfd = syscall(SYS_pidfd_open, kept_pid(), 0);
+	check(pidfd, "pidfd_open");
+	check(syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0), "kill");
+	struct pollfd p = {pidfd, POLLIN, 0};
+	if (wait)
+		check(poll(&p, 1, -1), "poll");
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
 	struct statfs fs;
-	int status;
 
 	if (argc < 4)
-		errx(2, "usage: floor ROOTFS NAME COMMAND [ARG]...");
-	name = argv[2];
+		errx(2, "usage: floor DIR VERB [BUNDLE] NAME");
+	dir = argv[1];
+	name = argv[argc - 1];
+	const char *verb = argv[2];
 	unified = !statfs(CGROUP, &fs) && fs.f_type == 0x63677270;
-	make_cgroups();
-	struct clone_args args = {
-		.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_INTO_CGROUP | CLONE_VFORK,
-		.exit_signal = SIGCHLD,
-		.cgroup = open(in(unified ? "" : "unified", ""), O_RDONLY | O_DIRECTORY | O_CLOEXEC),
-	};
-	long pid = syscall(SYS_clone3, &args, sizeof args);
-	check(pid, "clone3");
-	if (pid == 0)
-		child(argv[1], argv + 3);
-	check(waitpid(pid, &status, 0), "waitpid");
+	if (argc == 5)
+		return run(verb, argv[3]);
+	if (!strcmp(verb, "start"))
+		return start();
+	if (!strcmp(verb, "exec"))
+		return exec_in();
+	if (!strcmp(verb, "state"))
+		return state();
+	if (!strcmp(verb, "kill"))
+		return kill_init(0);
+	if (!strcmp(verb, "delete-f"))
+		kill_init(1);
+	wait_empty();
 	remove_cgroups();
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	forget();
+	return 0;
 }
