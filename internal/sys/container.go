@@ -120,8 +120,16 @@ func SendFile(socket string, message []byte, f *os.File) error {
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
 		return &os.PathError{Op: "connect", Path: socket, Err: err}
 	}
-	if err := unix.Sendmsg(fd, message, unix.UnixRights(Fd(f)), nil, unix.MSG_NOSIGNAL); err != nil {
-		return &os.PathError{Op: "sendmsg", Path: socket, Err: err}
+	rights := unix.UnixRights(Fd(f))
+	for len(message) > 0 { // a long one goes in parts, the descriptor with the first
+		n, err := unix.SendmsgN(fd, message, rights, nil, unix.MSG_NOSIGNAL)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return &os.PathError{Op: "sendmsg", Path: socket, Err: err}
+		}
+		message, rights = message[n:], nil
 	}
 	return nil
 }

@@ -138,6 +138,10 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			}
 			return ready(&o, proc)
 		},
+		Listener: func(pid int, f *os.File) error {
+			state := specs.State{Version: specs.Version, ID: o.ID, Status: specs.StateCreating, Pid: pid, Bundle: o.Bundle, Annotations: s.Annotations}
+			return sendListener(s, state, pid, f)
+		},
 		File: func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 	})
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
@@ -68,6 +70,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		Files:    in.fds,
 		CgroupFD: in.cgroupFD(cg),
 		Sync:     func(step, pid int) error { return answer(step, pid, prog, nil) },
+		Listener: func(pid int, f *os.File) error { return c.giveListener(specs.StateRunning, r, pid, f) },
 		File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 	})
 	if err != nil {

@@ -57,7 +57,8 @@ func (c *Container) Start(ctx context.Context) error {
 	}
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = sys.Shutdown(conn) })
-	at, err := launch.AwaitExec(conn)
+	at, err := launch.AwaitExec(conn, func() (*os.File, error) { return openInit(r) },
+		func(f *os.File) error { return c.giveListener(specs.StateCreated, r, r.Pid, f) })
 	stop()
 	if cause := context.Cause(ctx); cause != nil {
 		if at == "" {
@@ -74,6 +75,16 @@ func (c *Container) Start(ctx context.Context) error {
 	}
 	_ = os.Remove(filepath.Join(c.dir, gateSocket)) // delete removes it with the rest
 	return c.runHooks(ctx, r, specs.StateRunning)
+}
+
+// giveListener hands a seccomp listener to the agent that the config names.
+func (c *Container) giveListener(status specs.ContainerState, r *record, pid int, f *os.File) error {
+	s, err := c.Spec()
+	if err != nil {
+		return err
+	}
+	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Pid: r.Pid, Bundle: r.Bundle, Annotations: r.Annotations}
+	return sendListener(s, state, pid, f)
 }
 
 // Kill signals init or, with all, every process of the container's cgroup. So does

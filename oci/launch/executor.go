@@ -103,6 +103,8 @@ func (c *child) run() {
 			errno = c.ask(msgReady, pc, 0)
 		case pSync:
 			errno = c.ask(msgSync, pc, a[0])
+		case pListen:
+			errno = c.listener(pc, a[0])
 		case pFork:
 			errno = c.forkSibling(a[0], a[1], a[2])
 		case pHook:
@@ -233,6 +235,31 @@ func (c *child) ask(kind, pc, step uintptr) syscall.Errno {
 		}
 		if errno == 0 && n == 0 {
 			exit(126) // the parent has gone or given up; nobody to tell
+		}
+		return errno
+	}
+}
+
+// listener tells the parent which descriptor is the listener of the seccomp
+// filter that this process is under by now, and waits until it has been handed
+// to whoever answers it. The word to the parent is the one call that must not be
+// up to the listener, so it is the one that cannot be (see oci/seccomp): write.
+//
+//go:nosplit
+//go:norace
+func (c *child) listener(pc, fd uintptr) syscall.Errno {
+	m := (*[4]uint32)(at(c.report))
+	m[0], m[1], m[2], m[3] = msgListener, uint32(pc), uint32(fd), 0
+	if _, _, errno := syscall.RawSyscall(unix.SYS_WRITE, c.sync, c.report, msgHeader); errno != 0 {
+		return errno
+	}
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_READ, c.sync, c.report, 1)
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno == 0 && n == 0 {
+			exit(126)
 		}
 		return errno
 	}

@@ -73,6 +73,7 @@ const (
 	pSync    // tell the parent: step args[0]; wait for its answer
 	pFork    // go on in a sibling: see forkSibling
 	pHook    // see runHook
+	pListen  // tell the parent that descriptor args[0] is a seccomp listener; wait for its answer
 	pPause   // wait to be killed
 	pAt      // tell the reader at the gate which step comes next
 )
@@ -109,13 +110,14 @@ type ptrArg struct{ instr, arg int }
 // A message is what the child tells the parent, or whoever starts it, in one
 // packet: four 32-bit words, then text.
 const (
-	msgError = 1 + iota // instruction, errno; text
-	msgWarn             // instruction, errno
-	msgSync             // instruction, step: the child waits for one byte
-	msgFD               // instruction, number; the descriptor comes along
-	msgAt               // instruction; text: the step that comes next
-	msgReady            // waiting at the gate
-	msgFork             // instruction; the pidfd of the sibling that goes on comes along
+	msgError    = 1 + iota // instruction, errno; text
+	msgWarn                // instruction, errno
+	msgSync                // instruction, step: the child waits for one byte
+	msgFD                  // instruction, number; the descriptor comes along
+	msgAt                  // instruction; text: the step that comes next
+	msgReady               // waiting at the gate
+	msgListener            // instruction, number of the child's descriptor; the child waits for one byte
+	msgFork                // instruction; the pidfd of the sibling that goes on comes along
 
 	msgHeader = 16
 	msgText   = 256

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // Kill kills a child and waits for its end, and closes its pidfd.
@@ -43,8 +45,9 @@ func (e *GateError) IsExec() bool { return strings.HasPrefix(e.Text, "exec ") }
 
 // AwaitExec waits on a connection to a gate for the execve behind it, which
 // closes the connection, or for what went wrong. It returns the last step that it
-// heard of too: "" until a hook is run.
-func AwaitExec(conn *os.File) (at string, err error) {
+// heard of too: "" until a hook is run. Listener gets the listener of the
+// process's seccomp filter, as in Request; pidfd opens the process's.
+func AwaitExec(conn *os.File, pidfd func() (*os.File, error), listener func(*os.File) error) (at string, err error) {
 	buf := make([]byte, msgHeader+msgText)
 	for {
 		n, err := conn.Read(buf)
@@ -60,11 +63,24 @@ func AwaitExec(conn *os.File) (at string, err error) {
 		if n < msgHeader {
 			continue
 		}
+		value := binary.NativeEndian.Uint32(buf[8:])
 		switch binary.NativeEndian.Uint32(buf) {
 		case msgAt:
 			at = string(buf[msgHeader:n])
 		case msgError:
-			return at, &GateError{Text: string(buf[msgHeader:n]), Errno: syscall.Errno(binary.NativeEndian.Uint32(buf[8:]))}
+			return at, &GateError{Text: string(buf[msgHeader:n]), Errno: syscall.Errno(value)}
+		case msgListener:
+			p, err := pidfd()
+			if err != nil {
+				return at, err
+			}
+			err = errors.Join(listenerOf(sys.Fd(p), int(value), listener), p.Close())
+			if err != nil {
+				return at, err
+			}
+			if _, err := conn.Write([]byte{1}); err != nil {
+				return at, err
+			}
 		}
 	}
 }

@@ -41,6 +41,9 @@ type Request struct {
 	Ready func(pid int) error
 	// File gets the descriptors that the program sends; it owns them.
 	File func(n int, f *os.File)
+	// Listener gets the listener of the process's seccomp filter, which is closed
+	// after it has returned; the process waits for that.
+	Listener func(pid int, f *os.File) error
 }
 
 // Process is a child of this process, which has to wait for it.
@@ -394,6 +397,16 @@ func (c *conversation) talk() error {
 			if err := c.answer(); err != nil || c.Program.Input(plan.InGate) != nil {
 				return err
 			}
+		case msgListener:
+			if c.Listener == nil {
+				return fmt.Errorf("%s: nobody wants the listener", c.where())
+			}
+			if err := listenerOf(c.pidfd, int(m.value), func(f *os.File) error { return c.Listener(c.pid, f) }); err != nil {
+				return err
+			}
+			if err := c.answer(); err != nil {
+				return err
+			}
 		case msgSync:
 			if c.Sync != nil {
 				if err := c.Sync(int(m.value), c.pid); err != nil {
@@ -434,6 +447,17 @@ func (c *conversation) expected(m message) error {
 	}
 	c.asked = i
 	return nil
+}
+
+// listenerOf takes a copy of a child's descriptor for use.
+func listenerOf(pidfd, fd int, use func(*os.File) error) error {
+	n, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return fmt.Errorf("linux.seccomp.listenerPath: pidfd_getfd: %w", err)
+	}
+	f := os.NewFile(uintptr(n), "seccomp listener")
+	defer func() { _ = f.Close() }()
+	return use(f)
 }
 
 func (c *conversation) born() error {

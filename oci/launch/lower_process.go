@@ -58,6 +58,8 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		l.relocs = append(l.relocs, prog+8)
 		const setModeFilter = 1
 		l.main(unix.SYS_SECCOMP, o.Out, num(setModeFilter), num(o.A), ptr(prog))
+	case plan.OpListener:
+		l.emit(pListen, 0, reg(o.Dir))
 	case plan.OpUmask:
 		l.main(unix.SYS_UMASK, 0, num(o.A))
 	case plan.OpPersona:

@@ -121,6 +121,8 @@ func callName(code int) string {
 		return "pause"
 	case pHome:
 		return "read /etc/passwd"
+	case pListen:
+		return "hand over the listener"
 	case pFork:
 		return "clone3"
 	case pHook, pAt:

@@ -257,6 +257,11 @@ func (b *builder) credentials(p *specs.Process, stdio Op) error {
 		if filter != nil {
 			b.op(*filter)
 		}
+		if filter != nil && filter.Out != 0 {
+			b.at("linux.seccomp.listenerPath", b.spec.Linux.Seccomp.ListenerPath)
+			b.op(Op{Do: OpListener, Dir: filter.Out})
+			b.close(filter.Out)
+		}
 		if early {
 			b.at("process.capabilities", "")
 			b.op(Op{Do: OpCapset, A: caps.effective, B: caps.permitted, C: caps.inheritable})
@@ -387,8 +392,12 @@ func (b *builder) seccompFilter() (*Op, error) {
 			b.seal("does not allow " + call.name)
 		}
 	}
-	if prog.NotifyListener {
-		return nil, b.unsupported("SCMP_ACT_NOTIFY")
+	if slices.Contains(cfg.Flags, specs.LinuxSeccompFlagWaitKillableRecv) {
+		b.at("linux.seccomp.flags", string(specs.LinuxSeccompFlagWaitKillableRecv))
+		if err := b.needs(5, 19); err != nil {
+			return nil, err
+		}
+		b.at("linux.seccomp", "")
 	}
 	raw := make([]byte, 0, 8*len(prog.Instructions))
 	for _, in := range prog.Instructions {
@@ -396,5 +405,9 @@ func (b *builder) seccompFilter() (*Op, error) {
 		raw = append(raw, in.JT, in.JF)
 		raw = binary.LittleEndian.AppendUint32(raw, in.K)
 	}
-	return &Op{Do: OpSeccomp, A: uint64(prog.Flags), Raw: raw, Field: b.field}, nil
+	o := &Op{Do: OpSeccomp, A: uint64(prog.Flags), Raw: raw, Field: b.field}
+	if prog.NotifyListener {
+		o.Out = b.reg()
+	}
+	return o, nil
 }

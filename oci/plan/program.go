@@ -78,6 +78,7 @@ const (
 	OpSetgid    Code = "setgid"    // setresgid(A)
 	OpSetuid    Code = "setuid"    // setresuid(A)
 	OpSeccomp   Code = "seccomp"   // seccomp(flags A, filter Raw); Out = listener
+	OpListener  Code = "listener"  // tell the parent, or who opened the gate, which descriptor Dir is; wait until it has it
 	OpUmask     Code = "umask"     // umask(A)
 	OpPersona   Code = "persona"   // personality(A)
 	OpSched     Code = "sched"     // sched_setattr(Nums = policy, flags, nice, priority, runtime, deadline, period)

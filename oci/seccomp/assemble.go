@@ -1,6 +1,9 @@
 package seccomp
 
-import "slices"
+import (
+	"slices"
+	"sort"
+)
 
 // Classic BPF, linux/bpf_common.h: the few codes that the kernel lets a seccomp
 // filter use and that it can also evaluate ahead of time for its cache of calls
@@ -105,7 +108,11 @@ func (b *builder) program(p *profile) {
 		default:
 			ranges = p.spans(arch, 0, 1<<32-1)
 		}
-		body := b.then(codeLoad, offsetNr, b.tree(merge(ranges)))
+		ranges = merge(ranges)
+		if i == 0 {
+			weigh(ranges, arch.column)
+		}
+		body := b.then(codeLoad, offsetNr, b.tree(ranges))
 		next = b.branch(codeEqual, arch.audit, body, next)
 	}
 	b.then(codeLoad, offsetArch, next)
@@ -118,6 +125,7 @@ type span struct {
 	verdict uint32 // if no rule fits
 	rules   []rule
 	narrow  bool
+	weight  int // how much it matters that it is found soon
 }
 
 // spans covers the numbers from base to end with an architecture's verdicts.
@@ -165,12 +173,54 @@ func merge(spans []span) []span {
 	return merged
 }
 
-// tree writes a binary search for the span of the number in A.
+// common are the calls that programs make most.
+var common = [...]string{
+	"accept4", "brk", "clock_gettime", "close", "epoll_pwait", "epoll_wait", "fcntl", "fstat", "futex", "getpid", "gettimeofday",
+	"ioctl", "lseek", "madvise", "mmap", "mprotect", "munmap", "nanosleep", "newfstatat", "openat", "poll", "ppoll", "pread64",
+	"pwrite64", "read", "readv", "recvfrom", "recvmsg", "rt_sigaction", "rt_sigprocmask", "sched_yield", "sendmsg", "sendto",
+	"stat", "statx", "write", "writev",
+}
+
+// weigh tells the spans with common calls of the native architecture from others.
+func weigh(spans []span, column int) {
+	const weight = 64
+	for _, name := range common {
+		r, ok := lookup(name)
+		if !ok || r.nr[column] < 0 {
+			continue
+		}
+		above := sort.Search(len(spans), func(i int) bool { return spans[i].first > uint32(r.nr[column]) })
+		spans[above-1].weight += weight
+	}
+}
+
+// middle is where half of the spans' weight is on either side, as near as can be.
+func middle(spans []span) int {
+	total := 0
+	for i := range spans {
+		total += spans[i].weight + 1
+	}
+	sum := 0
+	for i := range spans[:len(spans)-1] {
+		w := spans[i].weight + 1
+		if sum+w >= total-sum-w { // the larger part is before what comes next: is it so without this one?
+			if i > 0 && sum+w-total/2 > total/2-sum {
+				return i
+			}
+			return i + 1
+		}
+		sum += w
+	}
+	return len(spans) - 1
+}
+
+// tree writes a search for the span of the number in A: binary, but for common
+// calls, which are nearer to its root.
 func (b *builder) tree(spans []span) label {
 	if len(spans) == 1 {
 		return b.leaf(spans[0])
 	}
-	half := len(spans) / 2
+	half := middle(spans)
 	above := b.tree(spans[half:])
 	below := b.tree(spans[:half])
 	return b.branch(codeGE, spans[half].first, above, below)

@@ -249,3 +249,43 @@ func TestSameVerdictsAsLibseccomp(t *testing.T) {
 		})
 	}
 }
+
+// No common call runs through more instructions of docker's profile than in
+// libseccomp's program, which is a list with the lowest number first; all of
+// them together run through far fewer, and so do all calls.
+func TestShorterThanLibseccomp(t *testing.T) {
+	tool := buildLibseccomp(t)
+	cfg := dockerProfile(t)
+	ours, err := Compile(cfg, specs.ArchX86_64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := withLibseccomp(t, tool, cfg)
+	steps := func(p *Program, name string) int {
+		_, n := p.trace(number(t, name, archX86_64), auditX86_64, [6]uint64{})
+		return n
+	}
+	var our, their int
+	for _, name := range common {
+		o, l := steps(ours, name), steps(theirs, name)
+		if o > l {
+			t.Errorf("%s: %d instructions, libseccomp %d", name, o, l)
+		}
+		our, their = our+o, their+l
+	}
+	if 4*our > their {
+		t.Errorf("common calls: %d instructions, libseccomp %d", our, their)
+	}
+	t.Logf("common calls: %d instructions, libseccomp %d", our, their)
+	our, their = 0, 0
+	for _, r := range table {
+		if r.nr[archX86_64] >= 0 && !newer(uint32(r.nr[archX86_64]), archX86_64) {
+			our += steps(ours, r.name)
+			their += steps(theirs, r.name)
+		}
+	}
+	if our >= their {
+		t.Errorf("all calls: %d instructions, libseccomp %d", our, their)
+	}
+	t.Logf("all calls once: %d instructions, libseccomp %d", our, their)
+}

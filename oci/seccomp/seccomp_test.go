@@ -254,7 +254,7 @@ func TestPathLength(t *testing.T) {
 	}
 	for _, name := range []string{"read", "write", "futex", "epoll_wait", "openat", "close", "mmap", "clock_gettime"} {
 		v, steps := p.trace(number(t, name, archX86_64), auditX86_64, [6]uint64{})
-		if v != RetAllow || steps > 12 {
+		if v != RetAllow || steps > 10 {
 			t.Errorf("%s: verdict %#x after %d instructions", name, v, steps)
 		}
 	}

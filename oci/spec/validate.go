@@ -268,7 +268,10 @@ func (c *checker) linux(s *specs.Spec) {
 	c.unsupported("linux.netDevices", len(lx.NetDevices) > 0)
 	c.text("linux.mountLabel", lx.MountLabel)
 	if sc := lx.Seccomp; sc != nil {
-		c.unsupported("linux.seccomp.listenerPath", sc.ListenerPath != "")
+		c.text("linux.seccomp.listenerPath", sc.ListenerPath)
+		if sc.ListenerMetadata != "" && sc.ListenerPath == "" {
+			c.bad("linux.seccomp.listenerMetadata", "needs listenerPath")
+		}
 	}
 	for i, p := range lx.MaskedPaths {
 		c.abs(index("linux.maskedPaths", i), p)

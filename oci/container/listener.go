@@ -1,0 +1,27 @@
+package container
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/sys"
+)
+
+// sendListener hands the listener of a process's seccomp filter to the agent
+// (runtime-spec config-linux.md, "The Container Process State").
+func sendListener(s *specs.Spec, state specs.State, pid int, f *os.File) error {
+	sc := s.Linux.Seccomp
+	data, err := json.Marshal(specs.ContainerProcessState{
+		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: sc.ListenerMetadata, State: state,
+	})
+	if err == nil {
+		err = sys.SendFile(sc.ListenerPath, data, f)
+	}
+	if err != nil {
+		return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
+	}
+	return nil
+}
