@@ -37,6 +37,7 @@ import (
 // app is what the global flags said.
 type app struct {
 	root string
+	criu string
 	log  *logger
 	// extra are the descriptors that the container is to have beside its standard
 	// ones; they must outlive an execution of this program by itself.
@@ -67,6 +68,8 @@ func verbs() []verb {
 		{"pause", "ID", "stop all processes of a container where they are", true, bindPause},
 		{"resume", "ID", "let a paused container go on", false, bindResume},
 		{"update", "ID", "change a container's limits", false, bindUpdate},
+		{"checkpoint", "ID", "save a running container as CRIU images", false, bindCheckpoint},
+		{"restore", "ID", "make a container that goes on from a checkpoint", false, bindRestore},
 		{"events", "ID", "show counters and out-of-memory kills as JSON lines", true, bindEvents},
 		{"spec", "", "write a config.json to start from", false, bindSpec},
 		{"features", "", "show as JSON what this runtime can do", false, bindFeatures},
@@ -123,7 +126,7 @@ func (e exitStatus) Unwrap() error { return e.err }
 func (a *app) globals(name string, args []string) (*verb, []string, error) {
 	var f flags
 	var debug, systemd, showVersion, help bool
-	var logFile, rootless, ignored string
+	var logFile, rootless string
 	logFormat := "text"
 	a.root = defaultRoot()
 	f.text(&a.root, "root", "DIR", "state of the containers; on a tmpfs")
@@ -132,7 +135,7 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 	f.text(&logFormat, "log-format", "text|json", "format of the log")
 	f.flag(&systemd, "systemd-cgroup", "not supported yet: cgroups are made by path")
 	f.text(&rootless, "rootless", "true|false|auto", "taken for runc's sake")
-	f.text(&ignored, "criu", "FILE", "taken for runc's sake")
+	f.text(&a.criu, "criu", "FILE", "CRIU's program, for checkpoint and restore")
 	f.flag(&showVersion, "version,v", "print the version")
 	f.flag(&help, "help,h", "print this help")
 	rest, err := f.parse(args, stopAtArgument)
@@ -163,10 +166,6 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 		if v.name == rest[0] {
 			return &v, rest[1:], nil
 		}
-	}
-	switch rest[0] {
-	case "checkpoint", "restore":
-		return nil, nil, fmt.Errorf("%s: not supported yet", rest[0])
 	}
 	return nil, nil, fmt.Errorf("unknown command %q: see %s --help", rest[0], name)
 }

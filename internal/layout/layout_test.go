@@ -31,6 +31,7 @@ var allowed = []struct {
 	{"oci/host", []string{"oci/plan", "internal/..."}},
 	{"oci/cgroup", []string{"internal/..."}},
 	{"oci/launch", []string{"oci/plan", "internal/..."}}, // and plan never imports launch
+	{"oci/criu", []string{"internal/..."}},
 	{"oci/container", []string{"oci/...", "internal/..."}},
 
 	{"shim/api/...", nil},

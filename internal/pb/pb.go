@@ -10,8 +10,8 @@
 // start-up costs more than theirs, and knows the kinds that their messages need:
 // string, []byte, bool, int32, int64, uint32, uint64, float64 (double), *message,
 // []string, []*message, map[string]string; enums are int32. A zero value is
-// absent, as proto3 has it; *bool and *int32 are for proto2's optional fields,
-// whose zero counts. Groups and packed lists do not exist here.
+// absent, as proto3 has it; *int32 is for proto2's optional fields, whose zero
+// counts. Groups and packed lists do not exist here.
 //
 // It is pure.
 package pb
@@ -99,17 +99,10 @@ func appendField(b []byte, f field, v reflect.Value) ([]byte, error) {
 	case reflect.Float64:
 		return binary.LittleEndian.AppendUint64(tag(b, typeFixed64), math.Float64bits(v.Float())), nil
 	case reflect.Pointer:
-		switch e := v.Elem(); e.Kind() {
-		case reflect.Bool:
-			if e.Bool() {
-				return append(tag(b, typeVarint), 1), nil
-			}
-			return append(tag(b, typeVarint), 0), nil
-		case reflect.Int32:
+		if e := v.Elem(); e.Kind() == reflect.Int32 {
 			return binary.AppendUvarint(tag(b, typeVarint), uint64(e.Int())), nil
-		default:
-			return appendNested(tag(b, typeBytes), e)
 		}
+		return appendNested(tag(b, typeBytes), v.Elem())
 	case reflect.Map:
 		for it := v.MapRange(); it.Next(); {
 			entry := mapEntry{it.Key().String(), it.Value().String()}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +67,64 @@ func openDir2(root int, path string, resolve uint64) (int, error) {
 			continue
 		}
 		return fd, err
+	}
+}
+
+// ResolveInRoot is the path, below an open root directory, of what path leads to
+// when symbolic links are followed as if root were "/", and whether that is a
+// directory. What is not there is fs.ErrNotExist.
+func ResolveInRoot(root *os.File, path string) (resolved string, isDir bool, err error) {
+	fd, err := handleInRoot(root, path)
+	if err != nil {
+		return "", false, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	whole, err := FdPath(fd)
+	if err != nil {
+		return "", false, err
+	}
+	above, err := FdPath(Fd(root))
+	if err != nil {
+		return "", false, err
+	}
+	below, ok := strings.CutPrefix(whole, strings.TrimSuffix(above, "/"))
+	if !ok || below != "" && below[0] != '/' {
+		return "", false, fmt.Errorf("%s: it is at %s, which is not below %s", path, whole, above)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", false, &os.PathError{Op: "fstat", Path: path, Err: err}
+	}
+	return "/" + strings.TrimPrefix(below, "/"), st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+// LockMount makes the mount that path leads to, as ResolveInRoot follows it,
+// read-only, and makes setuid and execution of what is on it impossible. It is
+// for the mount namespace of this thread.
+func LockMount(root *os.File, path string) error {
+	fd, err := handleInRoot(root, path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+	}
+	return nil
+}
+
+func handleInRoot(root *os.File, path string) (int, error) {
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	for {
+		fd, err := unix.Openat2(Fd(root), path, &how)
+		if err == unix.EINTR || err == unix.EAGAIN { // EAGAIN: a rename raced, says openat2(2)
+			continue
+		}
+		if err != nil {
+			return -1, &os.PathError{Op: "openat2", Path: path, Err: err}
+		}
+		return fd, nil
 	}
 }
 

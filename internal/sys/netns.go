@@ -55,6 +55,22 @@ func InNetNS(ns *os.File, fn func() error) error {
 	})
 }
 
+// InMountNS runs fn on a thread in the mount namespace of ns: paths, and programs
+// that fn starts, are those of that namespace. The caller keeps ns.
+func InMountNS(ns *os.File, fn func() error) error {
+	return onThread(func() error {
+		// A thread that shares its working directory with others cannot change
+		// the namespace.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return os.NewSyscallError("unshare(CLONE_FS)", err)
+		}
+		if err := unix.Setns(Fd(ns), unix.CLONE_NEWNS); err != nil {
+			return os.NewSyscallError("setns(CLONE_NEWNS)", err)
+		}
+		return fn()
+	})
+}
+
 // OpenNetNS opens the network namespace mounted on path. Anything else there,
 // such as the plain file that a reboot leaves, is fs.ErrNotExist.
 func OpenNetNS(path string) (*os.File, error) {

@@ -71,25 +71,12 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	}
 
 	// 4. The cgroup, with all limits.
-	r := record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
-		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil,
-		SharedPID: sharesPIDs(s)}
-	// Hooks ask for the state; and a Delete after a kill has no other way to know
-	// which of the cgroup's parents were not there.
-	if path.Dir(cg.Path()) != "/" {
-		r.CgroupTop = cg.Missing()
-	}
-	if r.Hooks || r.CgroupTop != "" && r.CgroupTop != cg.Path() {
-		if err := c.save(&r); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := cg.Create(s.Linux.Resources); err != nil {
+	r := newRecord(&o, s, cg)
+	if err := c.makeCgroup(&r, s, cg); err != nil {
 		return nil, nil, err
 	}
 	// With init dies what is in its PID namespace, but it need not have one.
 	undo.Push("remove cgroup", func() error { return errors.Join(cg.Kill(syscall.SIGKILL), cg.Delete()) })
-	r.CgroupTop = cg.Top()
 	if prog.Stays != "" {
 		if err := r.staysIn(prog, s); err != nil {
 			return nil, nil, err
@@ -164,6 +151,32 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 // sharesPIDs says whether init gets no PID namespace of its own.
 func sharesPIDs(s *specs.Spec) bool {
 	return !slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
+}
+
+// newRecord is what is known of a container before it has a process.
+func newRecord(o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) record {
+	return record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
+		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil,
+		SharedPID: sharesPIDs(s)}
+}
+
+// makeCgroup makes the container's cgroup, with all limits.
+func (c *Container) makeCgroup(r *record, s *specs.Spec, cg *cgroup.Cgroup) error {
+	// Hooks ask for the state; and a Delete after a kill has no other way to know
+	// which of the cgroup's parents were not there.
+	if path.Dir(cg.Path()) != "/" {
+		r.CgroupTop = cg.Missing()
+	}
+	if r.Hooks || r.CgroupTop != "" && r.CgroupTop != cg.Path() {
+		if err := c.save(r); err != nil {
+			return err
+		}
+	}
+	if err := cg.Create(s.Linux.Resources); err != nil {
+		return err
+	}
+	r.CgroupTop = cg.Top()
+	return nil
 }
 
 // stage prepares the record of an init that is at work.

@@ -26,6 +26,7 @@ type record struct {
 	// SharedPID: init is not the first process of a PID namespace, and its end
 	// not that of the others.
 	SharedPID bool `json:"sharedPid,omitempty"`
+	Restored  bool `json:"restored,omitempty"` // by Restore: init never executed anything
 	// A mount that outlives the container, where it has no mount namespace of its
 	// own, and the namespace that it is in: its path, if any, and its inode.
 	Stays     string `json:"stays,omitempty"`
@@ -74,6 +75,9 @@ func (r *record) encode() []byte {
 	if r.Hooks {
 		b = append(b, `,"hooks":true`...)
 	}
+	if r.Restored {
+		b = append(b, `,"restored":true`...)
+	}
 	if r.Stays != "" {
 		b = text(b, "stays", r.Stays)
 		b = text(b, "staysIn", r.StaysIn)
@@ -118,6 +122,8 @@ func decodeRecord(data []byte) (*record, error) {
 			leanjson.Bool(in, &r.Hooks)
 		case "sharedPid":
 			leanjson.Bool(in, &r.SharedPID)
+		case "restored":
+			leanjson.Bool(in, &r.Restored)
 		case "stays":
 			leanjson.Text(in, &r.Stays)
 		case "staysIn":

@@ -201,7 +201,7 @@ func (c *Container) status(r *record) (specs.ContainerState, error) {
 	switch {
 	case !alive || st.start != r.StartTime || st.state == 'Z' || st.state == 'X':
 		return specs.StateStopped, nil
-	case st.flags&flagForkNoExec != 0:
+	case st.flags&flagForkNoExec != 0 && !r.Restored:
 		return specs.StateCreated, nil
 	}
 	if cg, err := c.cgroupOf(r); err == nil {

@@ -21,6 +21,20 @@ var defaultDevices = []specs.LinuxDevice{
 	{Path: "/dev/tty", Type: "c", Major: 5, Minor: 0},
 }
 
+// DevicePaths are the paths of the devices that a container has.
+func DevicePaths(s *specs.Spec) []string {
+	var paths []string
+	for _, d := range defaultDevices {
+		paths = append(paths, d.Path)
+	}
+	for _, d := range s.Linux.Devices {
+		if p := path.Clean(d.Path); !slices.Contains(paths, p) {
+			paths = append(paths, p)
+		}
+	}
+	return paths
+}
+
 var devLinks = [][2]string{
 	{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"},
 }

@@ -115,17 +115,53 @@ func Pin(s *specs.Spec, host Host) (*Program, error) {
 		b.cgroupNamespace,
 		b.identity,
 		b.sysctls,
-		func() error {
-			b.at("linux.namespaces", "")
-			b.op(Op{Do: OpSync, A: SyncPin})
-			b.op(Op{Do: OpExit})
-			return nil
-		},
+		b.pin,
 	}
 	if b.err = b.run(steps); b.err != nil {
 		return nil, b.err
 	}
 	return &b.Program, nil
+}
+
+// Rootfs compiles a program that mounts the container's rootfs at its directory in
+// a new mount namespace, a copy of the host's, and keeps that for the parent; with
+// mounts also the rest of what Create would mount there. It does so as the host's
+// root, whatever namespaces the config has.
+func Rootfs(s *specs.Spec, host Host, cfg Config, mounts bool) (*Program, error) {
+	own, process, lx := *s, *s.Process, specs.Linux{}
+	if s.Linux != nil {
+		lx = *s.Linux
+	}
+	process.Terminal = false
+	lx.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}}
+	lx.RootfsPropagation = "" // nothing of this may reach the host
+	own.Process, own.Linux = &process, &lx
+	b := newBuilder(&own, &host, &cfg)
+	steps := []func() error{
+		b.readNamespaces,
+		b.makeNamespaces,
+	}
+	if mounts {
+		steps = append(steps, b.rootfs)
+	} else {
+		steps = append(steps, func() error {
+			b.setattrPath("/", propagation{abi.MSSlave, true})
+			return b.mountRoot()
+		})
+	}
+	steps = append(steps, b.pin)
+	if b.err = b.run(steps); b.err != nil {
+		return nil, b.err
+	}
+	return &b.Program, nil
+}
+
+// pin ends a program in a wait for the parent, which then kills it.
+func (b *builder) pin() error {
+	b.at("linux.namespaces", "")
+	b.op(Op{Do: OpSync, A: SyncPin})
+	b.op(Op{Do: OpExit})
+	return nil
 }
 
 // IDMapHolder is a program that is only there for its user namespace.
