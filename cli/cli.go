@@ -115,7 +115,8 @@ func (a *app) command() *cobra.Command {
 	}
 	add("container", a.runCommand(), a.psCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(),
 		a.stopCommand(), a.killCommand(), a.waitCommand(), a.rmCommand(), a.inspectCommand(), a.podCommand())
-	add("image", a.pullCommand(), a.imagesCommand(), a.rmiCommand())
+	add("image", a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand(), a.tagCommand(), a.untagCommand(), a.historyCommand(),
+		a.saveCommand(), a.loadCommand(), a.importCommand(), a.verifyCommand(), a.pruneCommand(), a.dfCommand())
 	add("system", a.versionCommand(), a.infoCommand(), a.systemCommand())
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
@@ -180,6 +181,16 @@ func verb(cmd *cobra.Command) string {
 func needs(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < n {
+			return usageError(cmd, fmt.Errorf("%s needs %s", verb(cmd), what))
+		}
+		return nil
+	}
+}
+
+// between checks that a command has from least to most arguments.
+func between(least, most int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
 			return usageError(cmd, fmt.Errorf("%s needs %s", verb(cmd), what))
 		}
 		return nil

@@ -71,7 +71,7 @@ func (a *app) ensureImage(ctx context.Context, c *client, ref, policy string) er
 
 // pull fetches ref and shows how it goes.
 func (a *app) pull(ctx context.Context, c *client, ref string, show io.Writer) (*strakev1.Image, error) {
-	auth, err := findAuth(ref, os.Getenv)
+	auth, err := findAuth(ctx, ref, os.Getenv)
 	if err != nil {
 		return nil, err
 	}
@@ -208,8 +208,8 @@ func (a *app) rmiCommand() *cobra.Command {
 	return cmd
 }
 
-// removeImage refuses what CRI does not mind: an image that is not there, and
-// one that a container uses.
+// removeImage refuses what CRI does not mind: an image that is not there, and the
+// last name of one that a container uses.
 func removeImage(ctx context.Context, c *client, ref string, force bool, all []container) error {
 	spec := &cri.ImageSpec{Image: ref}
 	is, err := c.images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: spec})
@@ -219,12 +219,13 @@ func removeImage(ctx context.Context, c *client, ref string, force bool, all []c
 	if is.Image == nil {
 		return fmt.Errorf("no such image: %s: see strake images", ref)
 	}
+	byID := strings.HasPrefix(strings.TrimPrefix(is.Image.Id, "sha256:"), strings.TrimPrefix(ref, "sha256:"))
 	for _, x := range all {
-		if x.ImageId == is.Image.Id && !force {
+		if x.ImageId == is.Image.Id && !force && (byID || len(is.Image.RepoTags) < 2) {
 			return fmt.Errorf("%s is used by the container %s: remove that first (strake rm %s), or use -f", ref, x.name(), x.name())
 		}
 	}
-	_, err = c.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: spec})
+	_, err = c.strake.RemoveImage(ctx, &strakev1.RemoveImageRequest{Reference: ref})
 	return err
 }
 

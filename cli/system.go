@@ -45,7 +45,7 @@ func (a *app) systemCommand() *cobra.Command {
 		Use:   "system",
 		Short: "straked itself",
 	}
-	cmd.AddCommand(a.statusCommand())
+	cmd.AddCommand(a.statusCommand(), a.checkCommand())
 	return cmd
 }
 

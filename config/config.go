@@ -47,6 +47,7 @@ type Config struct {
 	CNI            CNI                `toml:"cni" json:"cni"`
 	Network        Network            `toml:"network" json:"network"`
 	Registry       Registry           `toml:"registry" json:"registry"`
+	Images         Images             `toml:"images" json:"images"`
 	Runtimes       map[string]Runtime `toml:"runtimes" json:"runtimes"`
 	Stream         Stream             `toml:"stream" json:"stream"`
 	Metrics        Metrics            `toml:"metrics" json:"metrics"`
@@ -72,6 +73,12 @@ type Network struct {
 // by colons; "" for none.
 type Registry struct {
 	ConfigPath string `toml:"config_path" json:"config_path"`
+}
+
+// Images configures the image store. KeepLayerBlobs keeps layers packed as well:
+// for push and save bit by bit, and to unpack them again without a registry.
+type Images struct {
+	KeepLayerBlobs bool `toml:"keep_layer_blobs" json:"keep_layer_blobs"`
 }
 
 // Runtime is one runtime handler. Type "strake" is the built-in one; its Path

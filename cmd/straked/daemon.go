@@ -51,8 +51,9 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 
 	// 2. Images; opening is recovery.
 	images, err := image.Open(filepath.Join(c.Root, "images"), image.Options{
-		Registry: registry.Config{ConfigPath: c.Registry.ConfigPath, UserAgent: "strake/" + version.Version},
-		Logger:   log,
+		Registry:       registry.Config{ConfigPath: c.Registry.ConfigPath, UserAgent: "strake/" + version.Version},
+		KeepLayerBlobs: c.Images.KeepLayerBlobs,
+		Logger:         log,
 	})
 	if err != nil {
 		return err

@@ -16,27 +16,17 @@ import (
 const progressInterval = 50 * time.Millisecond
 
 func (s *service) Pull(r *strakev1.PullRequest, stream grpc.ServerStreamingServer[strakev1.PullResponse]) error {
-	o := image.PullOptions{}
-	if a := r.Auth; a != nil {
-		o.Auth = &image.Auth{
-			Username:      a.Username,
-			Password:      a.Password,
-			RegistryToken: a.RegistryToken,
-			IdentityToken: a.IdentityToken,
-		}
-	}
-	var news progress
-	news.changed = make(chan struct{}, 1)
+	o := image.PullOptions{Auth: authOf(r.Auth)}
+	news := newProgress()
 	o.Progress = news.put
 
 	pulling, end := s.untilEnd(stream.Context())
 	defer end()
-	sending, stop := context.WithCancel(stream.Context())
-	sent := make(chan error, 1)
-	go func() { sent <- news.send(sending, stream) }()
+	done := news.sendWith(stream.Context(), func(l *strakev1.LayerProgress) error {
+		return stream.Send(&strakev1.PullResponse{Event: &strakev1.PullResponse_Progress{Progress: l}})
+	})
 	img, err := s.Images.Pull(pulling, r.Reference, o)
-	stop()
-	if sendErr := <-sent; sendErr != nil {
+	if sendErr := done(); sendErr != nil {
 		return sendErr // the client has gone
 	}
 	if err != nil {
@@ -75,8 +65,22 @@ func (p *progress) put(n image.Progress) {
 	}
 }
 
+func newProgress() *progress { return &progress{changed: make(chan struct{}, 1)} }
+
+// sendWith sends what changes until done is called, which sends the rest and
+// returns the error of sending.
+func (p *progress) sendWith(ctx context.Context, send func(*strakev1.LayerProgress) error) (done func() error) {
+	sending, stop := context.WithCancel(ctx)
+	sent := make(chan error, 1)
+	go func() { sent <- p.send(sending, send) }()
+	return func() error {
+		stop()
+		return <-sent
+	}
+}
+
 // send sends what changes until ctx ends, and then what is left.
-func (p *progress) send(ctx context.Context, stream grpc.ServerStreamingServer[strakev1.PullResponse]) error {
+func (p *progress) send(ctx context.Context, send func(*strakev1.LayerProgress) error) error {
 	for last := false; !last; {
 		select {
 		case <-p.changed:
@@ -88,7 +92,7 @@ func (p *progress) send(ctx context.Context, stream grpc.ServerStreamingServer[s
 		p.layers = nil
 		p.mu.Unlock()
 		for _, l := range layers {
-			if err := stream.Send(&strakev1.PullResponse{Event: &strakev1.PullResponse_Progress{Progress: l}}); err != nil {
+			if err := send(l); err != nil {
 				return err
 			}
 		}

@@ -9,12 +9,15 @@ package strake
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -48,6 +51,17 @@ type Images interface {
 	RawConfig(ref string) ([]byte, error)
 	List() []image.Image
 	Usage() (bytes, inodes uint64, err error)
+	DiskUsage() []image.ImageUsage
+	Push(ctx context.Context, ref string, o image.PushOptions) (digest.Digest, error)
+	Tag(ref, to string) error
+	Untag(names ...string) error
+	Remove(ctx context.Context, ref string) error
+	Prune(o image.PruneOptions) (removed []image.Image, freed int64, err error)
+	Save(ctx context.Context, to io.Writer, format image.Format, refs ...string) error
+	Load(ctx context.Context, in io.Reader, nameless string) ([]image.Image, error)
+	Import(ctx context.Context, in io.Reader, to, comment string, config v1.ImageConfig) (image.Image, error)
+	Verify(ctx context.Context, ref string, tell func(image.Finding)) error
+	Repair(ctx context.Context, findings []image.Finding, auth func(name string) *image.Auth) error
 }
 
 // Deps is what straked puts together for the service. The texts are shown as
@@ -217,6 +231,9 @@ var classes = []struct {
 	{image.ErrDigestMismatch, codes.DataLoss},
 	{image.ErrUnsupported, codes.Unimplemented},
 	{image.ErrUnavailable, codes.Unavailable},
+	{image.ErrNotKept, codes.FailedPrecondition},
+	{image.ErrInUse, codes.FailedPrecondition},
+	{image.ErrInvalidImage, codes.InvalidArgument},
 	{fs.ErrNotExist, codes.NotFound},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},

@@ -851,6 +851,1112 @@ func (x *InspectImageResponse) GetConfig() []byte {
 	return nil
 }
 
+type PushRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"` // the name to push as; "" = reference
+	Auth          *Auth                  `protobuf:"bytes,3,opt,name=auth,proto3" json:"auth,omitempty"`
+	Repack        bool                   `protobuf:"varint,4,opt,name=repack,proto3" json:"repack,omitempty"` // layers that are not kept may be packed anew
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushRequest) Reset() {
+	*x = PushRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushRequest) ProtoMessage() {}
+
+func (x *PushRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
+func (*PushRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PushRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *PushRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *PushRequest) GetAuth() *Auth {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
+func (x *PushRequest) GetRepack() bool {
+	if x != nil {
+		return x.Repack
+	}
+	return false
+}
+
+type PushResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*PushResponse_Progress
+	//	*PushResponse_Digest
+	Event         isPushResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushResponse) Reset() {
+	*x = PushResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushResponse) ProtoMessage() {}
+
+func (x *PushResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
+func (*PushResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PushResponse) GetEvent() isPushResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *PushResponse) GetProgress() *LayerProgress {
+	if x != nil {
+		if x, ok := x.Event.(*PushResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *PushResponse) GetDigest() string {
+	if x != nil {
+		if x, ok := x.Event.(*PushResponse_Digest); ok {
+			return x.Digest
+		}
+	}
+	return ""
+}
+
+type isPushResponse_Event interface {
+	isPushResponse_Event()
+}
+
+type PushResponse_Progress struct {
+	Progress *LayerProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type PushResponse_Digest struct {
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3,oneof"` // of the manifest
+}
+
+func (*PushResponse_Progress) isPushResponse_Event() {}
+
+func (*PushResponse_Digest) isPushResponse_Event() {}
+
+type TagImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TagImageRequest) Reset() {
+	*x = TagImageRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TagImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TagImageRequest) ProtoMessage() {}
+
+func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
+func (*TagImageRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *TagImageRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *TagImageRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type TagImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TagImageResponse) Reset() {
+	*x = TagImageResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TagImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TagImageResponse) ProtoMessage() {}
+
+func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
+func (*TagImageResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
+}
+
+type UntagImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UntagImageRequest) Reset() {
+	*x = UntagImageRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UntagImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UntagImageRequest) ProtoMessage() {}
+
+func (x *UntagImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UntagImageRequest.ProtoReflect.Descriptor instead.
+func (*UntagImageRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *UntagImageRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+type UntagImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UntagImageResponse) Reset() {
+	*x = UntagImageResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UntagImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UntagImageResponse) ProtoMessage() {}
+
+func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UntagImageResponse.ProtoReflect.Descriptor instead.
+func (*UntagImageResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
+}
+
+type RemoveImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveImageRequest) Reset() {
+	*x = RemoveImageRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveImageRequest) ProtoMessage() {}
+
+func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
+func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RemoveImageRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+type RemoveImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveImageResponse) Reset() {
+	*x = RemoveImageResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveImageResponse) ProtoMessage() {}
+
+func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
+func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
+}
+
+type PruneImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`                                       // also those with a tag
+	PulledBefore  int64                  `protobuf:"varint,2,opt,name=pulled_before,json=pulledBefore,proto3" json:"pulled_before,omitempty"` // Unix nanoseconds; 0 = whenever
+	UsedBefore    int64                  `protobuf:"varint,3,opt,name=used_before,json=usedBefore,proto3" json:"used_before,omitempty"`       // Unix nanoseconds; 0 = whenever
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesRequest) Reset() {
+	*x = PruneImagesRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesRequest) ProtoMessage() {}
+
+func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
+func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PruneImagesRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *PruneImagesRequest) GetPulledBefore() int64 {
+	if x != nil {
+		return x.PulledBefore
+	}
+	return 0
+}
+
+func (x *PruneImagesRequest) GetUsedBefore() int64 {
+	if x != nil {
+		return x.UsedBefore
+	}
+	return 0
+}
+
+type PruneImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Removed       []*Image               `protobuf:"bytes,1,rep,name=removed,proto3" json:"removed,omitempty"`
+	Freed         int64                  `protobuf:"varint,2,opt,name=freed,proto3" json:"freed,omitempty"` // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesResponse) Reset() {
+	*x = PruneImagesResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesResponse) ProtoMessage() {}
+
+func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
+func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PruneImagesResponse) GetRemoved() []*Image {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *PruneImagesResponse) GetFreed() int64 {
+	if x != nil {
+		return x.Freed
+	}
+	return 0
+}
+
+type SaveImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	References    []string               `protobuf:"bytes,1,rep,name=references,proto3" json:"references,omitempty"`
+	Format        string                 `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"` // docker-archive or oci-archive
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveImagesRequest) Reset() {
+	*x = SaveImagesRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveImagesRequest) ProtoMessage() {}
+
+func (x *SaveImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveImagesRequest.ProtoReflect.Descriptor instead.
+func (*SaveImagesRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SaveImagesRequest) GetReferences() []string {
+	if x != nil {
+		return x.References
+	}
+	return nil
+}
+
+func (x *SaveImagesRequest) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+type SaveImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveImagesResponse) Reset() {
+	*x = SaveImagesResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveImagesResponse) ProtoMessage() {}
+
+func (x *SaveImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveImagesResponse.ProtoReflect.Descriptor instead.
+func (*SaveImagesResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SaveImagesResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type LoadImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadImagesRequest) Reset() {
+	*x = LoadImagesRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadImagesRequest) ProtoMessage() {}
+
+func (x *LoadImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadImagesRequest.ProtoReflect.Descriptor instead.
+func (*LoadImagesRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *LoadImagesRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type LoadImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Images        []*Image               `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadImagesResponse) Reset() {
+	*x = LoadImagesResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadImagesResponse) ProtoMessage() {}
+
+func (x *LoadImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadImagesResponse.ProtoReflect.Descriptor instead.
+func (*LoadImagesResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *LoadImagesResponse) GetImages() []*Image {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+type ImportImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Comment       string                 `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	Config        []byte                 `protobuf:"bytes,3,opt,name=config,proto3" json:"config,omitempty"` // the "config" of an OCI image configuration, JSON; "" = empty
+	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImageRequest) Reset() {
+	*x = ImportImageRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImageRequest) ProtoMessage() {}
+
+func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
+func (*ImportImageRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ImportImageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportImageRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *ImportImageRequest) GetConfig() []byte {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *ImportImageRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type ImportImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         *Image                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImageResponse) Reset() {
+	*x = ImportImageResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImageResponse) ProtoMessage() {}
+
+func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
+func (*ImportImageResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ImportImageResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+type VerifyImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // "" = all
+	Repair        bool                   `protobuf:"varint,2,opt,name=repair,proto3" json:"repair,omitempty"`
+	Auths         map[string]*Auth       `protobuf:"bytes,3,rep,name=auths,proto3" json:"auths,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // for repair, by registry host
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyImagesRequest) Reset() {
+	*x = VerifyImagesRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyImagesRequest) ProtoMessage() {}
+
+func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
+func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *VerifyImagesRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *VerifyImagesRequest) GetRepair() bool {
+	if x != nil {
+		return x.Repair
+	}
+	return false
+}
+
+func (x *VerifyImagesRequest) GetAuths() map[string]*Auth {
+	if x != nil {
+		return x.Auths
+	}
+	return nil
+}
+
+type VerifyImagesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         *Image                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`        // "layer sha256:...", "blob sha256:..."
+	Problem       string                 `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"`  // "" = it is what it should be
+	Unknown       bool                   `protobuf:"varint,4,opt,name=unknown,proto3" json:"unknown,omitempty"` // there is nothing to compare with
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyImagesResponse) Reset() {
+	*x = VerifyImagesResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyImagesResponse) ProtoMessage() {}
+
+func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
+func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *VerifyImagesResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *VerifyImagesResponse) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *VerifyImagesResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *VerifyImagesResponse) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
+}
+
+type DiskUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUsageRequest) Reset() {
+	*x = DiskUsageRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUsageRequest) ProtoMessage() {}
+
+func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
+func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{29}
+}
+
+type DiskUsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Images        []*ImageUsage          `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"` // of all images together
+	Inodes        uint64                 `protobuf:"varint,3,opt,name=inodes,proto3" json:"inodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskUsageResponse) Reset() {
+	*x = DiskUsageResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskUsageResponse) ProtoMessage() {}
+
+func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
+func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DiskUsageResponse) GetImages() []*ImageUsage {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *DiskUsageResponse) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DiskUsageResponse) GetInodes() uint64 {
+	if x != nil {
+		return x.Inodes
+	}
+	return 0
+}
+
+type ImageUsage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         *Image                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Shared        int64                  `protobuf:"varint,2,opt,name=shared,proto3" json:"shared,omitempty"` // bytes of layers that other images have too
+	Unique        int64                  `protobuf:"varint,3,opt,name=unique,proto3" json:"unique,omitempty"`
+	Holders       uint32                 `protobuf:"varint,4,opt,name=holders,proto3" json:"holders,omitempty"`
+	LastUsed      int64                  `protobuf:"varint,5,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"` // Unix nanoseconds; 0 = not known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageUsage) Reset() {
+	*x = ImageUsage{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageUsage) ProtoMessage() {}
+
+func (x *ImageUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
+func (*ImageUsage) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ImageUsage) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *ImageUsage) GetShared() int64 {
+	if x != nil {
+		return x.Shared
+	}
+	return 0
+}
+
+func (x *ImageUsage) GetUnique() int64 {
+	if x != nil {
+		return x.Unique
+	}
+	return 0
+}
+
+func (x *ImageUsage) GetHolders() uint32 {
+	if x != nil {
+		return x.Holders
+	}
+	return 0
+}
+
+func (x *ImageUsage) GetLastUsed() int64 {
+	if x != nil {
+		return x.LastUsed
+	}
+	return 0
+}
+
 type WaitContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -860,7 +1966,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1978,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1991,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{11}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WaitContainerRequest) GetContainerId() string {
@@ -907,7 +2013,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +2025,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +2038,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{12}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WaitContainerResponse) GetExitCode() int32 {
@@ -973,7 +2079,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +2091,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +2104,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{13}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -1023,7 +2129,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +2141,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +2154,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{35}
 }
 
 type HoldRequest struct {
@@ -1060,7 +2166,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +2178,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +2191,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HoldRequest) GetPodId() string {
@@ -1103,7 +2209,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +2221,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +2234,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{37}
 }
 
 // Input is what the client sends in Exec and Attach: first exec or attach, then
@@ -1149,7 +2255,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +2267,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +2280,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Input) GetEvent() isInput_Event {
@@ -1279,7 +2385,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +2397,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +2410,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Output) GetEvent() isOutput_Event {
@@ -1394,7 +2500,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +2512,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +2525,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -1490,7 +2596,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +2608,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +2621,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -1554,7 +2660,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +2672,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +2685,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{42}
 }
 
 type Ready struct {
@@ -1590,7 +2696,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +2708,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +2721,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
 }
 
 type Size struct {
@@ -1628,7 +2734,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +2746,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +2759,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -1679,7 +2785,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +2797,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +2810,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{24}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -1789,7 +2895,77 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\farchitecture\x18\x04 \x01(\tR\farchitecture\x12\x0e\n" +
 	"\x02os\x18\x05 \x01(\tR\x02os\x12\x19\n" +
 	"\bdiff_ids\x18\x06 \x03(\tR\adiffIds\x12\x16\n" +
-	"\x06config\x18\a \x01(\fR\x06config\"9\n" +
+	"\x06config\x18\a \x01(\fR\x06config\"x\n" +
+	"\vPushRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12#\n" +
+	"\x04auth\x18\x03 \x01(\v2\x0f.strake.v1.AuthR\x04auth\x12\x16\n" +
+	"\x06repack\x18\x04 \x01(\bR\x06repack\"i\n" +
+	"\fPushResponse\x126\n" +
+	"\bprogress\x18\x01 \x01(\v2\x18.strake.v1.LayerProgressH\x00R\bprogress\x12\x18\n" +
+	"\x06digest\x18\x02 \x01(\tH\x00R\x06digestB\a\n" +
+	"\x05event\"?\n" +
+	"\x0fTagImageRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"\x12\n" +
+	"\x10TagImageResponse\")\n" +
+	"\x11UntagImageRequest\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\"\x14\n" +
+	"\x12UntagImageResponse\"2\n" +
+	"\x12RemoveImageRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\"\x15\n" +
+	"\x13RemoveImageResponse\"l\n" +
+	"\x12PruneImagesRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\x12#\n" +
+	"\rpulled_before\x18\x02 \x01(\x03R\fpulledBefore\x12\x1f\n" +
+	"\vused_before\x18\x03 \x01(\x03R\n" +
+	"usedBefore\"W\n" +
+	"\x13PruneImagesResponse\x12*\n" +
+	"\aremoved\x18\x01 \x03(\v2\x10.strake.v1.ImageR\aremoved\x12\x14\n" +
+	"\x05freed\x18\x02 \x01(\x03R\x05freed\"K\n" +
+	"\x11SaveImagesRequest\x12\x1e\n" +
+	"\n" +
+	"references\x18\x01 \x03(\tR\n" +
+	"references\x12\x16\n" +
+	"\x06format\x18\x02 \x01(\tR\x06format\"(\n" +
+	"\x12SaveImagesResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"'\n" +
+	"\x11LoadImagesRequest\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\">\n" +
+	"\x12LoadImagesResponse\x12(\n" +
+	"\x06images\x18\x01 \x03(\v2\x10.strake.v1.ImageR\x06images\"n\n" +
+	"\x12ImportImageRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\x12\x16\n" +
+	"\x06config\x18\x03 \x01(\fR\x06config\x12\x12\n" +
+	"\x04data\x18\x04 \x01(\fR\x04data\"=\n" +
+	"\x13ImportImageResponse\x12&\n" +
+	"\x05image\x18\x01 \x01(\v2\x10.strake.v1.ImageR\x05image\"\xd7\x01\n" +
+	"\x13VerifyImagesRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x16\n" +
+	"\x06repair\x18\x02 \x01(\bR\x06repair\x12?\n" +
+	"\x05auths\x18\x03 \x03(\v2).strake.v1.VerifyImagesRequest.AuthsEntryR\x05auths\x1aI\n" +
+	"\n" +
+	"AuthsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12%\n" +
+	"\x05value\x18\x02 \x01(\v2\x0f.strake.v1.AuthR\x05value:\x028\x01\"\x86\x01\n" +
+	"\x14VerifyImagesResponse\x12&\n" +
+	"\x05image\x18\x01 \x01(\v2\x10.strake.v1.ImageR\x05image\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x18\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\x12\x18\n" +
+	"\aunknown\x18\x04 \x01(\bR\aunknown\"\x12\n" +
+	"\x10DiskUsageRequest\"p\n" +
+	"\x11DiskUsageResponse\x12-\n" +
+	"\x06images\x18\x01 \x03(\v2\x15.strake.v1.ImageUsageR\x06images\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06inodes\x18\x03 \x01(\x04R\x06inodes\"\x9b\x01\n" +
+	"\n" +
+	"ImageUsage\x12&\n" +
+	"\x05image\x18\x01 \x01(\v2\x10.strake.v1.ImageR\x05image\x12\x16\n" +
+	"\x06shared\x18\x02 \x01(\x03R\x06shared\x12\x16\n" +
+	"\x06unique\x18\x03 \x01(\x03R\x06unique\x12\x18\n" +
+	"\aholders\x18\x04 \x01(\rR\aholders\x12\x1b\n" +
+	"\tlast_used\x18\x05 \x01(\x03R\blastUsed\"9\n" +
 	"\x14WaitContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\x87\x01\n" +
 	"\x15WaitContainerResponse\x12\x1b\n" +
@@ -1841,11 +3017,25 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\"\x1a\n" +
 	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code2\x9a\x04\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code2\x86\n" +
+	"\n" +
 	"\x06Strake\x12=\n" +
 	"\x06System\x12\x18.strake.v1.SystemRequest\x1a\x19.strake.v1.SystemResponse\x129\n" +
 	"\x04Pull\x12\x16.strake.v1.PullRequest\x1a\x17.strake.v1.PullResponse0\x01\x12O\n" +
-	"\fInspectImage\x12\x1e.strake.v1.InspectImageRequest\x1a\x1f.strake.v1.InspectImageResponse\x12R\n" +
+	"\fInspectImage\x12\x1e.strake.v1.InspectImageRequest\x1a\x1f.strake.v1.InspectImageResponse\x129\n" +
+	"\x04Push\x12\x16.strake.v1.PushRequest\x1a\x17.strake.v1.PushResponse0\x01\x12C\n" +
+	"\bTagImage\x12\x1a.strake.v1.TagImageRequest\x1a\x1b.strake.v1.TagImageResponse\x12I\n" +
+	"\n" +
+	"UntagImage\x12\x1c.strake.v1.UntagImageRequest\x1a\x1d.strake.v1.UntagImageResponse\x12L\n" +
+	"\vRemoveImage\x12\x1d.strake.v1.RemoveImageRequest\x1a\x1e.strake.v1.RemoveImageResponse\x12L\n" +
+	"\vPruneImages\x12\x1d.strake.v1.PruneImagesRequest\x1a\x1e.strake.v1.PruneImagesResponse\x12K\n" +
+	"\n" +
+	"SaveImages\x12\x1c.strake.v1.SaveImagesRequest\x1a\x1d.strake.v1.SaveImagesResponse0\x01\x12K\n" +
+	"\n" +
+	"LoadImages\x12\x1c.strake.v1.LoadImagesRequest\x1a\x1d.strake.v1.LoadImagesResponse(\x01\x12N\n" +
+	"\vImportImage\x12\x1d.strake.v1.ImportImageRequest\x1a\x1e.strake.v1.ImportImageResponse(\x01\x12Q\n" +
+	"\fVerifyImages\x12\x1e.strake.v1.VerifyImagesRequest\x1a\x1f.strake.v1.VerifyImagesResponse0\x01\x12F\n" +
+	"\tDiskUsage\x12\x1b.strake.v1.DiskUsageRequest\x1a\x1c.strake.v1.DiskUsageResponse\x12R\n" +
 	"\rWaitContainer\x12\x1f.strake.v1.WaitContainerRequest\x1a .strake.v1.WaitContainerResponse\x12R\n" +
 	"\rKillContainer\x12\x1f.strake.v1.KillContainerRequest\x1a .strake.v1.KillContainerResponse\x129\n" +
 	"\x04Hold\x12\x16.strake.v1.HoldRequest\x1a\x17.strake.v1.HoldResponse0\x01\x12/\n" +
@@ -1864,7 +3054,7 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*SystemRequest)(nil),         // 0: strake.v1.SystemRequest
 	(*SystemResponse)(nil),        // 1: strake.v1.SystemResponse
@@ -1877,20 +3067,42 @@ var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*Image)(nil),                 // 8: strake.v1.Image
 	(*InspectImageRequest)(nil),   // 9: strake.v1.InspectImageRequest
 	(*InspectImageResponse)(nil),  // 10: strake.v1.InspectImageResponse
-	(*WaitContainerRequest)(nil),  // 11: strake.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil), // 12: strake.v1.WaitContainerResponse
-	(*KillContainerRequest)(nil),  // 13: strake.v1.KillContainerRequest
-	(*KillContainerResponse)(nil), // 14: strake.v1.KillContainerResponse
-	(*HoldRequest)(nil),           // 15: strake.v1.HoldRequest
-	(*HoldResponse)(nil),          // 16: strake.v1.HoldResponse
-	(*Input)(nil),                 // 17: strake.v1.Input
-	(*Output)(nil),                // 18: strake.v1.Output
-	(*ExecStart)(nil),             // 19: strake.v1.ExecStart
-	(*AttachStart)(nil),           // 20: strake.v1.AttachStart
-	(*CloseStdin)(nil),            // 21: strake.v1.CloseStdin
-	(*Ready)(nil),                 // 22: strake.v1.Ready
-	(*Size)(nil),                  // 23: strake.v1.Size
-	(*Exit)(nil),                  // 24: strake.v1.Exit
+	(*PushRequest)(nil),           // 11: strake.v1.PushRequest
+	(*PushResponse)(nil),          // 12: strake.v1.PushResponse
+	(*TagImageRequest)(nil),       // 13: strake.v1.TagImageRequest
+	(*TagImageResponse)(nil),      // 14: strake.v1.TagImageResponse
+	(*UntagImageRequest)(nil),     // 15: strake.v1.UntagImageRequest
+	(*UntagImageResponse)(nil),    // 16: strake.v1.UntagImageResponse
+	(*RemoveImageRequest)(nil),    // 17: strake.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),   // 18: strake.v1.RemoveImageResponse
+	(*PruneImagesRequest)(nil),    // 19: strake.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),   // 20: strake.v1.PruneImagesResponse
+	(*SaveImagesRequest)(nil),     // 21: strake.v1.SaveImagesRequest
+	(*SaveImagesResponse)(nil),    // 22: strake.v1.SaveImagesResponse
+	(*LoadImagesRequest)(nil),     // 23: strake.v1.LoadImagesRequest
+	(*LoadImagesResponse)(nil),    // 24: strake.v1.LoadImagesResponse
+	(*ImportImageRequest)(nil),    // 25: strake.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),   // 26: strake.v1.ImportImageResponse
+	(*VerifyImagesRequest)(nil),   // 27: strake.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),  // 28: strake.v1.VerifyImagesResponse
+	(*DiskUsageRequest)(nil),      // 29: strake.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),     // 30: strake.v1.DiskUsageResponse
+	(*ImageUsage)(nil),            // 31: strake.v1.ImageUsage
+	(*WaitContainerRequest)(nil),  // 32: strake.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil), // 33: strake.v1.WaitContainerResponse
+	(*KillContainerRequest)(nil),  // 34: strake.v1.KillContainerRequest
+	(*KillContainerResponse)(nil), // 35: strake.v1.KillContainerResponse
+	(*HoldRequest)(nil),           // 36: strake.v1.HoldRequest
+	(*HoldResponse)(nil),          // 37: strake.v1.HoldResponse
+	(*Input)(nil),                 // 38: strake.v1.Input
+	(*Output)(nil),                // 39: strake.v1.Output
+	(*ExecStart)(nil),             // 40: strake.v1.ExecStart
+	(*AttachStart)(nil),           // 41: strake.v1.AttachStart
+	(*CloseStdin)(nil),            // 42: strake.v1.CloseStdin
+	(*Ready)(nil),                 // 43: strake.v1.Ready
+	(*Size)(nil),                  // 44: strake.v1.Size
+	(*Exit)(nil),                  // 45: strake.v1.Exit
+	nil,                           // 46: strake.v1.VerifyImagesRequest.AuthsEntry
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	2,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
@@ -1899,35 +3111,65 @@ var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	7,  // 3: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
 	8,  // 4: strake.v1.PullResponse.image:type_name -> strake.v1.Image
 	8,  // 5: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
-	19, // 6: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
-	20, // 7: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
-	21, // 8: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
-	23, // 9: strake.v1.Input.resize:type_name -> strake.v1.Size
-	22, // 10: strake.v1.Output.ready:type_name -> strake.v1.Ready
-	24, // 11: strake.v1.Output.exit:type_name -> strake.v1.Exit
-	23, // 12: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	23, // 13: strake.v1.AttachStart.size:type_name -> strake.v1.Size
-	0,  // 14: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	4,  // 15: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	9,  // 16: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	11, // 17: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	13, // 18: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	15, // 19: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
-	17, // 20: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	17, // 21: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 22: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	6,  // 23: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	10, // 24: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	12, // 25: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	14, // 26: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	16, // 27: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
-	18, // 28: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	18, // 29: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	5,  // 6: strake.v1.PushRequest.auth:type_name -> strake.v1.Auth
+	7,  // 7: strake.v1.PushResponse.progress:type_name -> strake.v1.LayerProgress
+	8,  // 8: strake.v1.PruneImagesResponse.removed:type_name -> strake.v1.Image
+	8,  // 9: strake.v1.LoadImagesResponse.images:type_name -> strake.v1.Image
+	8,  // 10: strake.v1.ImportImageResponse.image:type_name -> strake.v1.Image
+	46, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
+	8,  // 12: strake.v1.VerifyImagesResponse.image:type_name -> strake.v1.Image
+	31, // 13: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
+	8,  // 14: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
+	40, // 15: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	41, // 16: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	42, // 17: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	44, // 18: strake.v1.Input.resize:type_name -> strake.v1.Size
+	43, // 19: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	45, // 20: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	44, // 21: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	44, // 22: strake.v1.AttachStart.size:type_name -> strake.v1.Size
+	5,  // 23: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
+	0,  // 24: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
+	4,  // 25: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	9,  // 26: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	11, // 27: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
+	13, // 28: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
+	15, // 29: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
+	17, // 30: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
+	19, // 31: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
+	21, // 32: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
+	23, // 33: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
+	25, // 34: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
+	27, // 35: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
+	29, // 36: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
+	32, // 37: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	34, // 38: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	36, // 39: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
+	38, // 40: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	38, // 41: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 42: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	6,  // 43: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	10, // 44: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	12, // 45: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
+	14, // 46: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
+	16, // 47: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
+	18, // 48: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
+	20, // 49: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
+	22, // 50: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
+	24, // 51: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
+	26, // 52: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
+	28, // 53: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
+	30, // 54: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
+	33, // 55: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	35, // 56: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	37, // 57: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
+	39, // 58: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	39, // 59: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	42, // [42:60] is the sub-list for method output_type
+	24, // [24:42] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_server_api_strake_v1_strake_proto_init() }
@@ -1939,14 +3181,18 @@ func file_server_api_strake_v1_strake_proto_init() {
 		(*PullResponse_Progress)(nil),
 		(*PullResponse_Image)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[17].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[12].OneofWrappers = []any{
+		(*PushResponse_Progress)(nil),
+		(*PushResponse_Digest)(nil),
+	}
+	file_server_api_strake_v1_strake_proto_msgTypes[38].OneofWrappers = []any{
 		(*Input_Exec)(nil),
 		(*Input_Attach)(nil),
 		(*Input_Stdin)(nil),
 		(*Input_CloseStdin)(nil),
 		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[18].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[39].OneofWrappers = []any{
 		(*Output_Ready)(nil),
 		(*Output_Stdout)(nil),
 		(*Output_Stderr)(nil),
@@ -1958,7 +3204,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

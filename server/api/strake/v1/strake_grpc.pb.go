@@ -26,6 +26,16 @@ const (
 	Strake_System_FullMethodName        = "/strake.v1.Strake/System"
 	Strake_Pull_FullMethodName          = "/strake.v1.Strake/Pull"
 	Strake_InspectImage_FullMethodName  = "/strake.v1.Strake/InspectImage"
+	Strake_Push_FullMethodName          = "/strake.v1.Strake/Push"
+	Strake_TagImage_FullMethodName      = "/strake.v1.Strake/TagImage"
+	Strake_UntagImage_FullMethodName    = "/strake.v1.Strake/UntagImage"
+	Strake_RemoveImage_FullMethodName   = "/strake.v1.Strake/RemoveImage"
+	Strake_PruneImages_FullMethodName   = "/strake.v1.Strake/PruneImages"
+	Strake_SaveImages_FullMethodName    = "/strake.v1.Strake/SaveImages"
+	Strake_LoadImages_FullMethodName    = "/strake.v1.Strake/LoadImages"
+	Strake_ImportImage_FullMethodName   = "/strake.v1.Strake/ImportImage"
+	Strake_VerifyImages_FullMethodName  = "/strake.v1.Strake/VerifyImages"
+	Strake_DiskUsage_FullMethodName     = "/strake.v1.Strake/DiskUsage"
 	Strake_WaitContainer_FullMethodName = "/strake.v1.Strake/WaitContainer"
 	Strake_KillContainer_FullMethodName = "/strake.v1.Strake/KillContainer"
 	Strake_Hold_FullMethodName          = "/strake.v1.Strake/Hold"
@@ -43,6 +53,29 @@ type StrakeClient interface {
 	Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullResponse], error)
 	// InspectImage gives an image's configuration, which CRI keeps to itself.
 	InspectImage(ctx context.Context, in *InspectImageRequest, opts ...grpc.CallOption) (*InspectImageResponse, error)
+	// Push sends an image to a registry. The last message holds the digest.
+	Push(ctx context.Context, in *PushRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushResponse], error)
+	// TagImage gives an image one more name; a tag of another image moves.
+	TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*TagImageResponse, error)
+	// UntagImage takes names away and leaves the images.
+	UntagImage(ctx context.Context, in *UntagImageRequest, opts ...grpc.CallOption) (*UntagImageResponse, error)
+	// RemoveImage takes one name from an image, and the image away with the last one;
+	// an id takes all of them, as CRI's RemoveImage always does.
+	RemoveImage(ctx context.Context, in *RemoveImageRequest, opts ...grpc.CallOption) (*RemoveImageResponse, error)
+	// PruneImages removes the images that nobody uses.
+	PruneImages(ctx context.Context, in *PruneImagesRequest, opts ...grpc.CallOption) (*PruneImagesResponse, error)
+	// SaveImages writes images as a docker or an OCI archive.
+	SaveImages(ctx context.Context, in *SaveImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveImagesResponse], error)
+	// LoadImages takes such an archive.
+	LoadImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[LoadImagesRequest, LoadImagesResponse], error)
+	// ImportImage makes an image of a root file system's tar. The first message has
+	// the name, and may have data.
+	ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error)
+	// VerifyImages reads every blob and layer and tells of each. With repair, what is
+	// broken is made again before the stream ends, or the stream's error says why not.
+	VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyImagesResponse], error)
+	// DiskUsage says what each image takes.
+	DiskUsage(ctx context.Context, in *DiskUsageRequest, opts ...grpc.CallOption) (*DiskUsageResponse, error)
 	// WaitContainer answers when the container's process has ended and its last
 	// output is in the log. It may be called before the container is started.
 	WaitContainer(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*WaitContainerResponse, error)
@@ -108,6 +141,139 @@ func (c *strakeClient) InspectImage(ctx context.Context, in *InspectImageRequest
 	return out, nil
 }
 
+func (c *strakeClient) Push(ctx context.Context, in *PushRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[1], Strake_Push_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PushRequest, PushResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_PushClient = grpc.ServerStreamingClient[PushResponse]
+
+func (c *strakeClient) TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*TagImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TagImageResponse)
+	err := c.cc.Invoke(ctx, Strake_TagImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *strakeClient) UntagImage(ctx context.Context, in *UntagImageRequest, opts ...grpc.CallOption) (*UntagImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UntagImageResponse)
+	err := c.cc.Invoke(ctx, Strake_UntagImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *strakeClient) RemoveImage(ctx context.Context, in *RemoveImageRequest, opts ...grpc.CallOption) (*RemoveImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveImageResponse)
+	err := c.cc.Invoke(ctx, Strake_RemoveImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *strakeClient) PruneImages(ctx context.Context, in *PruneImagesRequest, opts ...grpc.CallOption) (*PruneImagesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PruneImagesResponse)
+	err := c.cc.Invoke(ctx, Strake_PruneImages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *strakeClient) SaveImages(ctx context.Context, in *SaveImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveImagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[2], Strake_SaveImages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveImagesRequest, SaveImagesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_SaveImagesClient = grpc.ServerStreamingClient[SaveImagesResponse]
+
+func (c *strakeClient) LoadImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[LoadImagesRequest, LoadImagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[3], Strake_LoadImages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[LoadImagesRequest, LoadImagesResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_LoadImagesClient = grpc.ClientStreamingClient[LoadImagesRequest, LoadImagesResponse]
+
+func (c *strakeClient) ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[4], Strake_ImportImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportImageRequest, ImportImageResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_ImportImageClient = grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse]
+
+func (c *strakeClient) VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyImagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[5], Strake_VerifyImages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyImagesRequest, VerifyImagesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_VerifyImagesClient = grpc.ServerStreamingClient[VerifyImagesResponse]
+
+func (c *strakeClient) DiskUsage(ctx context.Context, in *DiskUsageRequest, opts ...grpc.CallOption) (*DiskUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiskUsageResponse)
+	err := c.cc.Invoke(ctx, Strake_DiskUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *strakeClient) WaitContainer(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*WaitContainerResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WaitContainerResponse)
@@ -130,7 +296,7 @@ func (c *strakeClient) KillContainer(ctx context.Context, in *KillContainerReque
 
 func (c *strakeClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[1], Strake_Hold_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[6], Strake_Hold_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +315,7 @@ type Strake_HoldClient = grpc.ServerStreamingClient[HoldResponse]
 
 func (c *strakeClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[2], Strake_Exec_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[7], Strake_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +328,7 @@ type Strake_ExecClient = grpc.BidiStreamingClient[Input, Output]
 
 func (c *strakeClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[3], Strake_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[8], Strake_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +349,29 @@ type StrakeServer interface {
 	Pull(*PullRequest, grpc.ServerStreamingServer[PullResponse]) error
 	// InspectImage gives an image's configuration, which CRI keeps to itself.
 	InspectImage(context.Context, *InspectImageRequest) (*InspectImageResponse, error)
+	// Push sends an image to a registry. The last message holds the digest.
+	Push(*PushRequest, grpc.ServerStreamingServer[PushResponse]) error
+	// TagImage gives an image one more name; a tag of another image moves.
+	TagImage(context.Context, *TagImageRequest) (*TagImageResponse, error)
+	// UntagImage takes names away and leaves the images.
+	UntagImage(context.Context, *UntagImageRequest) (*UntagImageResponse, error)
+	// RemoveImage takes one name from an image, and the image away with the last one;
+	// an id takes all of them, as CRI's RemoveImage always does.
+	RemoveImage(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error)
+	// PruneImages removes the images that nobody uses.
+	PruneImages(context.Context, *PruneImagesRequest) (*PruneImagesResponse, error)
+	// SaveImages writes images as a docker or an OCI archive.
+	SaveImages(*SaveImagesRequest, grpc.ServerStreamingServer[SaveImagesResponse]) error
+	// LoadImages takes such an archive.
+	LoadImages(grpc.ClientStreamingServer[LoadImagesRequest, LoadImagesResponse]) error
+	// ImportImage makes an image of a root file system's tar. The first message has
+	// the name, and may have data.
+	ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error
+	// VerifyImages reads every blob and layer and tells of each. With repair, what is
+	// broken is made again before the stream ends, or the stream's error says why not.
+	VerifyImages(*VerifyImagesRequest, grpc.ServerStreamingServer[VerifyImagesResponse]) error
+	// DiskUsage says what each image takes.
+	DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error)
 	// WaitContainer answers when the container's process has ended and its last
 	// output is in the log. It may be called before the container is started.
 	WaitContainer(context.Context, *WaitContainerRequest) (*WaitContainerResponse, error)
@@ -217,6 +406,36 @@ func (UnimplementedStrakeServer) Pull(*PullRequest, grpc.ServerStreamingServer[P
 }
 func (UnimplementedStrakeServer) InspectImage(context.Context, *InspectImageRequest) (*InspectImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InspectImage not implemented")
+}
+func (UnimplementedStrakeServer) Push(*PushRequest, grpc.ServerStreamingServer[PushResponse]) error {
+	return status.Error(codes.Unimplemented, "method Push not implemented")
+}
+func (UnimplementedStrakeServer) TagImage(context.Context, *TagImageRequest) (*TagImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TagImage not implemented")
+}
+func (UnimplementedStrakeServer) UntagImage(context.Context, *UntagImageRequest) (*UntagImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UntagImage not implemented")
+}
+func (UnimplementedStrakeServer) RemoveImage(context.Context, *RemoveImageRequest) (*RemoveImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveImage not implemented")
+}
+func (UnimplementedStrakeServer) PruneImages(context.Context, *PruneImagesRequest) (*PruneImagesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PruneImages not implemented")
+}
+func (UnimplementedStrakeServer) SaveImages(*SaveImagesRequest, grpc.ServerStreamingServer[SaveImagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveImages not implemented")
+}
+func (UnimplementedStrakeServer) LoadImages(grpc.ClientStreamingServer[LoadImagesRequest, LoadImagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method LoadImages not implemented")
+}
+func (UnimplementedStrakeServer) ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImportImage not implemented")
+}
+func (UnimplementedStrakeServer) VerifyImages(*VerifyImagesRequest, grpc.ServerStreamingServer[VerifyImagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method VerifyImages not implemented")
+}
+func (UnimplementedStrakeServer) DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiskUsage not implemented")
 }
 func (UnimplementedStrakeServer) WaitContainer(context.Context, *WaitContainerRequest) (*WaitContainerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method WaitContainer not implemented")
@@ -301,6 +520,143 @@ func _Strake_InspectImage_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Strake_Push_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PushRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StrakeServer).Push(m, &grpc.GenericServerStream[PushRequest, PushResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_PushServer = grpc.ServerStreamingServer[PushResponse]
+
+func _Strake_TagImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TagImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).TagImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_TagImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).TagImage(ctx, req.(*TagImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Strake_UntagImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UntagImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).UntagImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_UntagImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).UntagImage(ctx, req.(*UntagImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Strake_RemoveImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).RemoveImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_RemoveImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).RemoveImage(ctx, req.(*RemoveImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Strake_PruneImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PruneImagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).PruneImages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_PruneImages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).PruneImages(ctx, req.(*PruneImagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Strake_SaveImages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveImagesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StrakeServer).SaveImages(m, &grpc.GenericServerStream[SaveImagesRequest, SaveImagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_SaveImagesServer = grpc.ServerStreamingServer[SaveImagesResponse]
+
+func _Strake_LoadImages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(StrakeServer).LoadImages(&grpc.GenericServerStream[LoadImagesRequest, LoadImagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_LoadImagesServer = grpc.ClientStreamingServer[LoadImagesRequest, LoadImagesResponse]
+
+func _Strake_ImportImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(StrakeServer).ImportImage(&grpc.GenericServerStream[ImportImageRequest, ImportImageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_ImportImageServer = grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]
+
+func _Strake_VerifyImages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyImagesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StrakeServer).VerifyImages(m, &grpc.GenericServerStream[VerifyImagesRequest, VerifyImagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_VerifyImagesServer = grpc.ServerStreamingServer[VerifyImagesResponse]
+
+func _Strake_DiskUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiskUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).DiskUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_DiskUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).DiskUsage(ctx, req.(*DiskUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Strake_WaitContainer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(WaitContainerRequest)
 	if err := dec(in); err != nil {
@@ -378,6 +734,26 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Strake_InspectImage_Handler,
 		},
 		{
+			MethodName: "TagImage",
+			Handler:    _Strake_TagImage_Handler,
+		},
+		{
+			MethodName: "UntagImage",
+			Handler:    _Strake_UntagImage_Handler,
+		},
+		{
+			MethodName: "RemoveImage",
+			Handler:    _Strake_RemoveImage_Handler,
+		},
+		{
+			MethodName: "PruneImages",
+			Handler:    _Strake_PruneImages_Handler,
+		},
+		{
+			MethodName: "DiskUsage",
+			Handler:    _Strake_DiskUsage_Handler,
+		},
+		{
 			MethodName: "WaitContainer",
 			Handler:    _Strake_WaitContainer_Handler,
 		},
@@ -390,6 +766,31 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Pull",
 			Handler:       _Strake_Pull_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Push",
+			Handler:       _Strake_Push_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "SaveImages",
+			Handler:       _Strake_SaveImages_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "LoadImages",
+			Handler:       _Strake_LoadImages_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "ImportImage",
+			Handler:       _Strake_ImportImage_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "VerifyImages",
+			Handler:       _Strake_VerifyImages_Handler,
 			ServerStreams: true,
 		},
 		{
