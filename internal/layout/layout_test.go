@@ -100,7 +100,10 @@ var lean = []struct {
 	program string
 	without []string
 }{
-	{"cmd/strake-runtime", []string{"google.golang.org/...", "net/http", "regexp", "text/template", "html/template", "k8s.io/...", "github.com/containerd/..."}},
+	{"cmd/strake-runtime", []string{
+		"google.golang.org/...", "k8s.io/...", "github.com/containerd/...", "github.com/godbus/...",
+		"net", "net/http", "os/signal", "os/user", "log", "log/slog", "flag", "regexp", "text/template", "html/template", "encoding/xml",
+	}},
 	// Not even protobuf and ttrpc: shim/wire says why.
 	{"cmd/containerd-shim-strake-v2", []string{"google.golang.org/...", "net/http", "regexp", "text/template", "html/template", "k8s.io/...", "github.com/containerd/..."}},
 }
