@@ -41,6 +41,7 @@ func (c *createFlags) options(a *app, id string) (container.CreateOptions, error
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		ConsoleSocket: c.consoleSocket, PidFile: c.pidFile,
 		NoPivot: c.noPivot, NoNewKeyring: c.noNewKeyring,
+		SystemdCgroup: a.systemd, Rootless: a.rootless,
 	}
 	var err error
 	if o.Bundle, err = filepath.Abs(c.bundle); err != nil {

@@ -21,8 +21,8 @@ import (
 // execFlags are those of exec.
 type execFlags struct {
 	process, cwd, user, apparmor, label              string
-	pidFile, consoleSocket, pidfdSocket, cgroup      string
-	env, caps, groups                                []string
+	pidFile, consoleSocket, pidfdSocket              string
+	env, caps, groups, cgroup                        []string
 	tty, detach, noNewPrivs, ignorePaused, subreaper bool
 	preserveFDs                                      int
 	timeout                                          time.Duration
@@ -43,7 +43,7 @@ func bindExec(a *app, f *flags) func(context.Context, []string) error {
 	f.flag(&e.noNewPrivs, "no-new-privs", "it can gain no privileges")
 	f.text(&e.apparmor, "apparmor", "PROFILE", "its AppArmor profile")
 	f.text(&e.label, "process-label", "LABEL", "its SELinux label")
-	f.text(&e.cgroup, "cgroup", "PATH", "cgroup below the container's")
+	f.list(&e.cgroup, "cgroup", "[CONTROLLER,...:]PATH", "run it in this cgroup below the container's")
 	f.flag(&e.ignorePaused, "ignore-paused", "wait for a paused container instead of failing")
 	f.flag(&e.detach, "detach,d", "return once the program runs")
 	f.text(&e.pidFile, "pid-file", "FILE", "write its pid to this file")

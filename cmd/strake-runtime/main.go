@@ -42,6 +42,8 @@ type app struct {
 	// extra are the descriptors that the container is to have beside its standard
 	// ones; they must outlive an execution of this program by itself.
 	extra []*os.File
+	// systemd has cgroups made by systemd; rootless may do without any.
+	systemd, rootless bool
 }
 
 // verb is one command.
@@ -125,16 +127,16 @@ func (e exitStatus) Unwrap() error { return e.err }
 // left to do.
 func (a *app) globals(name string, args []string) (*verb, []string, error) {
 	var f flags
-	var debug, systemd, showVersion, help bool
-	var logFile, rootless string
-	logFormat := "text"
+	var debug, showVersion, help bool
+	var logFile string
+	logFormat, rootless := "text", "auto"
 	a.root = defaultRoot()
 	f.text(&a.root, "root", "DIR", "state of the containers; on a tmpfs")
 	f.flag(&debug, "debug", "log more")
 	f.text(&logFile, "log", "FILE", "log to this file, not to standard error")
 	f.text(&logFormat, "log-format", "text|json", "format of the log")
-	f.flag(&systemd, "systemd-cgroup", "not supported yet: cgroups are made by path")
-	f.text(&rootless, "rootless", "true|false|auto", "taken for runc's sake")
+	f.flag(&a.systemd, "systemd-cgroup", "have systemd make cgroups: linux.cgroupsPath is slice:prefix:name")
+	f.text(&rootless, "rootless", "true|false|auto", "do without a cgroup where none may be made")
 	f.text(&a.criu, "criu", "FILE", "CRIU's program, for checkpoint and restore")
 	f.flag(&showVersion, "version,v", "print the version")
 	f.flag(&help, "help,h", "print this help")
@@ -150,11 +152,15 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 		return nil, nil, printVersion(name)
 	case help || len(rest) == 0 || rest[0] == "help":
 		return nil, nil, printHelp(name, &f)
-	case systemd:
-		return nil, nil, errors.New("--systemd-cgroup: not supported yet: leave it out, and give linux.cgroupsPath as a path")
 	}
 	switch rootless {
-	case "", "true", "false", "auto":
+	case "true":
+		a.rootless = true
+	case "false":
+	case "", "auto":
+		if a.rootless, err = container.Rootless(); err != nil {
+			return nil, nil, err
+		}
 	default:
 		return nil, nil, fmt.Errorf("--rootless: %q is not true, false or auto", rootless)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/strake-containers/strake/oci/container"
 )
 
-func bindPlan(_ *app, f *flags) func(context.Context, []string) error {
+func bindPlan(a *app, f *flags) func(context.Context, []string) error {
 	format, id := "text", "plan"
 	f.text(&format, "format,f", "text|json", "how to print it")
 	f.text(&id, "id", "ID", "id of the container that it would be")
@@ -22,7 +22,10 @@ func bindPlan(_ *app, f *flags) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		p, err := container.Plan(container.CreateOptions{ID: id, Bundle: bundle, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
+		p, err := container.Plan(container.CreateOptions{
+			ID: id, Bundle: bundle, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+			SystemdCgroup: a.systemd, Rootless: a.rootless,
+		})
 		if err != nil {
 			return err
 		}

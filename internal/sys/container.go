@@ -181,3 +181,33 @@ func Exchange(a, b string) error {
 
 // OPath opens a handle of a file that can be neither read nor written.
 const OPath = unix.O_PATH
+
+// connectTimeout bounds how long a connect may wait for room in a listener's
+// queue, in seconds.
+const connectTimeout = 30
+
+// DialStream connects to a unix stream socket: a path or, after "@", a name in
+// the abstract namespace. The file is for the runtime's poller; the caller closes
+// it.
+func DialStream(path string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	// A non-blocking connect would be refused where this one waits.
+	err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: connectTimeout})
+	if err == nil {
+		err = unix.EINTR // with a timeout, the kernel restarts no connect by itself
+	}
+	for err == unix.EINTR {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	}
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, &os.PathError{Op: "connect", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}

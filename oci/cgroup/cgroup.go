@@ -1,5 +1,6 @@
 // Package cgroup makes, fills, watches and removes the control groups of a
-// container or a pod through the cgroup file system (systemd is not asked).
+// container or a pod: through the cgroup file system alone, or as a scope of
+// systemd's (systemd.go).
 //
 // A Cgroup is one path that exists in every hierarchy of the host: one on a
 // cgroup v2 host, one per controller on v1, and both on a hybrid host, where the
@@ -11,10 +12,11 @@
 // the same cgroup; the kernel is the judge. It never touches the root cgroup and
 // never removes a directory with processes in it.
 //
-// How processes get in: see JoinFiles and OpenV2. Which resource goes to which
-// file is in settings_v1.go and settings_v2.go; the OCI fields are those of the
-// runtime specification's config-linux.md, "Control groups", the files those of
-// the kernel's admin-guide/cgroup-v1 and cgroup-v2.rst.
+// How processes get in: see JoinFiles and OpenV2. There is a file for each
+// controller: which resource goes to which of the kernel's files, and what is
+// counted. The OCI fields are those of the runtime specification's
+// config-linux.md, "Control groups", the files those of the kernel's
+// admin-guide/cgroup-v1 and cgroup-v2.rst.
 package cgroup
 
 import (
@@ -25,6 +27,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // The classes of errors, for errors.Is. A missing cgroup is fs.ErrNotExist.
@@ -33,6 +37,8 @@ var (
 	ErrBusy = errors.New("cgroup is busy")
 	// ErrUnsupported is a resource that this host's cgroups cannot limit or show.
 	ErrUnsupported = errors.New("not supported by this host's cgroups")
+	// ErrNone is what needs a cgroup where a rootless container has none.
+	ErrNone = errors.New("the container has no cgroup of its own: its owner may not make one")
 )
 
 // Mode is how the host mounts cgroups.
@@ -61,6 +67,7 @@ type hierarchy struct {
 	mount       string   // absolute, no slash at the end
 	v2          bool     //
 	controllers []string // v1: those mounted here; v2: those available at its root
+	below       string   // see Sub
 }
 
 // Cgroup is a path in all hierarchies. It is not safe for concurrent use.
@@ -70,10 +77,164 @@ type Cgroup struct {
 	all  []hierarchy // v2 last
 	made []string    // directories that Create made, parents first, for its undo
 	top  string      // see Top
+
+	unit     *unit                 // the systemd manager's; nil for the cgroup file system alone
+	hold     Hold                  // see Config
+	release  func()                // ends the process that holds the scope, if there is one
+	rootless bool                  // see Config
+	optional bool                  // without permission, do without
+	settle   *specs.LinuxResources // see Settle
 }
 
-// New names a cgroup; nothing is created. Path is what linux.cgroupsPath says:
-// "/a/b" is below each hierarchy's root, and so is "a/b". Mode is Detect's; on a
+// Config says what cgroup a container is to have.
+type Config struct {
+	Path string // linux.cgroupsPath
+	ID   string // names the cgroup where Path is empty
+
+	// Systemd has it be a scope of systemd's. Path is slice:prefix:name then,
+	// and Annotations are the config's, which can set properties of the scope.
+	Systemd     bool
+	Annotations map[string]string
+	// Hold is called by Create for a scope: systemd starts no empty one.
+	Hold Hold
+
+	// Rootless is a caller who may not be allowed to make cgroups. He asks the
+	// systemd instance of the user. A cgroup that he gave no path and no limits
+	// is done without if it cannot be made.
+	Rootless bool
+}
+
+// Hold starts a process that does nothing until release, which waits for its end.
+type Hold func() (pid int, release func(), err error)
+
+// Name names a container's cgroup; nothing is created.
+func Name(cfg Config) (*Cgroup, error) {
+	host, err := DetectHost()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Systemd {
+		return newScope(host, cfg)
+	}
+	p := cfg.Path
+	if p == "" {
+		p = "/" + cfg.ID
+		if cfg.Rootless && host.Mode == Unified {
+			// Beside the caller's own cgroup, where it may be his to make one; in
+			// it there are processes, and so no controllers for children.
+			own, err := ownV2()
+			if err != nil {
+				return nil, err
+			}
+			p = path.Join(path.Dir(own), cfg.ID)
+		}
+	}
+	c, err := newOn(host, p, host.Mode)
+	if err != nil {
+		return nil, err
+	}
+	c.rootless, c.optional = cfg.Rootless, cfg.Rootless && cfg.Path == ""
+	if c.optional && host.Mode != Unified && !canMake(c.all) {
+		return &Cgroup{mode: host.Mode}, nil
+	}
+	return c, nil
+}
+
+func newScope(host *Host, cfg Config) (*Cgroup, error) {
+	if cfg.Rootless && host.Mode != Unified {
+		return nil, fmt.Errorf("cgroup path %q: a user's systemd makes no cgroups on v1: leave --systemd-cgroup out: %w", cfg.Path, ErrUnsupported)
+	}
+	u, err := newUnit(cfg.Path, cfg.ID, cfg.Rootless)
+	if err != nil {
+		return nil, err
+	}
+	if u.properties, err = annotatedProperties(cfg.Annotations); err != nil {
+		return nil, err
+	}
+	p, err := u.path()
+	if err != nil {
+		return nil, err
+	}
+	c, err := newOn(host, p, host.Mode)
+	if err != nil {
+		return nil, err
+	}
+	c.unit, c.hold, c.rootless = u, cfg.Hold, cfg.Rootless
+	return c, nil
+}
+
+// canMake says whether this process may make a cgroup at the root of all of these.
+func canMake(all []hierarchy) bool {
+	return !slices.ContainsFunc(all, func(h hierarchy) bool { return syscall.Access(h.mount, accessWriteDir) != nil })
+}
+
+const accessWriteDir = 2 | 1 // W_OK | X_OK
+
+// ownV2 is this process's path in the v2 hierarchy.
+func ownV2() (string, error) {
+	text, err := readFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(text) {
+		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "0::/"); ok && !strings.HasPrefix(p, "..") {
+			return "/" + p, nil
+		}
+	}
+	return "", fmt.Errorf("/proc/self/cgroup names no cgroup v2 below %s", root)
+}
+
+// Saved is what another process has to know to work on a Cgroup.
+type Saved struct {
+	Path string // "" for none
+	Top  string // the highest directory at or above Path that Create made everywhere
+	Unit string // of systemd's
+	User bool   // the unit is of the user's instance
+}
+
+// Saved describes the cgroup to Open; keep it once Create has returned.
+func (c *Cgroup) Saved() Saved {
+	s := Saved{Path: c.path, Top: c.top}
+	if c.unit != nil {
+		s.Unit, s.User = c.unit.name, c.unit.user
+	}
+	return s
+}
+
+// Open returns the cgroup that another process made. Of one without a path there
+// are no processes, and most verbs fail with ErrNone.
+func Open(s Saved) (*Cgroup, error) {
+	host, err := DetectHost()
+	if err != nil {
+		return nil, err
+	}
+	if s.Path == "" {
+		return &Cgroup{mode: host.Mode}, nil
+	}
+	c, err := newOn(host, s.Path, host.Mode)
+	if err != nil {
+		return nil, err
+	}
+	c.top = s.Top
+	if s.Unit != "" {
+		c.unit = &unit{name: s.Unit, user: s.User}
+	}
+	return c, nil
+}
+
+// none says that there is no cgroup after all.
+func (c *Cgroup) none() bool { return len(c.all) == 0 }
+
+// check fails where there is no cgroup to do it with.
+func (c *Cgroup) check() error {
+	if c.none() {
+		return ErrNone
+	}
+	return nil
+}
+
+// New names a cgroup that systemd has no part in; nothing is created. "/a/b" is
+// below each hierarchy's root, and so is "a/b". Mode is Detect's; on a
 // Hybrid host Legacy is allowed too and leaves the v2 hierarchy alone.
 func New(cgroupPath string, mode Mode) (*Cgroup, error) {
 	host, err := DetectHost()
@@ -84,14 +245,14 @@ func New(cgroupPath string, mode Mode) (*Cgroup, error) {
 }
 
 func newOn(host *Host, cgroupPath string, mode Mode) (*Cgroup, error) {
-	if strings.Contains(cgroupPath, ":") {
-		return nil, fmt.Errorf("cgroup path %q: slice:prefix:name is the systemd manager's form, which is not supported; give a path such as /pods/name", cgroupPath)
-	}
 	if len(cgroupPath) > maxPath || strings.ContainsAny(cgroupPath, "\x00\n") {
 		return nil, fmt.Errorf("cgroup path %.60q: too long or with a control character", cgroupPath)
 	}
 	if slices.Contains(strings.Split(cgroupPath, "/"), "..") {
 		return nil, fmt.Errorf("cgroup path %q: must not contain \"..\"", cgroupPath)
+	}
+	if strings.Count(cgroupPath, ":") == 2 && !strings.HasPrefix(cgroupPath, "/") {
+		return nil, fmt.Errorf("cgroup path %q: slice:prefix:name is for the systemd manager: use --systemd-cgroup, or give a path such as /pods/name", cgroupPath)
 	}
 	clean := path.Clean("/" + cgroupPath)
 	if clean == "/" {
@@ -196,7 +357,7 @@ func (c *Cgroup) Exists() bool {
 	return false
 }
 
-func (c *Cgroup) dir(h hierarchy) string { return h.mount + c.path }
+func (c *Cgroup) dir(h hierarchy) string { return h.mount + c.path + h.below }
 
 func (c *Cgroup) v2() (hierarchy, bool) {
 	for _, h := range c.all {

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path"
@@ -34,6 +35,9 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 	defer undo.Run(&err)
 
 	// 1. Decide everything that can be decided without touching the host.
+	if c.unit != nil {
+		r = forUnit(r)
+	}
 	groups, err := c.compile(r)
 	if err != nil {
 		return err
@@ -43,43 +47,68 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 		return err
 	}
 
-	// 2. The directories.
+	// 2. The scope.
+	if c.unit != nil {
+		if err := c.startUnit(r, filter, filtered); err != nil {
+			return err
+		}
+		undo.Push("stop "+c.unit.name, c.stopUnit)
+		if c.settle != nil { // the files, too, leave room for the process that holds it
+			groups, err = c.compile(withPids(r, *c.settle.Pids.Limit+1))
+			if err != nil {
+				return err
+			}
+		}
+	}
+
+	// 3. The directories.
 	undo.Push("remove cgroup "+c.path, c.removeMade)
 	reused := false
 	for _, h := range c.all {
 		fresh, err := c.makeDir(h, c.wanted(h, groups))
+		if err != nil && c.optional && isErrno(err, syscall.EACCES, syscall.EPERM, syscall.EROFS) {
+			return c.doWithout(groups, err)
+		}
 		if err != nil {
 			return err
 		}
 		reused = reused || !fresh
 	}
-	if reused {
-		pids, err := c.Pids(true)
-		if err != nil {
-			return err
-		}
-		if len(pids) > 0 {
-			return fmt.Errorf("container's cgroup is not empty: %d processes are in it: %w: give linux.cgroupsPath another path", len(pids), ErrBusy)
-		}
-		if err := c.checkThawed(); err != nil {
+	if reused && c.unit == nil {
+		if err := c.checkUnused(); err != nil {
 			return err
 		}
 	}
 
-	// 3. The limits.
+	// 4. The limits.
 	for _, g := range groups {
 		if err := g.apply(); err != nil {
 			return err
 		}
 	}
 	if filtered {
-		if err := c.setDevices(filter, !reused); err != nil {
+		err := c.setDevices(filter, !reused)
+		// Without privileges no filter can be set, and no device be made that it
+		// would have to forbid.
+		if err != nil && (!c.rootless || !isErrno(err, syscall.EPERM, syscall.EACCES)) {
 			return err
 		}
 	}
 	undo.Release()
 	c.top = c.madeEverywhere()
 	return nil
+}
+
+// checkUnused refuses a cgroup that was there already and is somebody's.
+func (c *Cgroup) checkUnused() error {
+	pids, err := c.Pids(true)
+	if err != nil {
+		return err
+	}
+	if len(pids) > 0 {
+		return fmt.Errorf("container's cgroup is not empty: %d processes are in it: %w: give linux.cgroupsPath another path", len(pids), ErrBusy)
+	}
+	return c.checkThawed()
 }
 
 // checkThawed refuses a cgroup in which the first process would stop before it
@@ -89,7 +118,7 @@ func (c *Cgroup) checkThawed() error {
 		file, thawed := c.dir(h)+"/cgroup.freeze", "0"
 		if !h.v2 {
 			file, thawed = c.dir(h)+"/freezer.state", "THAWED"
-			if !contains(h.controllers, "freezer") {
+			if !slices.Contains(h.controllers, "freezer") {
 				continue
 			}
 		}
@@ -104,31 +133,185 @@ func (c *Cgroup) checkThawed() error {
 	return nil
 }
 
+// doWithout gives up a cgroup that its owner may not make. Nothing may have been
+// asked of it but the devices, which an owner without privileges cannot make.
+func (c *Cgroup) doWithout(groups []group, cause error) error {
+	if len(groups) > 0 {
+		return fmt.Errorf("rootless needs no limits, as there is no permission for cgroups, but linux.resources.%s is given: %w", groups[0].settings[0].field, cause)
+	}
+	if err := c.removeMade(); err != nil {
+		return err
+	}
+	c.all, c.path = nil, ""
+	return nil
+}
+
+// startUnit starts the scope with all that systemd can know of its limits.
+func (c *Cgroup) startUnit(r *specs.LinuxResources, f deviceFilter, filtered bool) error {
+	first, err := oomPolicy(r, c.unit.version)
+	if err != nil {
+		return err
+	}
+	starting := r
+	if r != nil && r.Pids != nil && r.Pids.Limit != nil && *r.Pids.Limit >= 0 && *r.Pids.Limit < fewPids {
+		limit := max(1, *r.Pids.Limit)
+		c.settle = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}}
+		starting = withPids(r, limit+1)
+	}
+	properties, err := c.propertiesOf(starting, f, filtered)
+	if err != nil {
+		return err
+	}
+	pid, release, err := c.hold()
+	if err != nil {
+		return fmt.Errorf("process to start %s with: %w", c.unit.name, err)
+	}
+	if err := c.unit.start(pid, slices.Concat(first, properties)); err != nil {
+		release()
+		return err
+	}
+	c.release = release
+	return nil
+}
+
+// stopUnit stops the scope without the process that holds it, for which systemd
+// would be patient.
+func (c *Cgroup) stopUnit() error {
+	c.letGo()
+	return c.unit.stop()
+}
+
+func (c *Cgroup) letGo() {
+	if c.release != nil {
+		c.release()
+		c.release = nil
+	}
+}
+
+// fewPids is a limit of tasks at which one more is felt.
+const fewPids = 8
+
+func withPids(r *specs.LinuxResources, limit int64) *specs.LinuxResources {
+	with := *r
+	with.Pids = &specs.LinuxPids{Limit: &limit}
+	return &with
+}
+
+// propertiesOf are those of the scope for the resources.
+func (c *Cgroup) propertiesOf(r *specs.LinuxResources, f deviceFilter, filtered bool) ([]property, error) {
+	properties, err := unitProperties(r, c.mode == Unified, c.unit.version)
+	if err != nil || !filtered || c.unit.user {
+		return properties, err
+	}
+	devices, err := readFile("/proc/devices")
+	if err != nil {
+		return nil, err
+	}
+	return append(properties, deviceProperties(f, devices)...), nil
+}
+
+// Settle is called once the container's first process is in the cgroup: the one
+// that held a scope goes, and a tight limit of tasks, which left room for it, is
+// put in force.
+func (c *Cgroup) Settle() error {
+	c.letGo()
+	if c.settle == nil {
+		return nil
+	}
+	return c.Set(c.settle)
+}
+
 // Set changes the limits that r gives and leaves the others as they are. The
 // kernel takes them one by one: on an error the earlier ones are in force.
 func (c *Cgroup) Set(r *specs.LinuxResources) error {
+	if err := c.set(r); err != nil {
+		return c.failed("update", err)
+	}
+	return nil
+}
+
+func (c *Cgroup) set(r *specs.LinuxResources) error {
+	// 1. What is to be written, in the light of what is there.
+	if err := c.check(); err != nil {
+		return err
+	}
+	r, err := c.complete(r)
+	if err != nil {
+		return err
+	}
+	if c.unit != nil {
+		r = forUnit(r)
+	}
 	groups, err := c.compile(r)
 	if err != nil {
-		return c.failed("update", err)
+		return err
 	}
 	filter, filtered, err := deviceFilterOf(r)
 	if err != nil {
-		return c.failed("update", err)
+		return err
 	}
 	if err := c.checkBeforeUpdate(r); err != nil {
-		return c.failed("update", err)
+		return err
 	}
+
+	// 2. To systemd first, which would undo it.
+	if c.unit != nil {
+		if err := c.setUnit(r, filter, filtered); err != nil {
+			return err
+		}
+	}
+
+	// 3. To the kernel.
 	for _, g := range groups {
 		if err := g.apply(); err != nil {
-			return c.failed("update", err)
+			return err
 		}
 	}
 	if filtered {
-		if err := c.setDevices(filter, false); err != nil {
-			return c.failed("update", err)
-		}
+		return c.setDevices(filter, false)
 	}
 	return nil
+}
+
+// setUnit changes the scope's properties. On v1 systemd empties the list of
+// devices before it fills it again; that is hidden from the processes.
+func (c *Cgroup) setUnit(r *specs.LinuxResources, f deviceFilter, filtered bool) (err error) {
+	properties, err := c.propertiesOf(r, f, filtered)
+	if err != nil {
+		return err
+	}
+	if filtered && c.mode != Unified {
+		frozen, err := c.Frozen()
+		if err != nil {
+			return err
+		}
+		if !frozen {
+			ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
+			defer cancel()
+			if err := c.Freeze(ctx); err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, c.Thaw()) }()
+		}
+	}
+	return c.unit.set(properties)
+}
+
+// complete adds to an update what is in force already and means something only
+// together with what is new: a quota and its period, memory and its sum with swap.
+func (c *Cgroup) complete(r *specs.LinuxResources) (*specs.LinuxResources, error) {
+	if r == nil {
+		return nil, nil
+	}
+	full := *r
+	var err error
+	if full.CPU, err = c.completeCPU(r.CPU); err != nil {
+		return nil, err
+	}
+	if full.Memory, err = c.completeMemory(r.Memory); err != nil {
+		return nil, err
+	}
+	return &full, nil
 }
 
 // failed names the cgroup, unless it is a field of the config that is wrong.
@@ -138,28 +321,6 @@ func (c *Cgroup) failed(verb string, err error) error {
 		return err
 	}
 	return fmt.Errorf("cgroup %s: %s: %w", c.path, verb, err)
-}
-
-// checkBeforeUpdate refuses a memory limit below what is in use, where the
-// config asks for that check: v2 would kill processes to get there, v1 refuses
-// by itself.
-func (c *Cgroup) checkBeforeUpdate(r *specs.LinuxResources) error {
-	if r == nil || r.Memory == nil || r.Memory.CheckBeforeUpdate == nil || !*r.Memory.CheckBeforeUpdate ||
-		r.Memory.Limit == nil || *r.Memory.Limit <= 0 {
-		return nil
-	}
-	h, ok := c.find("memory")
-	if !ok || !h.v2 {
-		return nil
-	}
-	used, err := readUint(c.dir(h) + "/memory.current")
-	if err != nil {
-		return err
-	}
-	if used > uint64(*r.Memory.Limit) {
-		return fmt.Errorf("linux.resources.memory.limit: %d is less than the %d bytes in use", *r.Memory.Limit, used)
-	}
-	return nil
 }
 
 func deviceFilterOf(r *specs.LinuxResources) (deviceFilter, bool, error) {
@@ -276,42 +437,6 @@ func explainMkdir(err error) error {
 	return err
 }
 
-// fillCpuset gives a v1 cpuset directory its parent's CPUs and memory nodes if
-// it has none of its own: v1 makes them empty, and lets no process into such.
-func (c *Cgroup) fillCpuset(h hierarchy, p string) error {
-	if h.v2 || p == "/" || !contains(h.controllers, "cpuset") {
-		return nil
-	}
-	for _, file := range []string{"/cpuset.cpus", "/cpuset.mems"} {
-		have, err := readFile(h.mount + p + file)
-		if err != nil {
-			return err
-		}
-		if strings.TrimSpace(have) != "" {
-			continue
-		}
-		above := path.Dir(p)
-		value, err := readFile(h.mount + strings.TrimSuffix(above, "/") + file)
-		if err != nil {
-			return err
-		}
-		if value = strings.TrimSpace(value); value == "" {
-			// Somebody else made the parent and left it so.
-			if err := c.fillCpuset(h, above); err != nil {
-				return err
-			}
-			if value, err = readFile(h.mount + above + file); err != nil {
-				return err
-			}
-			value = strings.TrimSpace(value)
-		}
-		if err := writeFile(h.mount+p+file, value); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // delegate turns the wanted controllers on for the children of every directory above
 // the cgroup. A controller that cannot be is left out; a limit that needs it
 // then fails by name.
@@ -339,7 +464,7 @@ func enableControllers(dir string, wanted []string) error {
 	on := strings.Fields(text)
 	var missing []string
 	for _, name := range wanted {
-		if !contains(on, name) {
+		if !slices.Contains(on, name) {
 			missing = append(missing, "+"+name)
 		}
 	}
@@ -357,11 +482,7 @@ func enableControllers(dir string, wanted []string) error {
 	return nil
 }
 
-// Top is the highest directory above or at the cgroup's path that Create made, in
-// every hierarchy; "" before Create. Keep it if another process is to Delete.
-func (c *Cgroup) Top() string { return c.top }
-
-// Missing is what Top will be if Create is called now and nobody else is at work:
+// Missing is what Saved.Top will be if Create is called now and nobody else is at work:
 // the highest directory that no hierarchy has yet; "" if the cgroup is there in
 // one. Keep it before Create, if a Create that is killed is to be undone.
 func (c *Cgroup) Missing() string {
@@ -377,46 +498,6 @@ func (c *Cgroup) Missing() string {
 	return top
 }
 
-// Adopt tells a Cgroup what Top another one of the same path returned.
-func (c *Cgroup) Adopt(top string) { c.top = top }
-
-// Delete removes the cgroup with its descendants in every hierarchy, and the
-// parents up to Top, if nobody else uses them. One that is gone is fine. With
-// processes left it fails with ErrBusy, after giving those that were just killed
-// a moment to go.
-func (c *Cgroup) Delete() error {
-	if err := c.removeTrees(); err != nil {
-		return fmt.Errorf("cgroup %s: delete: %w", c.path, err)
-	}
-	for p := path.Dir(c.path); c.top != "" && len(p) >= len(c.top) && p != "/"; p = path.Dir(p) {
-		for _, h := range c.all {
-			if err := removeEmpty(h.mount + p); err != nil {
-				return fmt.Errorf("cgroup %s: delete: %w", c.path, err)
-			}
-		}
-	}
-	return nil
-}
-
-// removeMade is Create's undo: what it made goes, children first.
-func (c *Cgroup) removeMade() error {
-	for _, dir := range slices.Backward(c.made) {
-		if err := removeEmpty(dir); err != nil {
-			return err
-		}
-	}
-	c.made, c.top = nil, ""
-	return nil
-}
-
-// removeEmpty removes a directory unless somebody uses it.
-func removeEmpty(dir string) error {
-	if err := rmdir(dir); err != nil && !isErrno(err, syscall.EBUSY, syscall.ENOTEMPTY) {
-		return err
-	}
-	return nil
-}
-
 // madeEverywhere is the highest path that was made in every hierarchy.
 func (c *Cgroup) madeEverywhere() string {
 	top := ""
@@ -429,13 +510,4 @@ func (c *Cgroup) madeEverywhere() string {
 		top = p
 	}
 	return top
-}
-
-func contains(list []string, s string) bool {
-	for _, one := range list {
-		if one == s {
-			return true
-		}
-	}
-	return false
 }

@@ -18,6 +18,9 @@ import (
 // sorted. None if the cgroup is gone. A process outside this one's PID
 // namespace has no number here and is left out.
 func (c *Cgroup) Pids(recursive bool) ([]int, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
 	pids, err := pidsOf(c.dir(c.processes()), recursive)
 	if err != nil {
 		return nil, fmt.Errorf("cgroup %s: list processes: %w", c.path, err)
@@ -63,89 +66,6 @@ func pidsOf(dir string, recursive bool) ([]int, error) {
 	return pids, nil
 }
 
-// Freeze stops every process of the cgroup and its descendants and waits until
-// they have stopped. If that fails or ctx ends first, they run again.
-func (c *Cgroup) Freeze(ctx context.Context) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("cgroup %s: freeze: %w", c.path, errors.Join(err, c.setFrozen(false)))
-		}
-	}()
-	if err := c.setFrozen(true); err != nil {
-		return err
-	}
-	h := c.processes()
-	if h.v2 {
-		return waitEvents(ctx, c.dir(h), func(e events) bool { return e.frozen })
-	}
-	return c.waitFrozenV1(ctx)
-}
-
-// waitFrozenV1 asks until a v1 freezer says FROZEN. It tells nobody when it gets
-// there: a task freezes on its next way out of the kernel, and the state is
-// worked out when somebody reads it. So the state is read again, at growing
-// intervals, and the command repeated, which reaches tasks forked meanwhile.
-func (c *Cgroup) waitFrozenV1(ctx context.Context) error {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for wait := 50 * time.Microsecond; ; wait = min(2*wait, 10*time.Millisecond) {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-timer.C:
-		}
-		frozen, err := c.Frozen()
-		if err != nil || frozen {
-			return err
-		}
-		if err := c.setFrozen(true); err != nil {
-			return err
-		}
-		timer.Reset(wait)
-	}
-}
-
-// Thaw lets the processes of a frozen cgroup run again.
-func (c *Cgroup) Thaw() error {
-	if err := c.setFrozen(false); err != nil {
-		return fmt.Errorf("cgroup %s: thaw: %w", c.path, err)
-	}
-	return nil
-}
-
-func (c *Cgroup) setFrozen(frozen bool) error {
-	h := c.processes()
-	switch {
-	case h.v2 && frozen:
-		return writeFile(c.dir(h)+"/cgroup.freeze", "1")
-	case h.v2:
-		return writeFile(c.dir(h)+"/cgroup.freeze", "0")
-	case !contains(h.controllers, "freezer"):
-		return fmt.Errorf("no freezer controller: %w", ErrUnsupported)
-	case frozen:
-		return writeFile(c.dir(h)+"/freezer.state", "FROZEN")
-	}
-	return writeFile(c.dir(h)+"/freezer.state", "THAWED")
-}
-
-// Frozen reports whether every process of the cgroup is stopped by Freeze, of
-// this cgroup or of one above it.
-func (c *Cgroup) Frozen() (bool, error) {
-	h := c.processes()
-	if h.v2 {
-		e, err := readEvents(c.dir(h))
-		if err != nil {
-			return false, fmt.Errorf("cgroup %s: %w", c.path, err)
-		}
-		return e.frozen, nil
-	}
-	state, err := readFile(c.dir(h) + "/freezer.state")
-	if err != nil {
-		return false, fmt.Errorf("cgroup %s: %w", c.path, err)
-	}
-	return strings.TrimSpace(state) == "FROZEN", nil
-}
-
 // killFreeze bounds how long Kill holds a cgroup still: a task that the disk
 // keeps in the kernel cannot freeze, and must not keep the others alive.
 const killFreeze = 2 * time.Second
@@ -161,6 +81,9 @@ const killRounds = 8
 // frozen v1 cgroup, whose processes could not die otherwise, is let go by one. A
 // cgroup that is gone has none to kill.
 func (c *Cgroup) Kill(sig syscall.Signal) error {
+	if err := c.check(); err != nil {
+		return err
+	}
 	h := c.processes()
 	if h.v2 && sig == syscall.SIGKILL {
 		err := writeFile(c.dir(h)+"/cgroup.kill", "1")
@@ -269,6 +192,9 @@ func (c *Cgroup) signalOthers(sig syscall.Signal, done map[int]bool) (found bool
 // Empty reports that certainly no process is in the cgroup and its descendants. Of
 // v1 alone that is not certain: it shows no process of another PID namespace.
 func (c *Cgroup) Empty() bool {
+	if c.none() {
+		return true
+	}
 	h := c.processes()
 	if !h.v2 {
 		return false
@@ -280,6 +206,9 @@ func (c *Cgroup) Empty() bool {
 // WaitEmpty waits until no process is left in the cgroup and its descendants, or
 // the cgroup is gone.
 func (c *Cgroup) WaitEmpty(ctx context.Context) error {
+	if c.none() {
+		return nil
+	}
 	if err := c.waitEmpty(ctx); err != nil {
 		return fmt.Errorf("cgroup %s: wait for its processes: %w", c.path, err)
 	}
@@ -318,53 +247,4 @@ func waitExit(ctx context.Context, pid int) error {
 	}
 	defer func() { _ = f.Close() }()
 	return sys.WaitReadable(ctx, f)
-}
-
-// emptyTimeout bounds how long Delete waits for processes that are dying.
-const emptyTimeout = 2 * time.Second
-
-// removeTrees removes the cgroup's directory and all below it, everywhere.
-func (c *Cgroup) removeTrees() error {
-	busy := false
-	for _, h := range slices.Backward(c.all) { // v2 first: it is the one that can be waited for
-		err := removeTree(c.dir(h))
-		if isErrno(err, syscall.EBUSY) && !busy {
-			busy = true // once for all hierarchies: a process leaves them together
-			ctx, cancel := context.WithTimeout(context.Background(), emptyTimeout)
-			err = c.waitEmpty(ctx)
-			cancel()
-			if err == nil {
-				err = removeTree(c.dir(h))
-			}
-		}
-		if err != nil {
-			if pids, e := c.Pids(true); e == nil && len(pids) > 0 {
-				return fmt.Errorf("%w: processes %v: kill them first", ErrBusy, pids[:min(len(pids), 10)])
-			}
-			return err
-		}
-	}
-	return nil
-}
-
-// removeTree removes a directory and its children. The plain rmdir of what is
-// nearly always a leaf comes first.
-func removeTree(dir string) error {
-	err := rmdir(dir)
-	if !isErrno(err, syscall.EBUSY) {
-		return err
-	}
-	children, e := subdirs(dir)
-	if e != nil {
-		return e
-	}
-	if len(children) == 0 {
-		return err
-	}
-	for _, child := range children {
-		if err := removeTree(child); err != nil {
-			return err
-		}
-	}
-	return rmdir(dir)
 }

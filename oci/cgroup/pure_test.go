@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -344,7 +345,12 @@ func TestIOStats(t *testing.T) {
 	var v1, v2 IOStats
 	v1.readOperations("8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 1\nTotal 12288\n", true)
 	v1.readOperations("8:0 Read 1\n8:0 Write 2\n", false)
-	v2.readV2("8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\nnonsense\n")
+	r := &reader{dir: t.TempDir()}
+	text := "8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\nnonsense\n"
+	if err := os.WriteFile(r.dir+"/io.stat", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v2.readV2(r)
 	want := []IODevice{{Major: 8, ReadBytes: 4096, WriteBytes: 8192, ReadOps: 1, WriteOps: 2}}
 	if !slices.Equal(v1.Devices, want) || !slices.Equal(v2.Devices, want) {
 		t.Errorf("v1 %+v\nv2 %+v\nwant %+v", v1.Devices, v2.Devices, want)

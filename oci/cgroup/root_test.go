@@ -388,8 +388,8 @@ func TestDeleteByAnother(t *testing.T) {
 		if err := c.Create(nil); err != nil {
 			t.Fatal(err)
 		}
-		if want := "/" + strings.Split(c.Path(), "/")[1]; c.Top() != want {
-			t.Errorf("Top is %q, want %q", c.Top(), want)
+		if want := "/" + strings.Split(c.Path(), "/")[1]; c.top != want {
+			t.Errorf("Top is %q, want %q", c.top, want)
 		}
 		neighbour, err := New(path.Dir(c.Path())+"/neighbour", c.Mode())
 		if err != nil {
@@ -398,14 +398,14 @@ func TestDeleteByAnother(t *testing.T) {
 		if err := neighbour.Create(nil); err != nil {
 			t.Fatal(err)
 		}
-		if neighbour.Top() != neighbour.Path() {
-			t.Errorf("the neighbour's Top is %q", neighbour.Top())
+		if neighbour.top != neighbour.Path() {
+			t.Errorf("the neighbour's Top is %q", neighbour.top)
 		}
 		again, err := New(c.Path(), c.Mode())
 		if err != nil {
 			t.Fatal(err)
 		}
-		again.Adopt(c.Top())
+		again.top = c.top
 		if err := again.Delete(); err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,26 +23,38 @@ type setting struct {
 	have        string // file with the values that the host has, for errors
 }
 
-// resource is one group of config fields and the controller that limits it.
-// Both functions are pure; nil without an error means that nothing was asked.
-type resource struct {
-	v1, v2     string // names of the controller
+// controller is one controller, or what is configured like one: how the config's
+// fields become values for its files, and how its counters are read. Each has a
+// file of this package. The settings are pure functions; nil without an error
+// means that nothing was asked.
+type controller struct {
+	v1, v2     string // its names
 	v1Settings func(*specs.LinuxResources) ([]setting, error)
 	v2Settings func(*specs.LinuxResources) ([]setting, error)
+	v1Stats    func(*Stats, *reader)
+	v2Stats    func(*Stats, *reader)
 }
 
-// resources has every group but devices, which are rules and not values.
-var resources = []resource{
-	{"memory", "memory", memoryV1, memoryV2},
-	{"cpu", "cpu", cpuV1, cpuV2},
-	{"cpuset", "cpuset", cpuset, cpuset},
-	{"pids", "pids", pids, pids},
-	{"blkio", "io", blockV1, blockV2},
-	{"hugetlb", "hugetlb", hugetlbV1, hugetlbV2},
-	{"rdma", "rdma", rdma, rdma},
-	{"net_cls", "", networkClassV1, networkV2},
-	{"net_prio", "", networkPriorityV1, nil},
-	{"", "unified", unifiedV1, unifiedV2},
+// controllers has all but devices, which has rules and not values, and freezer.
+var controllers = []controller{
+	{"memory", "memory", memoryV1, memoryV2,
+		func(s *Stats, r *reader) { s.Memory.readV1(r) }, func(s *Stats, r *reader) { s.Memory.readV2(r) }},
+	{"cpu", "cpu", cpuV1, cpuV2,
+		func(s *Stats, r *reader) { s.CPU.readV1(r) }, func(s *Stats, r *reader) { s.CPU.readV2(r) }},
+	{"cpuacct", "", nil, nil,
+		func(s *Stats, r *reader) { s.CPU.readAccountV1(r) }, nil},
+	{"cpuset", "cpuset", cpuset, cpuset,
+		func(s *Stats, r *reader) { s.CPUSet.readV1(r) }, func(s *Stats, r *reader) { s.CPUSet.readV2(r) }},
+	{"pids", "pids", pids, pids,
+		func(s *Stats, r *reader) { s.Pids.read(r) }, func(s *Stats, r *reader) { s.Pids.read(r) }},
+	{"blkio", "io", blockV1, blockV2,
+		func(s *Stats, r *reader) { s.IO.readV1(r) }, func(s *Stats, r *reader) { s.IO.readV2(r) }},
+	{"hugetlb", "hugetlb", hugetlbV1, hugetlbV2,
+		func(s *Stats, r *reader) { s.Hugetlb = hugetlbStatsV1(r) }, func(s *Stats, r *reader) { s.Hugetlb = hugetlbStatsV2(r) }},
+	{"rdma", "rdma", rdma, rdma, nil, nil},
+	{"net_cls", "", networkClassV1, networkV2, nil, nil},
+	{"net_prio", "", networkPriorityV1, nil, nil, nil},
+	{"", "unified", unifiedV1, unifiedV2, nil, nil},
 }
 
 // group is the settings of one resource, with where they go.
@@ -56,7 +70,7 @@ func (c *Cgroup) compile(r *specs.LinuxResources) ([]group, error) {
 		return nil, nil
 	}
 	var groups []group
-	for _, res := range resources {
+	for _, res := range controllers {
 		h, found := c.hierarchyOf(res)
 		convert := res.v1Settings
 		if found && h.v2 || !found && c.mode == Unified {
@@ -84,9 +98,9 @@ func (c *Cgroup) compile(r *specs.LinuxResources) ([]group, error) {
 	return groups, nil
 }
 
-// hierarchyOf finds where a resource's controller is. Unified's files are those
+// hierarchyOf finds where a controller is. Unified's files are those
 // of v2 whatever their controller.
-func (c *Cgroup) hierarchyOf(res resource) (hierarchy, bool) {
+func (c *Cgroup) hierarchyOf(res controller) (hierarchy, bool) {
 	if res.v1 == "" {
 		h, ok := c.v2()
 		return h, ok && c.mode == Unified
@@ -96,10 +110,8 @@ func (c *Cgroup) hierarchyOf(res resource) (hierarchy, bool) {
 		if h.v2 {
 			name = res.v2
 		}
-		for _, have := range h.controllers {
-			if have == name {
-				return h, true
-			}
+		if slices.Contains(h.controllers, name) {
+			return h, true
 		}
 	}
 	return hierarchy{}, false
@@ -152,6 +164,7 @@ type fieldError struct {
 }
 
 func (e *fieldError) Error() string { return "linux.resources." + e.field + ": " + e.err.Error() }
+
 func (e *fieldError) Unwrap() error { return e.err }
 
 // reason is why a kernel file could not be written, without its name.
@@ -179,84 +192,17 @@ func (s setting) explain(err error) error {
 	return &fieldError{s.field, err}
 }
 
-// The fields that are the same on v1 and v2.
-
-func cpuset(r *specs.LinuxResources) ([]setting, error) {
-	if r.CPU == nil {
-		return nil, nil
-	}
-	var s []setting
-	if r.CPU.Cpus != "" {
-		s = append(s, setting{file: "cpuset.cpus", value: r.CPU.Cpus, field: "cpu.cpus", have: "/sys/devices/system/cpu/online"})
-	}
-	if r.CPU.Mems != "" {
-		s = append(s, setting{file: "cpuset.mems", value: r.CPU.Mems, field: "cpu.mems", have: "/sys/devices/system/node/online"})
-	}
-	for _, one := range s {
-		if err := cpuList(one.value); err != nil {
-			return nil, fmt.Errorf("linux.resources.%s: %w", one.field, err)
-		}
-	}
-	return s, nil
-}
-
-// cpuList checks the characters only: which CPUs there are, the kernel knows.
-func cpuList(list string) error {
-	if len(list) > 4096 || strings.Trim(list, "0123456789,-: \n\t") != "" {
-		return fmt.Errorf("%.60q is not a list such as 0-3,7", list)
-	}
-	return nil
-}
-
-func pids(r *specs.LinuxResources) ([]setting, error) {
-	if r.Pids == nil || r.Pids.Limit == nil {
-		return nil, nil
-	}
-	value := "max"
-	switch limit := *r.Pids.Limit; {
-	case limit > 0:
-		value = fmt.Sprint(limit)
-	case limit == 0:
-		value = "1" // a task that may not fork is all that 0 can mean; systemd has no 0 either
-	}
-	return []setting{{file: "pids.max", value: value, field: "pids.limit"}}, nil
-}
-
-func rdma(r *specs.LinuxResources) ([]setting, error) {
-	var s []setting
-	for _, device := range sortedKeys(r.Rdma) {
-		field := "rdma." + device
-		if device == "" || strings.ContainsAny(device, " \t\n") {
-			return nil, fmt.Errorf("linux.resources.rdma: %.60q is not a device name", device)
-		}
-		limit, value := r.Rdma[device], device
-		if limit.HcaHandles != nil {
-			value += fmt.Sprintf(" hca_handle=%d", *limit.HcaHandles)
-		}
-		if limit.HcaObjects != nil {
-			value += fmt.Sprintf(" hca_object=%d", *limit.HcaObjects)
-		}
-		if value != device {
-			s = append(s, setting{file: "rdma.max", value: value, field: field})
-		}
-	}
-	return s, nil
-}
-
-func pageSizes(r *specs.LinuxResources, file func(size string) [2]string) ([]setting, error) {
-	var s []setting
-	for i, l := range r.HugepageLimits {
-		field := fmt.Sprintf("hugepageLimits[%d]", i)
-		number := strings.TrimRight(l.Pagesize, "KMGTB")
-		if unit := strings.TrimPrefix(l.Pagesize, number); number == "" || strings.Trim(number, "0123456789") != "" || len(unit) != 2 || unit[1] != 'B' {
-			return nil, fmt.Errorf("linux.resources.%s.pageSize: %.40q is not a size such as 2MB", field, l.Pagesize)
-		}
-		value, f := fmt.Sprint(l.Limit), file(l.Pagesize)
-		s = append(s,
-			setting{file: f[0], value: value, field: field},
-			setting{file: f[1], value: value, field: field, optional: true}) // reservations: Linux 5.7
-	}
-	return s, nil
-}
-
 func isSet[T int64 | uint64 | uint16](p *T) bool { return p != nil && *p != 0 }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func maxOr(n int64) string {
+	if n < 0 {
+		return "max"
+	}
+	return fmt.Sprint(n)
+}
+
+func notV2(field string) error {
+	return fmt.Errorf("linux.resources.%s: has no counterpart on cgroup v2; remove it from the config: %w", field, ErrUnsupported)
+}

@@ -1,6 +1,14 @@
 package cgroup
 
-import "math"
+import (
+	"fmt"
+	"io/fs"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
 
 // NoLimit is the value of a limit that is not set.
 const NoLimit = math.MaxUint64
@@ -9,61 +17,11 @@ const NoLimit = math.MaxUint64
 // that the host lacks leaves its part zero.
 type Stats struct {
 	CPU     CPUStats
+	CPUSet  CPUSetStats
 	Memory  MemoryStats
 	Pids    PidsStats
 	IO      IOStats
 	Hugetlb []HugetlbStats // one per page size, sorted
-}
-
-// CPUStats are times in nanoseconds since the cgroup was made.
-type CPUStats struct {
-	Usage, User, System       uint64
-	PerCPU                    []uint64 // v1 only
-	Periods, ThrottledPeriods uint64
-	ThrottledTime             uint64
-	Bursts, BurstTime         uint64
-	Pressure                  *Pressure // v2 only
-}
-
-// MemoryStats are bytes, but for the counts that say so.
-type MemoryStats struct {
-	Usage, MaxUsage, Limit   uint64
-	WorkingSet               uint64 // usage less the file cache that can go first
-	RSS                      uint64 // anonymous memory
-	Cache, MappedFile        uint64
-	InactiveFile, ActiveFile uint64
-	Kernel                   uint64
-	PageFaults, MajorFaults  uint64            // counts
-	Swap, SwapLimit          uint64            // swap alone, without memory
-	LimitHits                uint64            // count: how often the limit was met
-	OOMKills                 uint64            // count of processes killed
-	Stat                     map[string]uint64 // memory.stat as it stands
-	Pressure                 *Pressure         // v2 only
-}
-
-// PidsStats are numbers of tasks.
-type PidsStats struct{ Current, Limit uint64 }
-
-// IOStats is per block device.
-type IOStats struct {
-	Devices  []IODevice
-	Pressure *Pressure // v2 only
-}
-
-// IODevice is what a cgroup did to one block device.
-type IODevice struct {
-	Major, Minor          uint64
-	ReadBytes, WriteBytes uint64
-	ReadOps, WriteOps     uint64
-	DiscardBytes          uint64
-	DiscardOps            uint64
-}
-
-// HugetlbStats are bytes of one page size, such as "2MB".
-type HugetlbStats struct {
-	PageSize               string
-	Usage, MaxUsage, Limit uint64
-	LimitHits              uint64
 }
 
 // Pressure is a PSI file: shares of wall time lost.
@@ -73,4 +31,108 @@ type Pressure struct{ Some, Full PressureLine }
 type PressureLine struct {
 	Avg10, Avg60, Avg300 float64
 	Total                uint64
+}
+
+// Stats reads all counters. It fails with fs.ErrNotExist if the cgroup is gone.
+func (c *Cgroup) Stats() (*Stats, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	s := &Stats{}
+	for _, h := range c.all {
+		if err := c.readStats(h, s); err != nil {
+			return nil, fmt.Errorf("cgroup %s: stats: %w", c.path, err)
+		}
+	}
+	s.Memory.WorkingSet = s.Memory.Usage - min(s.Memory.Usage, s.Memory.InactiveFile)
+	return s, nil
+}
+
+func (c *Cgroup) readStats(h hierarchy, s *Stats) error {
+	dir := c.dir(h)
+	if !exists(dir) {
+		return &fs.PathError{Op: "stat", Path: dir, Err: syscall.ENOENT}
+	}
+	for _, one := range controllers {
+		name, read := one.v1, one.v1Stats
+		if h.v2 {
+			name, read = one.v2, one.v2Stats
+		}
+		// On v2 the CPU time is counted without the controller too.
+		if read == nil || !slices.Contains(h.controllers, name) && (c.mode != Unified || name != "cpu") {
+			continue
+		}
+		r := &reader{dir: dir}
+		read(s, r)
+		if r.err != nil && !isErrno(r.err, syscall.ENODEV) {
+			return r.err
+		}
+	}
+	return nil
+}
+
+// reader reads numbers from the files of one directory. A file that the kernel
+// lacks (which ones there are depends on its configuration) is zero; the first
+// other error sticks.
+type reader struct {
+	dir string
+	err error
+}
+
+func (r *reader) number(file string) uint64 {
+	n, err := readUint(r.dir + "/" + file)
+	r.note(err)
+	return n
+}
+
+func (r *reader) text(file string) string {
+	text, err := readFile(r.dir + "/" + file)
+	r.note(err)
+	return text
+}
+
+func (r *reader) note(err error) {
+	if r.err == nil && err != nil && !isErrno(err, syscall.ENOENT, syscall.EOPNOTSUPP) {
+		r.err = err
+	}
+}
+
+func (r *reader) pressure(file string) *Pressure {
+	text := r.text(file)
+	if text == "" {
+		return nil
+	}
+	return parsePressure(text)
+}
+
+func parsePressure(text string) *Pressure {
+	p := &Pressure{}
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			continue
+		}
+		to := &p.Some
+		if fields[0] == "full" {
+			to = &p.Full
+		}
+		for _, field := range fields[1:] {
+			key, value, _ := strings.Cut(field, "=")
+			number, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				continue
+			}
+			switch key {
+			case "avg10":
+				to.Avg10 = number
+			case "avg60":
+				to.Avg60 = number
+			case "avg300":
+				to.Avg300 = number
+			case "total":
+				to.Total, _ = strconv.ParseUint(value, 10, 64) // a float has parsed already
+			}
+		}
+	}
+	return p
 }

@@ -80,6 +80,11 @@ type CreateOptions struct {
 	// ExtraFiles become descriptors 3, 4, … of the process.
 	ExtraFiles []*os.File
 
+	// SystemdCgroup has the cgroup be a scope of systemd's; linux.cgroupsPath is
+	// slice:prefix:name then. Rootless is a caller who may not be allowed to make
+	// cgroups: see cgroup.Config.
+	SystemdCgroup, Rootless bool
+
 	NoPivot      bool   // MS_MOVE and chroot instead of pivot_root (ramfs)
 	NoNewKeyring bool   // keep the caller's session keyring
 	PidFile      string // gets init's pid, atomically, before the program can run
@@ -98,7 +103,7 @@ type ExecOptions struct {
 	ConsoleSocket         string
 	ExtraFiles            []*os.File
 	Spec                  *specs.Spec // the container's, if the caller has read it (Container.Spec)
-	CgroupSub             string      // path below the container's cgroup
+	CgroupSub             []string    // cgroups below the container's: see cgroup.Sub
 	PidFile               string
 }
 

@@ -46,7 +46,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 
 	// 2. The program. Nothing has been made yet: a caller who is told ErrUnsealed
 	// can begin again.
-	cg, err := newCgroup(o.ID, s)
+	cg, err := newCgroup(&o, s)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -72,11 +72,10 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 
 	// 4. The cgroup, with all limits.
 	r := newRecord(&o, s, cg)
-	if err := c.makeCgroup(&r, s, cg); err != nil {
+	if err := c.makeCgroup(&r, &o, s, cg); err != nil {
 		return nil, nil, err
 	}
-	// With init dies what is in its PID namespace, but it need not have one.
-	undo.Push("remove cgroup", func() error { return errors.Join(cg.Kill(syscall.SIGKILL), cg.Delete()) })
+	undo.Push("remove cgroup", func() error { return removeCgroup(cg) })
 	if prog.Stays != "" {
 		if err := r.staysIn(prog, s); err != nil {
 			return nil, nil, err
@@ -100,6 +99,10 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	if err := in.open(prog); err != nil {
 		return nil, nil, err
 	}
+	cgroupFD, err := in.cgroupFD(cg)
+	if err != nil {
+		return nil, nil, err
+	}
 
 	// 6. The process, up to its gate. It is on record, and known to who is to
 	// know it, before it can run its program; a process whose creator dies before
@@ -112,7 +115,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		Program:  prog,
 		Prepared: prepared,
 		Files:    in.fds,
-		CgroupFD: in.cgroupFD(cg),
+		CgroupFD: cgroupFD,
 		Sync:     func(step, pid int) error { return answer(step, pid, prog, hooks) },
 		Born: func(pid int) (err error) {
 			place, err = c.stage(&r, pid)
@@ -120,6 +123,9 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		},
 		Ready: func(pid int) error {
 			proc.Pid = pid
+			if err := cg.Settle(); err != nil {
+				return err
+			}
 			if err := place(); err != nil {
 				return err
 			}
@@ -155,19 +161,21 @@ func sharesPIDs(s *specs.Spec) bool {
 
 // newRecord is what is known of a container before it has a process.
 func newRecord(o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) record {
-	return record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
-		Cgroup: cg.Path(), Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil,
-		SharedPID: sharesPIDs(s)}
+	r := record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
+		Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil, SharedPID: sharesPIDs(s)}
+	r.keepCgroup(cg)
+	return r
 }
 
 // makeCgroup makes the container's cgroup, with all limits.
-func (c *Container) makeCgroup(r *record, s *specs.Spec, cg *cgroup.Cgroup) error {
+func (c *Container) makeCgroup(r *record, o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) error {
 	// Hooks ask for the state; and a Delete after a kill has no other way to know
-	// which of the cgroup's parents were not there.
-	if path.Dir(cg.Path()) != "/" {
+	// of a scope, of what a rootless caller makes, or which of the cgroup's parents
+	// were not there.
+	if path.Dir(cg.Path()) != "/" && !o.SystemdCgroup {
 		r.CgroupTop = cg.Missing()
 	}
-	if r.Hooks || r.CgroupTop != "" && r.CgroupTop != cg.Path() {
+	if r.Hooks || o.SystemdCgroup || o.Rootless || r.CgroupTop != "" && r.CgroupTop != cg.Path() {
 		if err := c.save(r); err != nil {
 			return err
 		}
@@ -175,8 +183,18 @@ func (c *Container) makeCgroup(r *record, s *specs.Spec, cg *cgroup.Cgroup) erro
 	if err := cg.Create(s.Linux.Resources); err != nil {
 		return err
 	}
-	r.CgroupTop = cg.Top()
+	r.keepCgroup(cg)
 	return nil
+}
+
+// removeCgroup undoes makeCgroup. With init dies what is in its PID namespace, but
+// it need not have one; a rootless container need not have a cgroup.
+func removeCgroup(cg *cgroup.Cgroup) error {
+	err := cg.Kill(syscall.SIGKILL)
+	if errors.Is(err, cgroup.ErrNone) {
+		return nil
+	}
+	return errors.Join(err, cg.Delete())
 }
 
 // stage prepares the record of an init that is at work.
@@ -229,7 +247,7 @@ func Plan(o CreateOptions) (*plan.Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	cg, err := newCgroup(o.ID, s)
+	cg, err := newCgroup(&o, s)
 	if err != nil {
 		return nil, err
 	}
@@ -237,16 +255,10 @@ func Plan(o CreateOptions) (*plan.Program, error) {
 }
 
 // newCgroup names the container's cgroup.
-func newCgroup(id string, s *specs.Spec) (*cgroup.Cgroup, error) {
-	mode, err := cgroup.Detect()
-	if err != nil {
-		return nil, err
-	}
-	p := s.Linux.CgroupsPath
-	if p == "" {
-		p = "/" + id
-	}
-	cg, err := cgroup.New(p, mode)
+func newCgroup(o *CreateOptions, s *specs.Spec) (*cgroup.Cgroup, error) {
+	cg, err := cgroup.Name(cgroup.Config{
+		Path: s.Linux.CgroupsPath, ID: o.ID, Systemd: o.SystemdCgroup, Annotations: s.Annotations, Hold: hold, Rootless: o.Rootless,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("linux.cgroupsPath: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strconv"
 	"syscall"
 	"time"
@@ -65,13 +64,15 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	// 3. The process.
 	proc := &Process{}
 	undo.Push("close console", func() error { return closeFile(proc.Console) })
-	child, err := launch.Run(ctx, launch.Request{
-		Program:  prog,
-		Files:    in.fds,
-		CgroupFD: in.cgroupFD(cg),
-		Sync:     func(step, pid int) error { return answer(step, pid, prog, nil) },
-		Listener: func(pid int, f *os.File) error { return c.giveListener(specs.StateRunning, r, pid, f) },
-		File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
+	child, err := in.born(cg, r.Pid, len(o.CgroupSub) > 0, func(cgroupFD int) (*launch.Process, error) {
+		return launch.Run(ctx, launch.Request{
+			Program:  prog,
+			Files:    in.fds,
+			CgroupFD: cgroupFD,
+			Sync:     func(step, pid int) error { return answer(step, pid, prog, nil) },
+			Listener: func(pid int, f *os.File) error { return c.giveListener(specs.StateRunning, r, pid, f) },
+			File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
+		})
 	})
 	if err != nil {
 		if err = execError(err); ending(ctx, r, pidfd, err) {
@@ -149,13 +150,14 @@ func (c *Container) compileExec(r *record, o *ExecOptions) (*plan.Program, *cgro
 	if err := spec.ValidateProcess(&p); err != nil {
 		return nil, nil, err
 	}
-	mode, err := cgroup.Detect()
+	cg, err := c.cgroupOf(r)
 	if err != nil {
 		return nil, nil, err
 	}
-	cg, err := cgroup.New(r.Cgroup+path.Clean("/"+o.CgroupSub), mode)
-	if err != nil {
-		return nil, nil, err
+	if len(o.CgroupSub) > 0 {
+		if cg, err = cg.Sub(o.CgroupSub); err != nil {
+			return nil, nil, err
+		}
 	}
 	h, err := hostFacts()
 	if err != nil {

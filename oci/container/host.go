@@ -45,6 +45,22 @@ func hostFacts() (plan.Host, error) {
 	return h, nil
 }
 
+// Rootless says whether this process may lack the permission to make cgroups: it
+// is not root, or root of a user namespace that does not map every id.
+func Rootless() (bool, error) {
+	if os.Geteuid() != 0 {
+		return true, nil
+	}
+	idMap, err := sys.ReadFile("/proc/self/uid_map", maxIDMap)
+	if err != nil {
+		return false, err
+	}
+	return !slices.Equal(strings.Fields(string(idMap)), []string{"0", "0", "4294967295"}), nil
+}
+
+// maxIDMap bounds an id map, which has 340 lines at most.
+const maxIDMap = 1 << 14
+
 // answer does what a process waits for its parent to do.
 func answer(step, pid int, p *plan.Program, hooks *hookRunner) error {
 	proc := "/proc/" + strconv.Itoa(pid) + "/"
@@ -161,6 +177,27 @@ func runHelper(prog *plan.Program, look func(pid int) error) error {
 		err = errors.New("namespace helper ended early")
 	}
 	return err
+}
+
+// hold is a cgroup.Hold.
+func hold() (pid int, release func(), err error) {
+	born, done, ended := make(chan int, 1), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- runHelper(plan.Holder(), func(pid int) error {
+			born <- pid
+			<-done
+			return nil
+		})
+	}()
+	select {
+	case pid := <-born:
+		return pid, func() {
+			close(done)
+			_ = <-ended // that it was killed
+		}, nil
+	case err := <-ended:
+		return 0, nil, err
+	}
 }
 
 // console prepares a terminal's master: one that stays in this process is made

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/launch"
 	"github.com/strake-containers/strake/oci/plan"
 )
 
@@ -110,14 +112,37 @@ func (in *inputs) null() (*os.File, error) {
 	return f, nil
 }
 
-// cgroupFD is the v2 directory that the process is born in, or -1.
-func (in *inputs) cgroupFD(cg *cgroup.Cgroup) int {
+// cgroupFD is the v2 directory that the process is born in, or -1 where v2 is
+// not mounted.
+func (in *inputs) cgroupFD(cg *cgroup.Cgroup) (int, error) {
 	f, err := cg.OpenV2()
 	if err != nil || f == nil {
-		return -1
+		return -1, err
 	}
 	in.owned = append(in.owned, f)
-	return sys.Fd(f)
+	return sys.Fd(f), nil
+}
+
+// born has a process born in a container's cgroup. Where the container has made
+// cgroups below its own, with controllers, it may have left this one for init's,
+// or none may be in it: the process goes where init is, unless the caller said
+// where to.
+func (in *inputs) born(cg *cgroup.Cgroup, init int, strict bool, run func(cgroupFD int) (*launch.Process, error)) (*launch.Process, error) {
+	fd, err := in.cgroupFD(cg)
+	if err == nil {
+		var p *launch.Process
+		if p, err = run(fd); err == nil || !errors.Is(err, launch.ErrCgroup) {
+			return p, err
+		}
+	}
+	if !strict {
+		if of, e := cg.OfProcess(init); e == nil && of.Path() != cg.Path() {
+			if fd, err = in.cgroupFD(of); err == nil {
+				return run(fd)
+			}
+		}
+	}
+	return nil, fmt.Errorf("adding pid of the new process to cgroups: %w", err)
 }
 
 // idmapNamespace makes a user namespace that stands for a mount's id mapping.

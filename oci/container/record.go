@@ -17,7 +17,9 @@ type record struct {
 	Bundle      string            `json:"bundle"`
 	Rootfs      string            `json:"rootfs"`
 	Cgroup      string            `json:"cgroup"`
-	CgroupTop   string            `json:"cgroupTop,omitempty"` // cgroup.Top: the parents to remove
+	CgroupTop   string            `json:"cgroupTop,omitempty"` // as in cgroup.Saved, and so on
+	CgroupUnit  string            `json:"cgroupUnit,omitempty"`
+	CgroupUser  bool              `json:"cgroupUser,omitempty"`
 	Created     time.Time         `json:"created"`
 	Pid         int               `json:"pid"` // 0: being created
 	StartTime   uint64            `json:"startTime"`
@@ -49,6 +51,12 @@ func (r *record) encode() []byte {
 	b = text(b, "cgroup", r.Cgroup)
 	if r.CgroupTop != "" {
 		b = text(b, "cgroupTop", r.CgroupTop)
+	}
+	if r.CgroupUnit != "" {
+		b = text(b, "cgroupUnit", r.CgroupUnit)
+	}
+	if r.CgroupUser {
+		b = append(b, `,"cgroupUser":true`...)
 	}
 	b = text(b, "created", r.Created.Format(time.RFC3339Nano))
 	b = append(b, `,"pid":`...)
@@ -110,6 +118,10 @@ func decodeRecord(data []byte) (*record, error) {
 			leanjson.Text(in, &r.Cgroup)
 		case "cgroupTop":
 			leanjson.Text(in, &r.CgroupTop)
+		case "cgroupUnit":
+			leanjson.Text(in, &r.CgroupUnit)
+		case "cgroupUser":
+			leanjson.Bool(in, &r.CgroupUser)
 		case "created":
 			leanjson.Text(in, &created)
 		case "pid":

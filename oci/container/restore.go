@@ -71,16 +71,16 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 	}
 
 	// 3. The cgroup, with all limits.
-	cg, err := newCgroup(o.ID, s)
+	cg, err := newCgroup(&o.CreateOptions, s)
 	if err != nil {
 		return nil, nil, err
 	}
 	r := newRecord(&o.CreateOptions, s, cg)
 	r.Restored = true
-	if err := c.makeCgroup(&r, s, cg); err != nil {
+	if err := c.makeCgroup(&r, &o.CreateOptions, s, cg); err != nil {
 		return nil, nil, err
 	}
-	undo.Push("remove cgroup", func() error { return errors.Join(cg.Kill(syscall.SIGKILL), cg.Delete()) })
+	undo.Push("remove cgroup", func() error { return removeCgroup(cg) })
 
 	// 4. The rootfs: places to mount on, as Create makes them, then a mount
 	// namespace that has it where CRIU wants it, at a mount of its own.
@@ -122,7 +122,7 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, service.Close()) }()
-	if err := cg.Apply(service.Pid()); err != nil {
+	if err := errors.Join(cg.Apply(service.Pid()), cg.Settle()); err != nil {
 		return nil, nil, err
 	}
 	if request.CgroupRoots, err = cgroupRoots(service.Pid()); err != nil {

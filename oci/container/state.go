@@ -122,11 +122,13 @@ func (c *Container) halfMade() (*record, error) {
 	if err != nil {
 		return r, nil //nolint:nilerr // see above
 	}
-	cg, err := newCgroup(c.id, s)
-	if err != nil {
-		return nil, fmt.Errorf("container %s: %w", c.id, err)
+	// A scope of systemd's, or what a rootless caller makes, is on record before
+	// it is made.
+	cg, err := newCgroup(&CreateOptions{ID: c.id}, s)
+	if err == nil {
+		r.Cgroup = cg.Path()
 	}
-	r.Cgroup, r.Annotations, r.Hooks = cg.Path(), s.Annotations, s.Hooks != nil
+	r.Annotations, r.Hooks = s.Annotations, s.Hooks != nil
 	return r, nil
 }
 
@@ -213,16 +215,13 @@ func (c *Container) status(r *record) (specs.ContainerState, error) {
 }
 
 func (c *Container) cgroupOf(r *record) (*cgroup.Cgroup, error) {
-	mode, err := cgroup.Detect()
-	if err != nil {
-		return nil, err
-	}
-	cg, err := cgroup.New(r.Cgroup, mode)
-	if err != nil {
-		return nil, err
-	}
-	cg.Adopt(r.CgroupTop)
-	return cg, nil
+	return cgroup.Open(cgroup.Saved{Path: r.Cgroup, Top: r.CgroupTop, Unit: r.CgroupUnit, User: r.CgroupUser})
+}
+
+// keepCgroup notes in the record where the cgroup is.
+func (r *record) keepCgroup(cg *cgroup.Cgroup) {
+	s := cg.Saved()
+	r.Cgroup, r.CgroupTop, r.CgroupUnit, r.CgroupUser = s.Path, s.Top, s.Unit, s.User
 }
 
 // procStat is what we want of /proc/PID/stat.

@@ -57,6 +57,10 @@ type Process struct {
 // kernel did for want of memory.
 var ErrKilled = errors.New("process was killed")
 
+// ErrCgroup is a cgroup that no process can be born in: one that has gone, or
+// that has given its controllers to its children.
+var ErrCgroup = errors.New("cannot be born in the cgroup")
+
 // Error is an operation that failed in the child.
 type Error struct {
 	Op    *plan.Op
@@ -322,6 +326,9 @@ func (c *conversation) fork() error {
 	if errno != 0 {
 		if atSetns {
 			return fmt.Errorf("%s: setns: %w", c.inputField(c.Program.PidNS), errno)
+		}
+		if f.clone.flags&unix.CLONE_INTO_CGROUP != 0 && (errno == unix.EBUSY || errno == unix.ENODEV || errno == unix.EOPNOTSUPP) {
+			return fmt.Errorf("%w: clone3: %w", ErrCgroup, errno)
 		}
 		return fmt.Errorf("linux.namespaces: clone3: %w", errno)
 	}

@@ -174,3 +174,12 @@ func IDMapHolder(uid, gid string) *Program {
 	b.op(Op{Do: OpExit})
 	return &b.Program
 }
+
+// Holder is a program that does nothing for as long as its parent lets it.
+func Holder() *Program {
+	b := newBuilder(&specs.Spec{}, &Host{}, &Config{})
+	b.at("cgroupsPath", "")
+	b.op(Op{Do: OpSync, A: SyncPin})
+	b.op(Op{Do: OpExit})
+	return &b.Program
+}
