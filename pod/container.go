@@ -65,6 +65,7 @@ type container struct {
 	// startError says why its command was not executed; "" if it was, or may yet be.
 	startError string
 	usage      FilesystemUsage
+	held       *client.Held // its FIFOs, until its end is recorded; nil: not held
 
 	ending sync.Once     // its end is recorded once
 	exited chan struct{} // closed when State is ContainerExited

@@ -152,11 +152,13 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if err != nil {
 		return err
 	}
-	undo.Push("delete container", func() error { return m.destroy(ctx, monitor, c.id) })
+	undo.Push("delete container", func() error { return m.destroy(ctx, p, c.id) })
 	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, overlay(rootfs.Layers, dir))); err != nil {
 		m.suspect(p, monitor, err)
 		return err
 	}
+	m.hold(c)
+	undo.Push("let its FIFOs go", func() error { c.release(); return nil })
 
 	// 6. It is created, and known.
 	w.enter("publish")
@@ -323,15 +325,36 @@ func (m *Manager) prepareLog(p *sandbox, c *container) (string, error) {
 	return path, nil
 }
 
-// destroy kills a container and has its monitor forget it. One that is not
-// there is no error.
-func (m *Manager) destroy(ctx context.Context, monitor Monitor, id string) error {
-	ctx, cancel := undoContext(ctx)
-	defer cancel()
-	return endNow(ctx, monitor, id)
+// hold keeps the container's FIFOs open.
+func (m *Manager) hold(c *container) {
+	held := client.Hold(m.containerState(c.pod.id, c.id), c.record.Config.Stdin && !c.record.Config.TTY)
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	c.held = held
 }
 
-// endNow is destroy within ctx.
+// release lets them go.
+func (c *container) release() {
+	c.pod.mu.Lock()
+	held := c.held
+	c.held = nil
+	c.pod.mu.Unlock()
+	held.Close()
+}
+
+// destroy kills a container and has its monitor, or the one that replaces it,
+// forget it. One that is not there is no error.
+func (m *Manager) destroy(ctx context.Context, p *sandbox, id string) error {
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	err := m.onMonitor(ctx, p, func(monitor Monitor) error { return endNow(ctx, monitor, id) })
+	if errors.Is(err, errMonitorGone) {
+		return nil // whoever took it away has ended the container
+	}
+	return err
+}
+
+// endNow is destroy on one monitor.
 func endNow(ctx context.Context, monitor Monitor, id string) error {
 	err := monitor.Kill(ctx, id, "", syscall.SIGKILL, true)
 	if err == nil {
@@ -340,10 +363,10 @@ func endNow(ctx context.Context, monitor Monitor, id string) error {
 	if err == nil || errors.Is(err, client.ErrNotRunning) {
 		_, err = monitor.Delete(ctx, id, "")
 	}
-	if err != nil && !gone(err) {
-		return err
+	if errors.Is(err, client.ErrNotFound) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // imageName is what status shows: what the user wrote, or a name of the image.

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -51,6 +52,10 @@ func (HostNetNS) Do(path string, fn func() error) error { return netns.Do(path, 
 type Monitors interface {
 	Start(ctx context.Context, o client.StartOptions) (Monitor, error)
 	Connect(ctx context.Context, address string) (Monitor, error)
+	// Replace starts a monitor in the place of one that has been killed, which
+	// takes over its pod and gets what was kept for it. ErrNotFound says that there
+	// is nothing to take over.
+	Replace(ctx context.Context, o client.StartOptions, kept *client.Kept) (Monitor, error)
 	// Cleanup ends what a monitor that is gone has left of the container with that
 	// ID and Bundle.
 	Cleanup(ctx context.Context, o client.StartOptions) error
@@ -107,6 +112,25 @@ func (ShimMonitors) Connect(ctx context.Context, address string) (Monitor, error
 	m, err := client.Connect(ctx, address)
 	if err != nil {
 		return nil, err
+	}
+	return m, nil
+}
+
+// Replace starts a monitor that adopts what another has left.
+func (ShimMonitors) Replace(ctx context.Context, o client.StartOptions, kept *client.Kept) (Monitor, error) {
+	m, err := client.Start(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = m.SandboxStatus(ctx, o.ID); errors.Is(err, client.ErrNotFound) { // it serves
+		err = kept.Connect(ctx, o.Bundle)
+	}
+	if err == nil {
+		err = m.Adopt(ctx, o.ID, o.Bundle)
+	}
+	if err != nil {
+		// It has nothing, and ends.
+		return nil, errors.Join(err, m.ShutdownSandbox(context.WithoutCancel(ctx), o.ID), m.Close())
 	}
 	return m, nil
 }

@@ -113,11 +113,16 @@ func (m *Manager) exec(ctx context.Context, c *container, monitor Monitor, confi
 	defer func() {
 		ctx, cancel := undoContext(ctx)
 		defer cancel()
-		if err != nil { // it may run
-			_ = monitor.Kill(ctx, c.id, execID, syscall.SIGKILL, false)
-			_, _ = monitor.Wait(ctx, c.id, execID)
-		}
-		if _, e := monitor.Delete(ctx, c.id, execID); e != nil && !gone(e) {
+		failed := err != nil
+		e := m.onMonitor(ctx, c.pod, func(monitor Monitor) error {
+			if failed { // it may run
+				_ = monitor.Kill(ctx, c.id, execID, syscall.SIGKILL, false)
+				_, _ = monitor.Wait(ctx, c.id, execID)
+			}
+			_, err := monitor.Delete(ctx, c.id, execID)
+			return err
+		})
+		if e != nil && !ended(e) {
 			err = errors.Join(err, e)
 		}
 	}()
@@ -129,10 +134,20 @@ func (m *Manager) exec(ctx context.Context, c *container, monitor Monitor, confi
 	resized := make(chan struct{})
 	defer close(resized)
 	go resize(ctx, s.Resize, resized, func(z Size) {
-		_ = monitor.ResizePty(ctx, c.id, execID, uint32(z.Width), uint32(z.Height)) // gone: its end shows
+		if monitor, err := c.pod.live(); err == nil {
+			_ = monitor.ResizePty(ctx, c.id, execID, uint32(z.Width), uint32(z.Height)) // gone: its end shows
+		}
 	})
-	drained := pipes.copy(s, func() { _ = monitor.CloseStdin(ctx, c.id, execID) })
-	exit, err := monitor.Wait(ctx, c.id, execID)
+	drained := pipes.copy(s, func() {
+		if monitor, err := c.pod.live(); err == nil {
+			_ = monitor.CloseStdin(ctx, c.id, execID) // likewise
+		}
+	})
+	var exit client.Exit
+	err = m.onMonitor(ctx, c.pod, func(monitor Monitor) (err error) {
+		exit, err = monitor.Wait(ctx, c.id, execID)
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}

@@ -14,8 +14,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/pod/store"
+	"github.com/strake-containers/strake/shim/client"
 )
 
 // abandonedAfter is how long a pod or container that was finished after its
@@ -62,6 +64,7 @@ type Manager struct {
 	hub     hub
 	// life ends when verbs and watchers are to stop: at the end of Close.
 	life context.Context
+	pins string // directory of the pins; "" with monitors that are not ours
 	end  context.CancelFunc
 
 	mu         sync.Mutex
@@ -100,6 +103,13 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 		pods: map[string]*sandbox{}, containers: map[string]*container{}, names: map[podKey]*sandbox{},
 	}
 	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
+	if _, ours := o.Monitors.(ShimMonitors); ours {
+		m.pins = filepath.Join(o.State, "pins")
+		if err := errors.Join(os.MkdirAll(m.pins, 0o700), sys.MakePins(m.pins)); err != nil {
+			m.end()
+			return nil, fmt.Errorf("pods: %w", err)
+		}
+	}
 	if err := m.recover(ctx); err != nil {
 		m.end()
 		return nil, err
@@ -124,15 +134,24 @@ func (m *Manager) Close(ctx context.Context) error {
 			err = errors.Join(err, p.monitor.Close())
 		}
 		timers := []*time.Timer{p.abandoned}
+		var held []*client.Held
 		for _, c := range p.containers {
 			timers = append(timers, c.abandoned)
+			held = append(held, c.held)
 		}
 		p.mu.Unlock()
+		p.kept.Close()
+		for _, h := range held {
+			h.Close()
+		}
 		for _, t := range timers {
 			if t != nil {
 				t.Stop()
 			}
 		}
+	}
+	if m.pins != "" && len(pods) == 0 { // nothing is pinned
+		err = errors.Join(err, sys.RemovePins(m.pins))
 	}
 	m.hub.close()
 	return err

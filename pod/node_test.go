@@ -249,6 +249,14 @@ func (v fakeMonitors) Start(ctx context.Context, o client.StartOptions) (Monitor
 	return &fakeConn{v.view, m}, nil
 }
 
+// Replace finds nothing to take over: what a killed monitor had is lost.
+func (v fakeMonitors) Replace(ctx context.Context, o client.StartOptions, _ *client.Kept) (Monitor, error) {
+	if err := v.step(ctx, "monitor.Replace", o.ID); err != nil {
+		return nil, err
+	}
+	return nil, client.ErrNotFound
+}
+
 func (v fakeMonitors) Connect(ctx context.Context, address string) (Monitor, error) {
 	if err := v.step(ctx, "monitor.Connect", ""); err != nil {
 		return nil, err

@@ -13,7 +13,6 @@ import (
 	"reflect"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -375,62 +374,6 @@ func TestRealPodResources(t *testing.T) {
 	if err := m.UpdatePod(t.Context(), n.run(m, config), nil, &Resources{MemoryLimit: 1 << 30}); !errors.Is(err, ErrState) {
 		t.Errorf("a pod without a cgroup: %v", err)
 	}
-}
-
-// A monitor that is killed takes its pod along, wholly, and says so.
-func TestRealMonitorKilled(t *testing.T) {
-	for _, when := range []string{"while watched", "while the daemon is down"} {
-		t.Run(when, func(t *testing.T) {
-			n := newRealNode(t)
-			m := n.open()
-			config := n.pod("killed")
-			config.Namespaces.PID = bundle.NamespacePod
-			pod := n.run(m, config)
-			id := n.start(m, pod, ContainerConfig{Name: "main", Command: []string{"/bin/sleep", "4321"}})
-			process := mustContainer(t, m, id).Pid
-			if when != "while watched" {
-				if err := m.Close(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-			}
-			n.killMonitor()
-			if when != "while watched" {
-				m = n.open()
-			}
-			if s := mustExit(t, m, id); s.ExitCode != 137 || s.Reason != ReasonUnknown {
-				t.Errorf("%+v", s)
-			}
-			if _, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", process)); err == nil {
-				t.Errorf("process %d is left", process)
-			}
-			if p, err := m.Pod(pod); err != nil || p.State != PodNotReady {
-				t.Errorf("%+v, %v", p, err)
-			}
-			if again, err := m.RunPod(t.Context(), config, ""); err != nil || again == pod {
-				t.Errorf("the same pod again: %s, %v", again, err)
-			}
-		})
-	}
-}
-
-func (n *realNode) killMonitor() {
-	n.t.Helper()
-	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, c := range commands {
-		data, err := os.ReadFile(c)
-		if err != nil || !bytes.Contains(data, []byte(n.state)) {
-			continue
-		}
-		var pid int
-		if _, err := fmt.Sscanf(c, "/proc/%d/", &pid); err != nil {
-			n.t.Fatal(err)
-		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			n.t.Fatal(err)
-		}
-		return
-	}
-	n.t.Fatal("no monitor")
 }
 
 func TestRealImageVolumes(t *testing.T) {

@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -17,28 +19,60 @@ import (
 // is ended.
 func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Monitor) error {
 	dir := m.podState(id)
-	if monitor == nil {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			return nil
+	if monitor != nil {
+		err := shutDown(ctx, id, monitor)
+		if err != nil && !errors.Is(err, client.ErrUnavailable) {
+			return err
 		}
-		var err error
-		if monitor, err = m.o.Monitors.Connect(ctx, m.monitorAddress(id)); err != nil && !errors.Is(err, client.ErrUnavailable) {
+		if err == nil {
+			return m.removeBundle(id)
+		}
+		// It was killed; there may be another in its place.
+	}
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	monitor, err := m.o.Monitors.Connect(ctx, m.monitorAddress(id))
+	if err == nil {
+		err = shutDown(ctx, id, monitor)
+	}
+	if errors.Is(err, client.ErrUnavailable) {
+		err = m.endCrashed(ctx, id, handler)
+	}
+	if err != nil {
+		return err
+	}
+	return m.removeBundle(id)
+}
+
+// shutDown ends a pod on its monitor, and the connection.
+func shutDown(ctx context.Context, id string, monitor Monitor) error {
+	defer func() { _ = monitor.Close() }() // nothing is under way on it
+	for _, end := range []func(context.Context, string) error{monitor.StopSandbox, monitor.ShutdownSandbox} {
+		if err := end(ctx, id); err != nil && !errors.Is(err, client.ErrNotFound) {
 			return err
 		}
 	}
-	if monitor == nil {
-		if err := m.endCrashed(ctx, id, handler); err != nil {
-			return err
+	return nil
+}
+
+// removeBundle removes what a pod that has ended has in the directory that dies
+// with the boot, and its pins, which a monitor that was killed has left.
+func (m *Manager) removeBundle(id string) error {
+	if m.pins != "" {
+		pins, err := sys.OpenPins(m.pins)
+		if err == nil {
+			err = errors.Join(pins.Do(func() error { return sys.UnpinGroup("/" + id) }), pins.Close())
 		}
-	} else {
-		defer func() { _ = monitor.Close() }() // nothing is under way on it
-		for _, end := range []func(context.Context, string) error{monitor.StopSandbox, monitor.ShutdownSandbox} {
-			if err := end(ctx, id); err != nil && !gone(err) {
-				return err
-			}
+		if err != nil {
+			return fmt.Errorf("pod %s: let its namespaces go: %w", id, err)
 		}
 	}
-	return os.RemoveAll(dir)
+	// A monitor that adopts a pod may have its /dev/shm mounted there.
+	if err := sys.UnmountNetNS(filepath.Join(m.podState(id), "shm")); err != nil {
+		return err
+	}
+	return os.RemoveAll(m.podState(id))
 }
 
 // endCrashed ends the containers of a monitor that is gone: their processes,

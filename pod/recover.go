@@ -145,6 +145,11 @@ func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
 	}
 	monitor, err := m.o.Monitors.Connect(ctx, m.monitorAddress(p.id))
 	if err != nil {
+		monitor, err = m.startReplacement(ctx, p)
+	} else {
+		defer m.keep(ctx, p)
+	}
+	if err != nil {
 		return nil
 	}
 	s, err := monitor.SandboxStatus(ctx, p.id)
@@ -168,7 +173,7 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 		if monitor == nil {
 			c.forgotten()
 		} else {
-			go m.reap(c, monitor) // the end may have been written and the rest not
+			go m.reap(c) // the end may have been written and the rest not
 		}
 		return
 	}
@@ -185,6 +190,7 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	if err != nil && !errors.Is(err, client.ErrNotFound) {
 		m.o.Log.Error("recover container", "container", c.id, "error", err)
 	}
+	m.hold(c)
 	go m.watch(c, monitor)
 }
 
@@ -218,7 +224,7 @@ func (m *Manager) discardContainer(ctx context.Context, pod string, sc storedCon
 	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
 	if monitor != nil {
-		if err := endNow(ctx, monitor, sc.ID); err != nil {
+		if err := endNow(ctx, monitor, sc.ID); err != nil && !gone(err) {
 			return err // its layers and its bundle are in use; the next start tries again
 		}
 	}

@@ -181,11 +181,7 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 	if err := writeSpec(dir, spec); err != nil {
 		return err
 	}
-	runtime := m.o.Runtimes[p.record.Runtime]
-	monitor, err := m.o.Monitors.Start(ctx, client.StartOptions{
-		Binary: runtime.Monitor, Namespace: monitorNamespace, ID: p.id, Bundle: dir, StateDir: m.o.State,
-		Debug: m.o.Debug, Env: runtime.Env,
-	})
+	monitor, err := m.o.Monitors.Start(ctx, m.startOptions(p.id, p.record.Runtime))
 	if err != nil {
 		return err
 	}
@@ -195,6 +191,7 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 	if err := monitor.CreateSandbox(ctx, p.id, dir); err != nil {
 		return err
 	}
+	m.keep(ctx, p)
 	started, err := monitor.StartSandbox(ctx, p.id)
 	if err != nil {
 		return err
@@ -205,6 +202,16 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 		return errors.Join(os.Mkdir(shm, 0o700), os.Chmod(shm, 0o777|os.ModeSticky))
 	}
 	return nil
+}
+
+// keep has the pod's monitor send what is to be kept for the next one.
+func (m *Manager) keep(ctx context.Context, p *sandbox) {
+	if m.pins == "" {
+		return
+	}
+	if err := p.kept.Connect(ctx, m.podState(p.id)); err != nil {
+		m.o.Log.Warn("terminals of the pod will not survive their monitor", "pod", p.id, "error", err)
+	}
 }
 
 // joinSandbox notes what containers need to know of a sandbox that runs.
@@ -240,6 +247,7 @@ func (m *Manager) endSandbox(ctx context.Context, p *sandbox) error {
 	monitor := p.monitor
 	p.monitor = nil
 	p.mu.Unlock()
+	p.kept.Close()
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	return m.endMonitor(ctx, p.id, p.record.Runtime, monitor)

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/netip"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/shim/client"
 )
 
 // phase is where a pod is in its life.
@@ -49,10 +51,12 @@ type sandbox struct {
 	ending context.Context
 	end    context.CancelFunc
 
+	kept client.Kept // for its monitor, should that be killed
+
 	mu         sync.Mutex
 	record     podRecord
 	monitor    Monitor        // nil before it is started, after it ended and when it is lost
-	broken     Monitor        // the one whose loss has been seen to
+	replacing  chan struct{}  // closed when the loss of monitor has been seen to; nil: it is well
 	shared     bundle.Sandbox // what containers join
 	containers map[string]*container
 	names      map[containerKey]*container
@@ -135,10 +139,13 @@ func (p *sandbox) live() (Monitor, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.monitor == nil {
-		return nil, errorf(ErrState, "pod %s: its monitor is gone", p.id)
+		return nil, errorf(ErrState, "pod %s: %w", p.id, errMonitorGone)
 	}
 	return p.monitor, nil
 }
+
+// errMonitorGone: the pod has no monitor any more, and what it had is ended.
+var errMonitorGone = errors.New("its monitor is gone")
 
 // update changes the record and writes it.
 func (m *Manager) updatePod(p *sandbox, durable bool, change func(*podRecord)) error {
@@ -161,6 +168,15 @@ func (m *Manager) monitorAddress(id string) string {
 	return "unix://" + filepath.Join(m.podState(id), monitorSocket)
 }
 func (m *Manager) containerState(pod, id string) string { return filepath.Join(m.podState(pod), id) }
+
+// startOptions is how a pod's monitor is started.
+func (m *Manager) startOptions(id, handler string) client.StartOptions {
+	runtime := m.o.Runtimes[handler]
+	return client.StartOptions{
+		Binary: runtime.Monitor, Namespace: monitorNamespace, ID: id, Bundle: m.podState(id), Pins: m.pins, StateDir: m.o.State,
+		Debug: m.o.Debug, Env: runtime.Env,
+	}
+}
 
 // monitorSocket is the name that the monitor gives its socket in its bundle.
 const monitorSocket = "monitor.sock"

@@ -34,15 +34,21 @@ const verbStart = "start container"
 func (m *Manager) startContainer(ctx context.Context, w *work, c *container) error {
 	// 1. Its process runs.
 	w.enter("process")
-	monitor, err := c.pod.live()
-	if err != nil {
-		return err
-	}
 	started := now() // before the fact: the process may end before the answer comes
-	pid, err := monitor.Start(ctx, c.id)
+	pid, again := 0, false
+	err := m.onMonitor(ctx, c.pod, func(monitor Monitor) (err error) {
+		if again { // the monitor was killed: perhaps after the fact
+			if s, err := monitor.ContainerStatus(ctx, c.id); err == nil && s.State != string(ContainerCreated) {
+				pid = s.Pid
+				return nil
+			}
+		}
+		again = true
+		pid, err = monitor.Start(ctx, c.id)
+		return err
+	})
 	if err != nil {
-		m.suspect(c.pod, monitor, err)
-		m.startFailed(ctx, c, monitor, err)
+		m.startFailed(ctx, c, err)
 		return err
 	}
 
@@ -60,14 +66,14 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 
 // startFailed makes a container whose command cannot be executed an exited one
 // that says so.
-func (m *Manager) startFailed(ctx context.Context, c *container, monitor Monitor, cause error) {
+func (m *Manager) startFailed(ctx context.Context, c *container, cause error) {
 	c.pod.mu.Lock()
 	c.startError = cause.Error()
 	c.pod.mu.Unlock()
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	// What is left of it dies; its watcher sees the end.
-	if err := m.kill(ctx, c, monitor); err != nil && !gone(err) {
+	if err := m.kill(ctx, c); err != nil && !ended(err) {
 		m.o.Log.Error("kill container that did not start", "container", c.id, "error", errors.Join(err, cause))
 	}
 }

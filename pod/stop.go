@@ -61,23 +61,13 @@ func (m *Manager) stopContainer(ctx context.Context, c *container, grace time.Du
 }
 
 func (m *Manager) endContainer(ctx context.Context, w *work, c *container) error {
-	monitor, err := c.pod.live()
-	if err != nil {
-		select { // whoever took the monitor away says how it ended
-		case <-c.exited:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-
 	// 1. Ask it to end, and give it its time.
 	c.pod.mu.Lock()
 	order, signal, started, pid := c.stop, c.record.signal(), c.record.State == ContainerRunning, c.record.Pid
 	c.pod.mu.Unlock()
 	if started && signal != syscall.SIGKILL && m.remaining(c, order) > 0 {
 		w.enter("stop signal")
-		if err := m.signal(ctx, c, monitor, signal); err != nil && !ended(err) {
+		if err := m.signal(ctx, c, signal); err != nil && !ended(err) {
 			return err
 		}
 		w.enter("grace period")
@@ -88,7 +78,7 @@ func (m *Manager) endContainer(ctx context.Context, w *work, c *container) error
 
 	// 2. Kill it, with everything that it started.
 	w.enter("kill")
-	if err := m.kill(ctx, c, monitor); err != nil && !ended(err) {
+	if err := m.kill(ctx, c); err != nil && !ended(err) {
 		return err
 	}
 	timeout := time.NewTimer(killTimeout)
@@ -129,18 +119,21 @@ func (m *Manager) remaining(c *container, order *stopOrder) time.Duration {
 }
 
 // signal sends the stop signal to the container's init.
-func (m *Manager) signal(ctx context.Context, c *container, monitor Monitor, sig syscall.Signal) error {
+func (m *Manager) signal(ctx context.Context, c *container, sig syscall.Signal) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	return monitor.Kill(ctx, c.id, "", sig, false)
+	return m.onMonitor(ctx, c.pod, func(monitor Monitor) error { return monitor.Kill(ctx, c.id, "", sig, false) })
 }
 
 // kill kills all of a container; the monitor thaws a frozen one to die.
-func (m *Manager) kill(ctx context.Context, c *container, monitor Monitor) error {
+func (m *Manager) kill(ctx context.Context, c *container) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	return monitor.Kill(ctx, c.id, "", syscall.SIGKILL, true)
+	return m.onMonitor(ctx, c.pod, func(monitor Monitor) error { return monitor.Kill(ctx, c.id, "", syscall.SIGKILL, true) })
 }
 
-// ended is an error that says that there is nothing left to signal.
-func ended(err error) bool { return gone(err) || errors.Is(err, client.ErrNotRunning) }
+// ended is an error that says that there is nothing left to signal. Whoever took
+// the monitor away says how the container ended.
+func ended(err error) bool {
+	return gone(err) || errors.Is(err, client.ErrNotRunning) || errors.Is(err, errMonitorGone)
+}

@@ -60,6 +60,7 @@ func serve(p parameters) error {
 		Namespace:     p.namespace,
 		StateRoot:     stateRoot(p),
 		EventsAddress: eventsAddress(p),
+		Pins:          os.Getenv(wire.PinsVariable),
 		Shutdown: func() {
 			ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
 			defer cancel()
@@ -74,6 +75,11 @@ func serve(p parameters) error {
 		if err := abandonWithout(p.socket, service); err != nil {
 			return err
 		}
+		kept, err := listenKept(p)
+		if err != nil {
+			return err
+		}
+		go service.ServeKept(kept)
 	}
 	if err := server.Serve(l); err != nil {
 		return err
@@ -86,6 +92,15 @@ func serve(p parameters) error {
 		err = errors.Join(err, rmErr)
 	}
 	return err
+}
+
+// listenKept makes the socket over which straked keeps descriptors for us.
+func listenKept(p parameters) (*net.UnixListener, error) {
+	path := filepath.Join(filepath.Dir(p.socket), wire.KeepSocket)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // a dead monitor's
+		return nil, err
+	}
+	return wire.Listen(path)
 }
 
 // abandonWithout ends the service once its socket is removed. That is how a

@@ -1,11 +1,15 @@
 package sys
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,4 +65,65 @@ func NewEventFD() (*os.File, error) {
 		return nil, os.NewSyscallError("eventfd", err)
 	}
 	return os.NewFile(uintptr(fd), "eventfd"), nil
+}
+
+// pidfdInfo is struct pidfd_info (linux/pidfd.h) as far as Linux 6.15 knows it.
+type pidfdInfo struct {
+	mask, cgroup                                                      uint64
+	pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid uint32
+	exitCode                                                          int32
+}
+
+const (
+	pidfdGetInfo  = 0xC000_FF0B | unsafe.Sizeof(pidfdInfo{})<<16 // _IOWR(0xFF, 11, struct pidfd_info)
+	pidfdInfoExit = 1 << 3
+)
+
+// PidFDExit tells whether the process behind a pidfd has ended, whoever its parent
+// is, and how, if that can be known: since Linux 6.15, once its parent has
+// collected it, of a process of which somebody has had a pidfd ever since.
+func PidFDExit(fd int) (exit ChildExit, known, ended bool) {
+	info := pidfdInfo{mask: pidfdInfoExit}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), pidfdGetInfo, uintptr(unsafe.Pointer(&info)))
+	switch {
+	case errno == unix.ESRCH:
+		return ChildExit{}, false, true
+	case errno != 0: // an older kernel
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		return ChildExit{}, false, err == nil && n > 0
+	case info.mask&pidfdInfoExit == 0:
+		return ChildExit{}, false, false
+	}
+	return exitOf(unix.WaitStatus(info.exitCode)), true, true
+}
+
+func exitOf(status unix.WaitStatus) ChildExit {
+	if status.Signaled() {
+		return ChildExit{Status: int(status.Signal()), Signaled: true}
+	}
+	return ChildExit{Status: status.ExitStatus()}
+}
+
+// ZombieExit tells how the process behind a pidfd, whose number is pid, has ended
+// if its parent has not collected it yet, on any kernel.
+func ZombieExit(fd, pid int) (exit ChildExit, ok bool) {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 0); err != nil || n == 0 {
+		return ChildExit{}, false
+	}
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return ChildExit{}, false
+	}
+	// pid (name) state …; the name may hold anything. exit_code is field 52.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) < 50 || fields[0] != "Z" {
+		return ChildExit{}, false
+	}
+	status, err := strconv.ParseUint(fields[49], 10, 32)
+	if err != nil || SignalPidFD(fd, 0) != nil { // another process by now, perhaps
+		return ChildExit{}, false
+	}
+	return exitOf(unix.WaitStatus(status)), true
 }

@@ -21,6 +21,18 @@ func DupPollable(f *os.File) (dup *os.File, err error) {
 	return dup, err
 }
 
+// Dup duplicates a descriptor, close-on-exec.
+func Dup(f *os.File) (dup *os.File, err error) {
+	ctlErr := control(f, func(fd uintptr) error {
+		n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+		if err == nil {
+			dup = os.NewFile(uintptr(n), f.Name())
+		}
+		return os.NewSyscallError("fcntl(F_DUPFD_CLOEXEC)", err)
+	})
+	return dup, ctlErr
+}
+
 // DupPollableFD is DupPollable for a bare descriptor.
 func DupPollableFD(fd int, name string) (*os.File, error) {
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)

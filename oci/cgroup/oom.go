@@ -35,6 +35,9 @@ func (c *Cgroup) WatchOOM() (*OOMWatch, error) {
 	return w, nil
 }
 
+// FromStart has the next look count what was killed before the watch began.
+func (w *OOMWatch) FromStart() { w.seen = 0 }
+
 func (c *Cgroup) watchOOM() (*OOMWatch, error) {
 	h, ok := c.find("memory")
 	if !ok {

@@ -130,17 +130,37 @@ func openInit(r *record) (*os.File, error) {
 	if r.Pid == 0 {
 		return nil, fmt.Errorf("%w: it is being created", ErrNotRunning)
 	}
-	pidfd, err := sys.OpenPidFD(r.Pid)
+	return OpenProcess(r.Pid, r.StartTime)
+}
+
+// OpenProcess opens a pidfd of a process that began at a StartTime. ErrNotRunning
+// if it has ended; one that got its number since is not taken for it.
+func OpenProcess(pid int, start uint64) (*os.File, error) {
+	pidfd, err := sys.OpenPidFD(pid)
 	if errors.Is(err, syscall.ESRCH) {
 		return nil, ErrNotRunning
 	}
 	if err != nil {
 		return nil, err
 	}
-	if st, ok := readStat(r.Pid); !ok || st.start != r.StartTime || st.state == 'Z' || st.state == 'X' {
+	if st, ok := readStat(pid); !ok || st.start != start || st.state == 'Z' || st.state == 'X' {
 		return nil, errors.Join(ErrNotRunning, pidfd.Close())
 	}
 	return pidfd, nil
+}
+
+// StartTime is when a process began, as OpenProcess wants it.
+func StartTime(pid int) (uint64, error) { return startTime(pid) }
+
+// Init is the container's first process, for another than its creator. Pidfd is
+// the caller's; it is nil and the error ErrNotRunning if the process has ended.
+func (c *Container) Init() (pid int, pidfd *os.File, err error) {
+	r, err := c.load()
+	if err != nil {
+		return 0, nil, err
+	}
+	pidfd, err = openInit(r)
+	return r.Pid, pidfd, err
 }
 
 // Delete removes a container that is stopped or has not been started or, with

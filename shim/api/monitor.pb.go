@@ -1471,6 +1471,95 @@ func (x *PressureLine) GetTotal() uint64 {
 	return 0
 }
 
+type AdoptRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	SandboxId string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	// bundle_path is the pod's; its containers' are below it.
+	BundlePath    string `protobuf:"bytes,2,opt,name=bundle_path,json=bundlePath,proto3" json:"bundle_path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptRequest) Reset() {
+	*x = AdoptRequest{}
+	mi := &file_shim_api_monitor_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptRequest) ProtoMessage() {}
+
+func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
+func (*AdoptRequest) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *AdoptRequest) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetBundlePath() string {
+	if x != nil {
+		return x.BundlePath
+	}
+	return ""
+}
+
+type AdoptResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptResponse) Reset() {
+	*x = AdoptResponse{}
+	mi := &file_shim_api_monitor_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptResponse) ProtoMessage() {}
+
+func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
+func (*AdoptResponse) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{21}
+}
+
 var File_shim_api_monitor_proto protoreflect.FileDescriptor
 
 const file_shim_api_monitor_proto_rawDesc = "" +
@@ -1607,12 +1696,19 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"\x05avg10\x18\x01 \x01(\x01R\x05avg10\x12\x14\n" +
 	"\x05avg60\x18\x02 \x01(\x01R\x05avg60\x12\x16\n" +
 	"\x06avg300\x18\x03 \x01(\x01R\x06avg300\x12\x14\n" +
-	"\x05total\x18\x04 \x01(\x04R\x05total2\xcd\x03\n" +
+	"\x05total\x18\x04 \x01(\x04R\x05total\"N\n" +
+	"\fAdoptRequest\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1f\n" +
+	"\vbundle_path\x18\x02 \x01(\tR\n" +
+	"bundlePath\"\x0f\n" +
+	"\rAdoptResponse2\x99\x04\n" +
 	"\aMonitor\x12S\n" +
 	"\bExecSync\x12\".strake.monitor.v1.ExecSyncRequest\x1a#.strake.monitor.v1.ExecSyncResponse\x12V\n" +
 	"\tReopenLog\x12#.strake.monitor.v1.ReopenLogRequest\x1a$.strake.monitor.v1.ReopenLogResponse\x12h\n" +
 	"\x0fContainerStatus\x12).strake.monitor.v1.ContainerStatusRequest\x1a*.strake.monitor.v1.ContainerStatusResponse\x12J\n" +
-	"\x05Stats\x12\x1f.strake.monitor.v1.StatsRequest\x1a .strake.monitor.v1.StatsResponse\x12_\n" +
+	"\x05Stats\x12\x1f.strake.monitor.v1.StatsRequest\x1a .strake.monitor.v1.StatsResponse\x12J\n" +
+	"\x05Adopt\x12\x1f.strake.monitor.v1.AdoptRequest\x1a .strake.monitor.v1.AdoptResponse\x12_\n" +
 	"\fUpdateCgroup\x12&.strake.monitor.v1.UpdateCgroupRequest\x1a'.strake.monitor.v1.UpdateCgroupResponseB2Z0github.com/strake-containers/strake/shim/api;apib\x06proto3"
 
 var (
@@ -1627,7 +1723,7 @@ func file_shim_api_monitor_proto_rawDescGZIP() []byte {
 	return file_shim_api_monitor_proto_rawDescData
 }
 
-var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_shim_api_monitor_proto_goTypes = []any{
 	(*CreateOptions)(nil),           // 0: strake.monitor.v1.CreateOptions
 	(*ExecSyncRequest)(nil),         // 1: strake.monitor.v1.ExecSyncRequest
@@ -1649,6 +1745,8 @@ var file_shim_api_monitor_proto_goTypes = []any{
 	(*HugetlbStats)(nil),            // 17: strake.monitor.v1.HugetlbStats
 	(*Pressure)(nil),                // 18: strake.monitor.v1.Pressure
 	(*PressureLine)(nil),            // 19: strake.monitor.v1.PressureLine
+	(*AdoptRequest)(nil),            // 20: strake.monitor.v1.AdoptRequest
+	(*AdoptResponse)(nil),           // 21: strake.monitor.v1.AdoptResponse
 }
 var file_shim_api_monitor_proto_depIdxs = []int32{
 	11, // 0: strake.monitor.v1.StatsResponse.containers:type_name -> strake.monitor.v1.ContainerStats
@@ -1668,14 +1766,16 @@ var file_shim_api_monitor_proto_depIdxs = []int32{
 	3,  // 14: strake.monitor.v1.Monitor.ReopenLog:input_type -> strake.monitor.v1.ReopenLogRequest
 	5,  // 15: strake.monitor.v1.Monitor.ContainerStatus:input_type -> strake.monitor.v1.ContainerStatusRequest
 	7,  // 16: strake.monitor.v1.Monitor.Stats:input_type -> strake.monitor.v1.StatsRequest
-	9,  // 17: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
-	2,  // 18: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
-	4,  // 19: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
-	6,  // 20: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
-	8,  // 21: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
-	10, // 22: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
+	20, // 17: strake.monitor.v1.Monitor.Adopt:input_type -> strake.monitor.v1.AdoptRequest
+	9,  // 18: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
+	2,  // 19: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
+	4,  // 20: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
+	6,  // 21: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
+	8,  // 22: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
+	21, // 23: strake.monitor.v1.Monitor.Adopt:output_type -> strake.monitor.v1.AdoptResponse
+	10, // 24: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
+	19, // [19:25] is the sub-list for method output_type
+	13, // [13:19] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1692,7 +1792,7 @@ func file_shim_api_monitor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_api_monitor_proto_rawDesc), len(file_shim_api_monitor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

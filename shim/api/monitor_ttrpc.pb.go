@@ -12,6 +12,7 @@ type MonitorService interface {
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
 	ContainerStatus(context.Context, *ContainerStatusRequest) (*ContainerStatusResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
 	UpdateCgroup(context.Context, *UpdateCgroupRequest) (*UpdateCgroupResponse, error)
 }
 
@@ -45,6 +46,13 @@ func RegisterMonitorService(srv *ttrpc.Server, svc MonitorService) {
 					return nil, err
 				}
 				return svc.Stats(ctx, &req)
+			},
+			"Adopt": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req AdoptRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Adopt(ctx, &req)
 			},
 			"UpdateCgroup": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req UpdateCgroupRequest
@@ -94,6 +102,14 @@ func (c *monitorClient) ContainerStatus(ctx context.Context, req *ContainerStatu
 func (c *monitorClient) Stats(ctx context.Context, req *StatsRequest) (*StatsResponse, error) {
 	var resp StatsResponse
 	if err := c.client.Call(ctx, "strake.monitor.v1.Monitor", "Stats", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *monitorClient) Adopt(ctx context.Context, req *AdoptRequest) (*AdoptResponse, error) {
+	var resp AdoptResponse
+	if err := c.client.Call(ctx, "strake.monitor.v1.Monitor", "Adopt", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -10,6 +10,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/strake-containers/strake/shim/wire"
 )
@@ -50,7 +51,7 @@ func (a *Attachment) Read() (data []byte, stderr bool, err error) {
 	for {
 		kind, payload, err := wire.ReadAttach(a.r)
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 			return nil, false, io.ErrUnexpectedEOF
 		case err != nil:
 			return nil, false, fmt.Errorf("attach: %w", err)

@@ -6,6 +6,8 @@ import (
 	"maps"
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
+
+	"github.com/strake-containers/strake/shim/api"
 )
 
 // Sandbox is a started sandbox. Pid is the pause process's, or the monitor's
@@ -53,6 +55,14 @@ func cutNamespace(key string) (string, bool) {
 		return key[len(prefix):], true
 	}
 	return "", false
+}
+
+// Adopt makes the monitor take over a pod whose own has been killed. It is
+// ErrNotFound if there is nothing to take over: the pod was being started or
+// stopped.
+func (m *Monitor) Adopt(ctx context.Context, id, bundle string) error {
+	_, err := m.monitor.Adopt(ctx, &api.AdoptRequest{SandboxId: id, BundlePath: bundle})
+	return call("adopt sandbox", id, "", err)
 }
 
 // WaitSandbox returns when the sandbox has been stopped, or with ErrUnavailable

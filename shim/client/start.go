@@ -21,6 +21,7 @@ type StartOptions struct {
 	Namespace string
 	ID        string // of the sandbox
 	Bundle    string
+	Pins      string // directory of the pins (sys.MakePins); "": nothing can adopt what it has
 	StateDir  string // unused by Strake's own monitor
 	Debug     bool
 	Env       []string // added to a minimal environment
@@ -43,6 +44,9 @@ func Start(ctx context.Context, o StartOptions) (*Monitor, error) {
 	cmd := exec.CommandContext(ctx, o.Binary, append(args, "start")...)
 	cmd.Dir = o.Bundle
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, o.Env...)
+	if o.Pins != "" {
+		cmd.Env = append(cmd.Env, wire.PinsVariable+"="+o.Pins)
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

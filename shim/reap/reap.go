@@ -107,6 +107,44 @@ func (r *Reaper) Watch(pid int, pidfd *os.File, done func(Exit)) error {
 	return nil
 }
 
+// WatchOther reports, once, the exit of a process that need not be a child: one
+// that a monitor left that was killed. Known is false where its exit code is
+// nowhere to be had. It borrows pidfd until done is called.
+func WatchOther(pid int, pidfd *os.File, done func(e Exit, known bool)) error {
+	fd, err := sys.DupPollable(pidfd)
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	raw, err := fd.SyscallConn()
+	if err != nil {
+		_ = fd.Close() // was never used
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	go func() {
+		var exit sys.ChildExit
+		var known bool
+		err := raw.Read(func(fd uintptr) (ended bool) {
+			// Before its parent collects it, or after.
+			if exit, known = sys.ZombieExit(int(fd), pid); known {
+				return true
+			}
+			exit, known, ended = sys.PidFDExit(int(fd))
+			return ended
+		})
+		at := time.Now()
+		_ = fd.Close() // a duplicate
+		if err != nil || !known {
+			exit, known = sys.ChildExit{Status: lostStatus}, false
+		}
+		exit.Pid = pid
+		done(exitOf(exit, at), known)
+	}()
+	return nil
+}
+
+// lostStatus is the status of a process whose exit nobody saw.
+const lostStatus = 255
+
 func exitOf(e sys.ChildExit, at time.Time) Exit {
 	x := Exit{Pid: e.Pid, Status: e.Status, At: at}
 	if e.Signaled {

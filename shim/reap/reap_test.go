@@ -142,3 +142,39 @@ func TestWatchFD(t *testing.T) {
 		t.Error("nobody looked")
 	}
 }
+
+// The exit of a process that is somebody else's child.
+func TestWatchOther(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "read x; exit 42")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pidfd, err := sys.OpenPidFD(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = pidfd.Close() }()
+	type result struct {
+		exit  Exit
+		known bool
+	}
+	done := make(chan result, 1)
+	if err := WatchOther(cmd.Process.Pid, pidfd, func(e Exit, known bool) { done <- result{e, known} }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it is ours after all
+	r := <-done
+	if !r.known {
+		t.Skip("this kernel does not tell (Linux 6.15 does)")
+	}
+	if r.exit.Status != 42 || r.exit.Pid != cmd.Process.Pid {
+		t.Errorf("exit: %+v", r.exit)
+	}
+}

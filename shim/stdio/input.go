@@ -11,8 +11,9 @@ import (
 //
 // Lock order: writing, mu.
 type input struct {
-	terminal bool // the file is the terminal's, which also carries the output
-	once     bool // closed when the first source of input goes
+	terminal bool   // the file is the terminal's, which also carries the output
+	once     bool   // closed when the first source of input goes
+	shutFile string // made when the input is ended, for a later monitor; "" is none
 
 	writing sync.Mutex // so that what is written stays in one piece
 
@@ -47,6 +48,9 @@ func (in *input) write(p []byte) {
 // that is typed, so there it does nothing.
 func (in *input) close() {
 	if !in.terminal {
+		if in.shutFile != "" {
+			_ = os.WriteFile(in.shutFile, nil, 0o600) // a full /run; it only matters if we are killed
+		}
 		in.release()
 	}
 }

@@ -2,6 +2,7 @@ package stdio
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -19,6 +20,9 @@ func (io *IO) openInput(cfg Config) error {
 		return nil
 	}
 	io.input = &input{terminal: cfg.Terminal, once: cfg.StdinOnce}
+	if cfg.Adopt && !cfg.Terminal {
+		return io.adoptInput(cfg)
+	}
 	if !cfg.Terminal {
 		r, w, err := io.inputPipe(cfg)
 		if err != nil {
@@ -54,6 +58,30 @@ func (io *IO) openInput(cfg Config) error {
 	return nil
 }
 
+// adoptInput opens the way into a process that runs. Without one who reads there
+// is none; nor for a FIFO's source, whose copy has ended with its monitor.
+func (io *IO) adoptInput(cfg Config) error {
+	if cfg.Stdin != "attach:" {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(cfg.Dir, stdinShut)); err == nil {
+		return nil
+	}
+	w, err := openFIFO(filepath.Join(cfg.Dir, "stdin"), syscall.O_WRONLY)
+	if errors.Is(err, syscall.ENXIO) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	io.input.setFile(w)
+	io.input.shutFile = filepath.Join(cfg.Dir, stdinShut)
+	return nil
+}
+
+// stdinShut is the file that says that the input was ended on purpose.
+const stdinShut = "stdin.shut"
+
 // inputPipe makes the pipe behind stdin. An attached container's is a FIFO with
 // a name, which a later monitor can open again.
 func (io *IO) inputPipe(cfg Config) (r, w *os.File, err error) {
@@ -62,6 +90,7 @@ func (io *IO) inputPipe(cfg Config) (r, w *os.File, err error) {
 		return r, w, err
 	}
 	path := filepath.Join(cfg.Dir, "stdin")
+	io.input.shutFile = filepath.Join(cfg.Dir, stdinShut)
 	if err := sys.MakeFIFO(path, 0o600); err != nil {
 		return nil, nil, err
 	}

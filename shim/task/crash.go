@@ -22,9 +22,10 @@ import (
 // there is nothing to remove.
 func RemoveCrashed(ctx context.Context, id, bundle, defaultRoot string, out io.Writer) error {
 	root := defaultRoot
-	data, err := os.ReadFile(filepath.Join(bundle, runtimeRootFile))
+	var r taskRecord
+	err := readRecord(filepath.Join(bundle, taskFile), &r)
 	if err == nil {
-		root = string(data)
+		root = r.StateRoot
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("container %s: find its state: %w", id, err)
 	}
@@ -40,7 +41,7 @@ func RemoveCrashed(ctx context.Context, id, bundle, defaultRoot string, out io.W
 	if data, err := os.ReadFile(filepath.Join(bundle, exitFile)); err == nil && json.Unmarshal(data, &e) == nil {
 		answer = &deleteResponse{Pid: uint32(e.Pid), ExitStatus: uint32(e.ExitStatus), ExitedAt: stamp(e.ExitedAt)}
 	}
-	data, err = pb.Marshal(answer)
+	data, err := pb.Marshal(answer)
 	if err == nil {
 		_, err = out.Write(data)
 	}

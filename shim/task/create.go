@@ -14,7 +14,6 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/oci/container"
@@ -33,7 +32,8 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		return nil, wire.Errorf(wire.Unimplemented, "restoring a checkpoint is not implemented by strake")
 	}
 	// 1. Nobody else makes one with this id.
-	if err := s.reserve(r.ID); err != nil {
+	pod := s.podOf(r.Bundle)
+	if err := s.reserve(r.ID, pod); err != nil {
 		return nil, err
 	}
 	var undo cleanup.Stack
@@ -49,7 +49,7 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	if err != nil {
 		return nil, wire.Errorf(wire.InvalidArgument, "options: %w", err)
 	}
-	t := &task{service: s, id: r.ID, bundle: r.Bundle, privatePID: hasPrivatePID(spec), idMaps: idMapsOf(spec), execs: map[string]*process{}}
+	t := &task{service: s, pod: pod, id: r.ID, bundle: r.Bundle, privatePID: hasPrivatePID(spec), idMaps: idMapsOf(spec), execs: map[string]*process{}}
 	p := &process{
 		terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr,
 		done: make(chan struct{}), phase: created, busy: true,
@@ -72,9 +72,14 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	}
 	undo.Push("close streams", p.io.Close)
 
-	// 4. Where its state is, before there is any.
+	// 4. What another monitor has to know of it, before there is anything.
 	root := options.stateRoot
-	if err := atomicfile.WriteVolatile(filepath.Join(r.Bundle, runtimeRootFile), []byte(root), 0o600); err != nil {
+	t.createdAt = time.Now()
+	t.record = taskRecord{
+		StateRoot: root, Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
+		StdinOnce: options.stdinOnce, LogMaxBytes: options.logMaxBytes, CreatedAt: t.createdAt,
+	}
+	if err := writeRecord(filepath.Join(r.Bundle, taskFile), &t.record); err != nil {
 		return nil, err
 	}
 
@@ -95,13 +100,15 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	if err != nil {
 		return nil, t.explain(err)
 	}
-	t.createdAt = time.Now()
 
 	// 6. Its streams flow, its OOM kills are seen.
 	if err := p.io.Started(console); err != nil {
 		return nil, err
 	}
-	if err := t.watchOOM(); err != nil {
+	if err := t.watchOOM(false); err != nil {
+		return nil, err
+	}
+	if err := s.pinProcess(t, p); err != nil {
 		return nil, err
 	}
 	undo.Release()
@@ -129,6 +136,11 @@ func (s *Service) launch(p *process, t *task, start func() (*container.Process, 
 	if p == t.init { // an exec's are the same, and there can be one every second
 		for _, w := range made.Warnings {
 			logf("%s: %s", t.name(p), w)
+		}
+	}
+	if made.Console != nil && s.adoptable() {
+		if err := s.kept.keep(t.keepName(p), made.Console); err != nil {
+			logf("%s: keep its terminal: %v", t.name(p), err) // no descriptors left; it works all the same
 		}
 	}
 	if err := s.reaper.Watch(made.Pid, made.PidFD, func(e reap.Exit) { t.exited(p, e) }); err != nil {

@@ -96,6 +96,9 @@ func (t *task) launchExec(ctx context.Context, p *process, streams *stdio.IO) er
 		return t.explain(err)
 	}
 	p.spec = nil
+	if err := t.recordExec(p); err != nil {
+		logf("%s: record it: %v", t.name(p), err) // a full /run; it runs all the same
+	}
 	if err := streams.Started(console); err != nil {
 		_ = t.signal(p, syscall.SIGKILL) // its exit comes
 		return err

@@ -96,6 +96,7 @@ func (t *task) remember(p *process) (forget func()) {
 		t.mu.Lock()
 		delete(t.execs, p.execID)
 		t.mu.Unlock()
+		t.forgetExec(p)
 		p.close()
 	}
 }

@@ -350,6 +350,11 @@ type pressureLine struct {
 	Total  uint64  `pb:"4"`
 }
 
+type adoptRequest struct {
+	SandboxID  string `pb:"1"`
+	BundlePath string `pb:"2"`
+}
+
 // ---- containerd's events
 
 type forwardRequest struct {

@@ -41,9 +41,10 @@ func (w *oomWatch) close() {
 	_ = watch.Close() // only read
 }
 
-// watchOOM begins to watch the container's cgroup. A host without a memory
+// watchOOM begins to watch the container's cgroup; what happened in that of an
+// adopted one counts, too. A host without a memory
 // controller has no OOM kills of a container's own.
-func (t *task) watchOOM() error {
+func (t *task) watchOOM(adopted bool) error {
 	cg, err := t.container.Cgroup()
 	if err != nil {
 		return err
@@ -54,6 +55,9 @@ func (t *task) watchOOM() error {
 	}
 	if err != nil {
 		return err
+	}
+	if adopted {
+		w.FromStart()
 	}
 	t.oom.mu.Lock()
 	defer t.oom.mu.Unlock() // the first look waits for it

@@ -51,7 +51,7 @@ func (s *Service) startPause(ctx context.Context, b *sandbox, ns container.Names
 		return nil, err
 	}
 	c, init, err := container.Create(ctx, container.CreateOptions{
-		ID: b.id + "-pause", Bundle: bundle, StateRoot: s.options.StateRoot, Spec: spec,
+		ID: b.id + "-pause", Bundle: bundle, StateRoot: s.podStateRoot(b), Spec: spec,
 	})
 	if err != nil {
 		return nil, err

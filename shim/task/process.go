@@ -35,6 +35,7 @@ type process struct {
 	held      *reap.Exit // the exit that was kept back
 	startedAt time.Time
 	exit      reap.Exit
+	lost      bool // nobody has seen how it ended: exit is a guess
 }
 
 // phase is how far a process is in its life.

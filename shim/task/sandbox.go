@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -24,13 +26,15 @@ type sandbox struct {
 	id, bundle string
 	spec       *specs.Spec
 
-	verbs sync.Mutex // one start or stop at a time; see the package comment
+	verbs   sync.Mutex // one start or stop at a time; see the package comment
+	closing bool       // no container may be created any more; guarded by Service.mu
 
 	mu        sync.Mutex // a leaf
 	started   bool
 	createdAt time.Time
 	stoppedAt time.Time // zero until it is stopped
 	ns        container.Namespaces
+	shmPath   string        // where its /dev/shm is mounted, if it has to be; see adoptShm
 	pause     *pause        // nil without one
 	done      chan struct{} // closed when stopped
 }
@@ -39,10 +43,15 @@ type sandbox struct {
 func (s *Service) findSandbox(id string) (*sandbox, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sandbox == nil || s.sandbox.id != id {
+	b := s.sandboxes[id]
+	if b == nil {
 		return nil, wire.Errorf(wire.NotFound, "sandbox %s: not found", id)
 	}
-	return s.sandbox, nil
+	return b, nil
+}
+
+func newSandbox(id, bundle string, spec *specs.Spec) *sandbox {
+	return &sandbox{id: id, bundle: filepath.Clean(bundle), spec: spec, createdAt: time.Now(), done: make(chan struct{})}
 }
 
 // createSandbox reads what the pod is to be.
@@ -53,10 +62,13 @@ func (s *Service) createSandbox(_ context.Context, r *createSandboxRequest) (*wi
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sandbox != nil {
-		return nil, wire.Errorf(wire.AlreadyExists, "sandbox %s: the monitor has sandbox %s", r.SandboxID, s.sandbox.id)
+	if s.sandboxes[r.SandboxID] != nil {
+		return nil, wire.Errorf(wire.AlreadyExists, "sandbox %s: already exists", r.SandboxID)
 	}
-	s.sandbox = &sandbox{id: r.SandboxID, bundle: r.BundlePath, spec: spec, createdAt: time.Now(), done: make(chan struct{})}
+	if !s.adoptable() && len(s.sandboxes) > 0 {
+		return nil, wire.Errorf(wire.AlreadyExists, "sandbox %s: the monitor has another", r.SandboxID)
+	}
+	s.sandboxes[r.SandboxID] = newSandbox(r.SandboxID, r.BundlePath, spec)
 	return &wire.Empty{}, nil
 }
 
@@ -100,8 +112,14 @@ func (s *Service) startSandbox(ctx context.Context, r *sandboxRequest) (*startSa
 		ns[shm] = sharedMemory
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.ns, b.pause, b.started = ns, p, true
+	b.mu.Unlock()
+	// From here on StopSandbox undoes it.
+	if err := s.pinSandbox(b, ns, p); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	return &startSandboxResponse{Pid: uint32(b.pid()), CreatedAt: stamp(b.createdAt)}, nil
 }
 
@@ -150,6 +168,9 @@ func (s *Service) sandboxStatus(_ context.Context, r *sandboxRequest) (*sandboxS
 		}
 		a.Info["ns."+string(kind)] = path
 	}
+	if b.shmPath != "" {
+		a.Info["ns."+string(shm)] = b.shmPath
+	}
 	return a, nil
 }
 
@@ -176,7 +197,7 @@ func (s *Service) stopSandbox(ctx context.Context, r *sandboxRequest) (*wire.Emp
 func (s *Service) stopPod(ctx context.Context, b *sandbox) error {
 	b.verbs.Lock()
 	defer b.verbs.Unlock()
-	if err := s.killAll(ctx); err != nil {
+	if err := s.killAll(ctx, b); err != nil {
 		return fmt.Errorf("sandbox %s: %w", b.id, err)
 	}
 	b.mu.Lock()
@@ -186,6 +207,9 @@ func (s *Service) stopPod(ctx context.Context, b *sandbox) error {
 		if err := s.stopPause(ctx, p); err != nil {
 			return fmt.Errorf("sandbox %s: pause process: %w", b.id, err)
 		}
+	}
+	if err := s.unpinSandbox(b); err != nil {
+		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -214,13 +238,13 @@ func (s *Service) waitSandbox(ctx context.Context, r *sandboxRequest) (*exitResp
 	}
 }
 
-// killAll ends all containers, those that are being created too.
-func (s *Service) killAll(ctx context.Context) error {
-	if err := s.close(ctx); err != nil {
+// killAll ends all containers of a pod, those that are being created too.
+func (s *Service) killAll(ctx context.Context, pod *sandbox) error {
+	if err := s.close(ctx, pod); err != nil {
 		return err
 	}
 	// Kill all before waiting for any: one that hangs holds up no other.
-	tasks := s.all()
+	tasks := s.all(pod)
 	for _, t := range tasks {
 		if err := t.signal(t.init, syscall.SIGKILL); err == nil {
 			t.thaw()
@@ -236,18 +260,25 @@ func (s *Service) killAll(ctx context.Context) error {
 	return nil
 }
 
-// shutdownSandbox stops what is left and ends the monitor. One that was never
-// told of a sandbox ends too: the daemon that started it has died, and the next
-// one does not want it.
+// shutdownSandbox stops what is left of a pod and forgets it. A monitor without
+// pods ends, also one that was never told of any: the daemon that started it has
+// died, and the next one does not want it.
 func (s *Service) shutdownSandbox(ctx context.Context, r *sandboxRequest) (*wire.Empty, error) {
 	s.mu.Lock()
-	other := s.sandbox != nil && s.sandbox.id != r.SandboxID
+	b, others := s.sandboxes[r.SandboxID], len(s.sandboxes) > 0
 	s.mu.Unlock()
-	if other {
+	if b == nil && others {
 		return nil, wire.Errorf(wire.NotFound, "sandbox %s: not found", r.SandboxID)
 	}
-	if err := s.endAll(ctx); err != nil {
+	if err := s.endPod(ctx, b); err != nil {
 		return nil, err
+	}
+	s.mu.Lock()
+	delete(s.sandboxes, r.SandboxID)
+	last := len(s.sandboxes) == 0
+	s.mu.Unlock()
+	if last {
+		s.end()
 	}
 	return &wire.Empty{}, nil
 }
@@ -255,33 +286,33 @@ func (s *Service) shutdownSandbox(ctx context.Context, r *sandboxRequest) (*wire
 // Abandon is what a monitor does whose socket has been removed, so that nobody
 // can ask it to: it ends and removes everything, then itself.
 func (s *Service) Abandon() {
-	if err := s.endAll(context.Background()); err != nil {
-		logf("abandoned: %v", err)
+	s.mu.Lock()
+	pods := append(slices.Collect(maps.Values(s.sandboxes)), nil)
+	s.mu.Unlock()
+	for _, b := range pods {
+		if err := s.endPod(context.Background(), b); err != nil {
+			logf("abandoned: %v", err)
+			return
+		}
 	}
+	s.end()
 }
 
-// endAll kills and removes the containers, stops the sandbox if there is one, and
-// ends the monitor.
-func (s *Service) endAll(ctx context.Context) error {
-	s.mu.Lock()
-	b := s.sandbox
-	s.mu.Unlock()
-	if b != nil {
-		if err := s.stopPod(ctx, b); err != nil {
-			return err
-		}
-	} else if err := s.killAll(ctx); err != nil {
-		return err
-	}
+// endPod kills and removes the containers of a pod and stops it; nil is no pod.
+func (s *Service) endPod(ctx context.Context, b *sandbox) error {
 	var err error
-	for _, t := range s.all() {
-		err = errors.Join(err, t.remove(ctx))
+	if b != nil {
+		err = s.stopPod(ctx, b)
+	} else {
+		err = s.killAll(ctx, nil)
 	}
 	if err != nil {
 		return err // whoever asked may ask again
 	}
-	s.end()
-	return nil
+	for _, t := range s.all(b) {
+		err = errors.Join(err, t.remove(ctx))
+	}
+	return err
 }
 
 func (s *Service) pingSandbox(context.Context, *sandboxRequest) (*wire.Empty, error) {

@@ -2,32 +2,38 @@
 // sandbox API and strake.monitor.v1 for the containers of a pod, and is the
 // parent of their processes.
 //
-// Who owns what. A Service has the containers by id and at most one sandbox. Each
-// container (task) owns the state of its processes; nothing else changes it. What
+// Who owns what. A Service has the containers by id and the sandboxes (pods) that
+// they belong to: any number with straked, one with containerd. Each container (task) owns the state of its processes; nothing else changes it. What
 // a process does on its own, its exit, arrives in one place (task.exited); an
 // exit that comes while a verb is still starting the process is kept until the
 // verb is through (process.busy), so Create and Start always answer first and
 // events keep containerd's order: create, start, exec-added, exec-started, oom,
 // exit, delete; and the exits of execs before that of init.
 //
+// A monitor that is killed harms nobody: what it would be needed for is in names,
+// pins and records, from which the next one goes on (adopt.go).
+//
 // Before Wait returns and before the exit event, all output has been passed on
 // and the bundle has its exit.json.
 //
-// Locks, in order: task.verbs, Service.mu, task.mu, publisher's. Only verbs may
-// be held across something that blocks; it serialises start, pause, resume and
-// delete of one container, so that a hung container never blocks another, nor
-// its own State, Wait, Kill and Exec.
+// Locks, in order: sandbox.verbs, task.verbs, Service.mu, task.mu, publisher's and
+// keeper's. Only verbs may be held across something that blocks; it serialises
+// start, pause, resume and delete of one container (or start and stop of one pod),
+// so that a hung container never blocks another, nor its own State, Wait, Kill and
+// Exec, and no pod another.
 package task
 
 import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
 
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/wire"
@@ -45,6 +51,9 @@ type Options struct {
 	// Shutdown ends the process; it is called once, after the answer to the
 	// request that asked for it.
 	Shutdown func()
+	// Pins is the directory of straked's pins (sys.MakePins), "" for containerd.
+	// With them, another monitor can adopt what this one has, if it is killed.
+	Pins string
 }
 
 // Service is a monitor's state.
@@ -52,14 +61,21 @@ type Service struct {
 	options Options
 	reaper  *reap.Reaper
 	events  *publisher
+	pins    *sys.Pins // nil under containerd
+	kept    *keeper
 	trimmer *time.Timer // reset by every verb that uses memory
 	stop    sync.Once
 
-	mu       sync.Mutex
-	tasks    map[string]*task
-	creating map[string]chan struct{} // ids that will be in tasks, or not; closed then
-	sandbox  *sandbox
-	closing  bool // no container may be created any more
+	mu        sync.Mutex
+	tasks     map[string]*task
+	creating  map[string]creation // ids that will be in tasks, or not
+	sandboxes map[string]*sandbox
+}
+
+// creation is a container that is being created.
+type creation struct {
+	settled chan struct{} // closed when it is there, or has failed
+	pod     *sandbox
 }
 
 // New makes a Service. There is one per process, since it collects all children.
@@ -68,15 +84,29 @@ func New(o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Service{
-		options:  o,
-		reaper:   reaper,
-		events:   newPublisher(o.EventsAddress, o.Namespace),
-		trimmer:  newTrimmer(),
-		tasks:    map[string]*task{},
-		creating: map[string]chan struct{}{},
-	}, nil
+	s := &Service{
+		options:   o,
+		reaper:    reaper,
+		events:    newPublisher(o.EventsAddress, o.Namespace),
+		kept:      newKeeper(),
+		trimmer:   newTrimmer(),
+		tasks:     map[string]*task{},
+		creating:  map[string]creation{},
+		sandboxes: map[string]*sandbox{},
+	}
+	if o.Pins != "" {
+		if s.pins, err = sys.OpenPins(o.Pins); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
+
+// adoptable: another monitor can go on with what this one has.
+func (s *Service) adoptable() bool { return s.pins != nil }
+
+// ServeKept serves wire.KeepSocket until the listener is closed.
+func (s *Service) ServeKept(l *net.UnixListener) { s.kept.serve(l) }
 
 // Register adds all methods to a server.
 func (s *Service) Register(srv *wire.Server) {
@@ -122,6 +152,7 @@ func (s *Service) Register(srv *wire.Server) {
 		"ReopenLog":       wire.Method(s.reopenLog),
 		"ContainerStatus": wire.Method(s.containerStatus),
 		"Stats":           wire.Method(s.podStats),
+		"Adopt":           wire.Method(s.adopt),
 		"UpdateCgroup":    wire.Method(s.updateCgroup),
 	} {
 		srv.Handle("strake.monitor.v1.Monitor", name, h)
@@ -134,7 +165,7 @@ func (s *Service) Register(srv *wire.Server) {
 func (s *Service) find(ctx context.Context, id string) (*task, error) {
 	for {
 		s.mu.Lock()
-		t, settled := s.tasks[id], s.creating[id]
+		t, settled := s.tasks[id], s.creating[id].settled
 		s.mu.Unlock()
 		switch {
 		case t != nil:
@@ -167,27 +198,46 @@ func (s *Service) created(id string) *task {
 	return s.tasks[id]
 }
 
-// all returns the containers that have been created.
-func (s *Service) all() []*task {
+// all returns the containers of a pod that have been created; nil is no pod.
+func (s *Service) all(pod *sandbox) []*task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Values(s.tasks))
+	var tasks []*task
+	for _, t := range s.tasks {
+		if t.pod == pod {
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks
 }
 
-// reserve takes an id for a container that is being created.
-func (s *Service) reserve(id string) error {
+// podOf returns the pod of a container with that bundle: straked's are below the
+// pod's own; with containerd all are of the one pod that it has told us of, if any.
+func (s *Service) podOf(bundle string) *sandbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.sandboxes {
+		if dir := filepath.Clean(bundle); filepath.Dir(dir) == b.bundle || dir == b.bundle || !s.adoptable() {
+			return b
+		}
+	}
+	return nil
+}
+
+// reserve takes an id for a container of a pod that is being created.
+func (s *Service) reserve(id string, pod *sandbox) error {
 	if id == "" || id != filepath.Base(id) || id[0] == '.' {
 		return wire.Errorf(wire.InvalidArgument, "container id %q: it must be a plain name", id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.tasks[id] != nil || s.creating[id] != nil {
+	if s.tasks[id] != nil || s.creating[id].settled != nil {
 		return wire.Errorf(wire.AlreadyExists, "container %s already exists", id)
 	}
-	if s.closing {
+	if pod != nil && pod.closing {
 		return wire.Errorf(wire.FailedPrecondition, "its pod is being stopped")
 	}
-	s.creating[id] = make(chan struct{})
+	s.creating[id] = creation{make(chan struct{}), pod}
 	return nil
 }
 
@@ -198,7 +248,7 @@ func (s *Service) settleID(id string, t *task) {
 	if t != nil {
 		s.tasks[id] = t
 	}
-	close(s.creating[id])
+	close(s.creating[id].settled)
 	delete(s.creating, id)
 }
 
@@ -209,16 +259,21 @@ func (s *Service) release(id string) {
 	delete(s.tasks, id)
 }
 
-// close lets no new container in and waits for those that are being created: to
-// be there, so that they can be ended, or to have failed.
-func (s *Service) close(ctx context.Context) error {
+// close lets no new container into a pod and waits for those that are being
+// created: to be there, so that they can be ended, or to have failed.
+func (s *Service) close(ctx context.Context, pod *sandbox) error {
 	s.mu.Lock()
-	s.closing = true
+	if pod != nil {
+		pod.closing = true
+	}
 	creating := maps.Clone(s.creating)
 	s.mu.Unlock()
-	for id, settled := range creating {
+	for id, c := range creating {
+		if c.pod != pod {
+			continue
+		}
 		select {
-		case <-settled:
+		case <-c.settled:
 		case <-ctx.Done():
 			return fmt.Errorf("container %s is still being created: %w", id, ctx.Err())
 		}
@@ -239,7 +294,7 @@ func (s *Service) checkpoint(_ context.Context, r *idRequest) (*wire.Empty, erro
 }
 
 // shutdown ends the monitor, unless it still has containers: containerd asks
-// after each one.
+// after each one. straked never does: its pods are shut down one by one.
 func (s *Service) shutdown(_ context.Context, r *shutdownRequest) (*wire.Empty, error) {
 	s.mu.Lock()
 	empty := len(s.tasks)+len(s.creating) == 0
@@ -258,7 +313,3 @@ func (s *Service) end() {
 		}()
 	})
 }
-
-// runtimeRootFile, in a bundle, says where the container's state.json is, for the
-// delete command of a monitor that has crashed.
-const runtimeRootFile = "runtime-root"

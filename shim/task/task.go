@@ -16,7 +16,9 @@ import (
 // task is a container with its processes.
 type task struct {
 	service    *Service
+	pod        *sandbox // nil without one
 	id, bundle string
+	record     taskRecord // guarded by verbs once it is created
 	container  *container.Container
 	privatePID bool // it has a PID namespace of its own, which ends with init
 	idMaps     idMaps
@@ -95,6 +97,7 @@ func (t *task) finish(p *process, e reap.Exit) {
 		t.finishInit(e)
 	}
 	p.io.Finish()
+	t.service.kept.drop(t.keepName(p))
 	if p == t.init {
 		t.checkOOM()
 		t.writeExit(e)
@@ -151,13 +154,14 @@ type exitRecord struct {
 	ExitedAt   time.Time `json:"exitedAt"`
 	OOMKilled  bool      `json:"oomKilled"`
 	Pid        int       `json:"pid"`
+	Lost       bool      `json:"lost,omitempty"` // nobody has seen it: ExitStatus is a guess
 }
 
 // writeExit leaves the exit where it is found without a monitor. Not fsynced: it
 // is below /run and dies with the boot, as the container does.
 func (t *task) writeExit(e reap.Exit) {
 	t.mu.Lock()
-	record := exitRecord{e.Status, e.Signal, e.At.UTC(), t.oomKilled, e.Pid}
+	record := exitRecord{e.Status, e.Signal, e.At.UTC(), t.oomKilled, e.Pid, t.init.lost}
 	t.mu.Unlock()
 	data, err := json.Marshal(record)
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -51,6 +52,12 @@ func (t *task) startInit(ctx context.Context) error {
 		return err
 	}
 	err := t.container.Start(ctx)
+	if err == nil && t.service.adoptable() {
+		t.record.StartedAt = time.Now()
+		if err := writeRecord(filepath.Join(t.bundle, taskFile), &t.record); err != nil {
+			logf("container %s: record its start: %v", t.id, err) // a full /run; it runs all the same
+		}
+	}
 	// On an error init is dead, or still waits and can be started again.
 	t.settle(t.init, func() {
 		if err == nil {
@@ -131,12 +138,15 @@ func (t *task) thaw() {
 
 // wait returns how a process ended, when it has.
 func (s *Service) wait(ctx context.Context, r *processRequest) (*exitResponse, error) {
-	_, p, err := s.findProcess(ctx, r.ID, r.ExecID)
+	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case <-p.done:
+		if p.lost && p != t.init { // of init, the record says so
+			return nil, t.lostError(p)
+		}
 		return &exitResponse{ExitStatus: uint32(p.exit.Status), ExitedAt: stamp(p.exit.At)}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -174,6 +184,7 @@ func (t *task) removeExec(p *process) error {
 	}
 	delete(t.execs, p.execID)
 	t.mu.Unlock()
+	t.forgetExec(p)
 	p.close()
 	return nil
 }
@@ -207,6 +218,7 @@ func (t *task) remove(ctx context.Context) error {
 	}
 	t.oom.close()
 	t.init.close()
+	t.service.unpinProcess(t)
 	t.mu.Lock()
 	execs := t.execs
 	t.execs = map[string]*process{}

@@ -234,7 +234,9 @@ func (n *Node) KillRest() {
 		}
 		<-time.After(10 * time.Millisecond)
 	}
-	for _, at := range n.mounts() {
+	mounts := n.mounts()
+	slices.Reverse(mounts) // what is below others first
+	for _, at := range mounts {
 		if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
 			n.tb.Fatal(err)
 		}

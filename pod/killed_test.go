@@ -1,0 +1,281 @@
+package pod
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/pod/bundle"
+)
+
+// counter logs at full speed, and ends with 42.
+const counter = `trap 'exit 42' TERM; i=0; while :; do i=$((i+1)); echo $i; done`
+
+// A monitor that is killed again and again, while a container logs at full speed,
+// others are attached to and a process was added to one, harms none of them.
+func TestRealMonitorKilled(t *testing.T) {
+	n := newRealNode(t)
+	m := n.open()
+	config := n.pod("killed")
+	config.Namespaces.PID = bundle.NamespacePod
+	pod := n.run(m, config)
+	counts := n.start(m, pod, ContainerConfig{Name: "counts", Command: []string{"/bin/sh", "-c", counter}})
+	echoes := n.start(m, pod, ContainerConfig{Name: "echoes", Stdin: true, Command: []string{"/bin/cat"}})
+	terminal := n.start(m, pod, ContainerConfig{Name: "terminal", Stdin: true, TTY: true, Command: []string{"/bin/sh", "-c", "while read x; do echo got $x; done; exit 7"}})
+	gated := n.start(m, pod, ContainerConfig{Name: "gated", Command: []string{"/bin/sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 43"}})
+	talk := map[string]*talker{}
+	for _, id := range []string{echoes, terminal} {
+		talk[id] = n.talk(m, id)
+	}
+	type result struct {
+		code int
+		err  error
+	}
+	exec := make(chan result, 1)
+	started := make(chan struct{})
+	go func() {
+		code, err := m.Exec(t.Context(), counts, ExecConfig{Cmd: []string{"/bin/sh", "-c", "echo on; while [ ! -e /tmp/end ]; do sleep 0.05; done; exit 9"}},
+			Streams{Stdout: writerFunc(func(p []byte) (int, error) { close(started); return len(p), nil })})
+		exec <- result{code, err}
+	}()
+	<-started
+	before := mustContainer(t, m, counts)
+
+	for i := range 4 {
+		n.killMonitor()
+		n.alive(m, counts)
+		for id, prefix := range map[string]string{echoes: "", terminal: "got "} {
+			want := fmt.Sprintf("%s%d", prefix, i)
+			got := talk[id].say(strconv.Itoa(i) + "\n")
+			if prefix != "" && !strings.HasPrefix(got, prefix) {
+				got = talk[id].line() // before that, the terminal's echo
+			}
+			if strings.TrimRight(got, "\r\n") != want {
+				t.Errorf("%s: %q, want %q", mustContainer(t, m, id).Config.Name, got, want)
+			}
+		}
+	}
+
+	if s := mustContainer(t, m, counts); s.State != ContainerRunning || s.Pid != before.Pid || s.StartedAt != before.StartedAt {
+		t.Errorf("container is %+v, was %+v", s, before)
+	}
+	if p, err := m.Pod(pod); err != nil || p.State != PodReady {
+		t.Errorf("pod: %+v, %v", p, err)
+	}
+	if out := n.sh(m, counts, "ps -o pid,args; hostname; touch /tmp/end"); !strings.Contains(out, "/pause") || !strings.Contains(out, "killed") {
+		t.Errorf("in the pod:\n%s", out)
+	}
+	if r := <-exec; (r.err != nil || r.code != 9) && exitsAreKept() {
+		t.Errorf("exec: %+v", r)
+	}
+	n.sh(m, gated, "touch /tmp/go")
+	if s := mustExit(t, m, gated); s.ExitCode != 43 && exitsAreKept() {
+		t.Errorf("gated: %+v", s)
+	}
+	if err := m.StopContainer(t.Context(), counts, 30*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if s := mustExit(t, m, counts); s.ExitCode != 42 && exitsAreKept() {
+		t.Errorf("counts: %+v", s)
+	}
+	checkCount(t, filepath.Join(config.LogDirectory, "counts.log"))
+	// What is made on the replacement is as good as any.
+	late := n.start(m, pod, ContainerConfig{Name: "late", Command: []string{"/bin/sh", "-c", "exit 3"}})
+	if s := mustExit(t, m, late); s.ExitCode != 3 {
+		t.Errorf("late: %+v", s)
+	}
+}
+
+// Both are killed; a container ends before the next daemon is there.
+func TestRealBothKilled(t *testing.T) {
+	n := newRealNode(t)
+	m := n.open()
+	config := n.pod("both")
+	config.Namespaces.PID = bundle.NamespacePod
+	pod := n.run(m, config)
+	counts := n.start(m, pod, ContainerConfig{Name: "counts", Command: []string{"/bin/sh", "-c", counter}})
+	gated := n.start(m, pod, ContainerConfig{Name: "gated", Command: []string{"/bin/sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 43"}})
+	empty := n.run(m, n.pod("empty"))
+	pid := mustContainer(t, m, gated).Pid
+	pidfd, err := sys.OpenPidFD(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = pidfd.Close() }()
+	if err := m.Close(t.Context()); err != nil { // as good as killed: nothing is written
+		t.Fatal(err)
+	}
+	n.killMonitor()
+	n.killMonitor()
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/tmp/go", pid), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := sys.WaitReadable(ctx, pidfd); err != nil {
+		t.Fatal(err)
+	}
+
+	m = n.open()
+	n.alive(m, counts)
+	for _, id := range []string{pod, empty} {
+		if p, err := m.Pod(id); err != nil || p.State != PodReady {
+			t.Errorf("pod: %+v, %v", p, err)
+		}
+	}
+	if s := mustExit(t, m, gated); s.ExitCode != 43 && exitsAreKept() {
+		t.Errorf("gated: %+v", s)
+	}
+	late := n.start(m, empty, ContainerConfig{Name: "late", Command: []string{"/bin/sh", "-c", "hostname"}})
+	if s := mustExit(t, m, late); s.ExitCode != 0 {
+		t.Errorf("late: %+v", s)
+	}
+	if err := m.StopContainer(t.Context(), counts, 30*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if s := mustExit(t, m, counts); s.ExitCode != 42 && exitsAreKept() {
+		t.Errorf("counts: %+v", s)
+	}
+	checkCount(t, filepath.Join(config.LogDirectory, "counts.log"))
+}
+
+// exitsAreKept: the kernel tells anybody how a process has ended.
+func exitsAreKept() bool {
+	var u syscall.Utsname
+	if syscall.Uname(&u) != nil {
+		return true
+	}
+	var release []byte
+	for _, c := range u.Release {
+		release = append(release, byte(c))
+	}
+	var major, minor int
+	_, _ = fmt.Sscanf(string(release), "%d.%d", &major, &minor)
+	return major > 6 || major == 6 && minor >= 15
+}
+
+// alive waits until the container's monitor, or its successor, answers.
+func (n *realNode) alive(m *Manager, id string) {
+	n.t.Helper()
+	for {
+		_, err := m.ExecSync(n.t.Context(), id, []string{"/bin/true"}, 0)
+		if err == nil {
+			return
+		}
+		if n.t.Context().Err() != nil || !strings.Contains(err.Error(), "unavailable") && !strings.Contains(err.Error(), "monitor") {
+			n.t.Fatal(err)
+		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// talker is attached to a container.
+type talker struct {
+	t   *testing.T
+	in  io.Writer
+	out *bufio.Reader
+}
+
+func (n *realNode) talk(m *Manager, id string) *talker {
+	n.t.Helper()
+	inR, inW := io.Pipe()
+	outR, outW := io.Pipe()
+	ctx, cancel := context.WithCancel(n.t.Context())
+	connected, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		err := m.Attach(ctx, id, Streams{Stdin: inR, Stdout: outW, Connected: func() { close(connected) }})
+		_ = outW.CloseWithError(err)
+		ended <- err
+	}()
+	n.t.Cleanup(func() {
+		cancel()
+		_, _ = inW.Close(), outR.Close()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			n.t.Errorf("attach: %v", err)
+		}
+	})
+	select {
+	case <-connected:
+	case err := <-ended:
+		n.t.Fatal(err)
+	}
+	return &talker{n.t, inW, bufio.NewReader(outR)}
+}
+
+func (k *talker) say(line string) string {
+	k.t.Helper()
+	if _, err := io.WriteString(k.in, line); err != nil {
+		k.t.Error(err)
+	}
+	return k.line()
+}
+
+func (k *talker) line() string {
+	k.t.Helper()
+	line, err := k.out.ReadString('\n')
+	if err != nil {
+		k.t.Error(err)
+	}
+	return line
+}
+
+// checkCount finds a lost, doubled or torn line in the log of counter.
+func checkCount(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := 0
+	for line := range strings.Lines(string(data)) {
+		i++
+		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4)
+		if len(fields) != 4 || fields[1] != "stdout" || fields[2] != "F" || fields[3] != strconv.Itoa(i) {
+			t.Fatalf("%s: line %d is %q", path, i, line)
+		}
+	}
+	t.Logf("%d lines", i)
+}
+
+// killMonitor kills a monitor.
+func (n *realNode) killMonitor() {
+	n.t.Helper()
+	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, c := range commands {
+		data, err := os.ReadFile(c)
+		if err != nil || !bytes.Contains(data, []byte(n.state)) || !bytes.HasSuffix(data, []byte("serve\x00")) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscanf(c, "/proc/%d/", &pid); err != nil {
+			n.t.Fatal(err)
+		}
+		pidfd, err := sys.OpenPidFD(pid)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		defer func() { _ = pidfd.Close() }()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			n.t.Fatal(err)
+		}
+		if err := sys.WaitReadable(n.t.Context(), pidfd); err != nil {
+			n.t.Fatal(err)
+		}
+		return
+	}
+	n.t.Fatal("no monitor")
+}
