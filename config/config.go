@@ -70,9 +70,11 @@ type Network struct {
 }
 
 // Registry configures pulls. ConfigPath is a certs.d tree, or several separated
-// by colons; "" for none.
+// by colons; "" for none. RegistriesConf is containers' registries.conf; "" for
+// none, and a file that is not there says nothing.
 type Registry struct {
-	ConfigPath string `toml:"config_path" json:"config_path"`
+	ConfigPath     string `toml:"config_path" json:"config_path"`
+	RegistriesConf string `toml:"registries_conf" json:"registries_conf"`
 }
 
 // Images configures the image store. KeepLayerBlobs keeps layers packed as well:
@@ -114,6 +116,7 @@ func Default() Config {
 			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 		},
 		Network:  Network{Bridge: "strake0", Subnets: []string{}},
+		Registry: Registry{RegistriesConf: "/etc/containers/registries.conf"},
 		Runtimes: map[string]Runtime{"strake": {Type: "strake"}},
 		Stream:   Stream{Address: "127.0.0.1:0"},
 	}
@@ -277,6 +280,9 @@ func (c Config) validate() []problem {
 		for tree := range strings.SplitSeq(c.Registry.ConfigPath, ":") {
 			absolute("registry.config_path", tree)
 		}
+	}
+	if c.Registry.RegistriesConf != "" {
+		absolute("registry.registries_conf", c.Registry.RegistriesConf)
 	}
 	c.validateRuntimes(bad, absolute)
 	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -54,10 +55,32 @@ func crashVictim(root, reg string) error {
 				return err
 			}
 		}
-		if err := s.Remove(ctx, reg+"/a:"+strconv.Itoa(1+i%3)); err != nil {
+		if err := s.changeNames(ctx, reg+"/a:"+strconv.Itoa(1+i%3)); err != nil {
 			return err
 		}
 	}
+}
+
+// changeNames does with one image what else changes a store.
+func (s *Store) changeNames(ctx context.Context, ref string) error {
+	if err := s.Tag(ref, "local/tagged:1"); err != nil {
+		return err
+	}
+	var archive bytes.Buffer
+	if err := s.Save(ctx, &archive, OCIArchive, "local/tagged:1"); err != nil {
+		return err
+	}
+	if err := s.Untag("local/tagged:1"); err != nil {
+		return err
+	}
+	if err := s.Remove(ctx, ref); err != nil {
+		return err
+	}
+	if _, err := s.Load(ctx, &archive, ""); err != nil {
+		return err
+	}
+	_, _, err := s.Prune(PruneOptions{All: true, UsedBefore: time.Now()})
+	return err
 }
 
 // TestCrash kills the process at random points: afterwards every image is whole
@@ -90,6 +113,13 @@ func TestCrash(t *testing.T) {
 		for _, img := range s.List() {
 			for _, tag := range img.RepoTags {
 				checkFiles(t, s, img, want[tag])
+			}
+			if err := s.Verify(t.Context(), img.ID, func(f Finding) {
+				if f.Problem != nil {
+					t.Errorf("%v: %v", img.RepoTags, f.Problem)
+				}
+			}); err != nil {
+				t.Error(err)
 			}
 		}
 		if err := checkNothingElse(t, s).Close(); err != nil {

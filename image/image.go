@@ -31,6 +31,7 @@ var (
 	ErrUnauthorized     = registry.ErrUnauthorized     // credentials missing or refused
 	ErrDigestMismatch   = registry.ErrDigestMismatch   // content is not what its digest says
 	ErrUnsupported      = registry.ErrUnsupported      // schema 1, foreign layers, no such platform
+	ErrBlocked          = registry.ErrBlocked          // registries.conf forbids the registry
 	ErrUnavailable      = registry.ErrUnavailable      // the registry does not answer, or breaks off
 	ErrInvalidImage     = errors.New("invalid image")  // its contents break the rules, or exceed a limit
 	ErrAmbiguous        = errors.New("ambiguous image id")

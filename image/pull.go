@@ -56,7 +56,7 @@ func (l *listener) leave() {
 // Pull fetches an image. Callers of one name share one fetch; a caller whose
 // context ends leaves it, and the last one to leave ends it.
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
-	parsed, err := registry.ParseReference(ref)
+	parsed, err := s.parse(ref)
 	if err != nil {
 		return Image{}, err
 	}
@@ -76,6 +76,15 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 		return Image{}, fmt.Errorf("pull %s: %w", parsed, classify(f.err))
 	}
 	return f.image, nil
+}
+
+// parse is ParseReference of a name that may be short.
+func (s *Store) parse(name string) (registry.Reference, error) {
+	whole, err := s.client.Expand(name)
+	if err != nil {
+		return registry.Reference{}, err
+	}
+	return registry.ParseReference(whole)
 }
 
 // join finds the flight for a pull or starts it. Callers with different

@@ -216,7 +216,7 @@ func (s *Store) find(ref string) (rec *record, key string, err error) {
 	if rec, ok := s.images["sha256:"+hex]; ok {
 		return rec, "", nil
 	}
-	parsed, parseErr := registry.ParseReference(ref)
+	parsed, parseErr := s.parse(ref)
 	if parseErr == nil && !isID {
 		if n, ok := s.names[parsed.String()]; ok {
 			return s.images[n.id], parsed.String(), nil

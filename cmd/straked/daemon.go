@@ -51,7 +51,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 
 	// 2. Images; opening is recovery.
 	images, err := image.Open(filepath.Join(c.Root, "images"), image.Options{
-		Registry:       registry.Config{ConfigPath: c.Registry.ConfigPath, UserAgent: "strake/" + version.Version},
+		Registry:       registry.Config{ConfigPath: c.Registry.ConfigPath, RegistriesConf: c.Registry.RegistriesConf, UserAgent: "strake/" + version.Version},
 		KeepLayerBlobs: c.Images.KeepLayerBlobs,
 		Logger:         log,
 	})

@@ -19,7 +19,7 @@ import (
 const (
 	// chunkSize is what one stage hands to the next: large enough that the
 	// handing costs nothing, small enough that the data is still in the cache.
-	chunkSize = 256 << 10
+	chunkSize = 128 << 10
 	// pipeDepth is how many chunks may wait between two stages.
 	pipeDepth = 4
 	// maxZstdWindow bounds the memory of a zstd stream: that of --long=27.
@@ -27,7 +27,7 @@ const (
 	gzipBuffer    = 64 << 10
 	// zstdBudget bounds what the windows of all streams at a time take: a window is
 	// some MiB where gzip's is 32 KiB. A larger one has the budget to itself.
-	zstdBudget = 24 << 20
+	zstdBudget = 16 << 20
 )
 
 // zstdMemory is zstdBudget in bytes of window. A stream takes its share once and
@@ -244,7 +244,7 @@ func plainReader(ctx context.Context, in *bufio.Reader) (plain io.Reader, closeP
 func zstdShare(head []byte) int64 {
 	var h zstd.Header
 	if h.Decode(head) != nil || h.Skippable {
-		return zstdBudget / 3 // the window of klauspost's, and so buildkit's and containers', default
+		return 8 << 20 // the window of klauspost's, and so buildkit's and containers', default
 	}
 	window := h.WindowSize
 	if h.SingleSegment {

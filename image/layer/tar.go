@@ -30,7 +30,7 @@ const (
 	specialBits = 0o7000 // setuid, setgid, sticky
 	permBits    = 0o7777
 	maxID       = 1<<32 - 2
-	copyBuffer  = 256 << 10
+	copyBuffer  = 128 << 10
 	maxImplied  = 100_000 // remembered in layer.json
 	maxDepth    = 512     // of directories: removing a tree holds a descriptor for each
 )

@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -50,6 +51,10 @@ type Config struct {
 	// ConfigPath is a certs.d tree: <host>/hosts.toml, or Docker's *.crt,
 	// *.cert and *.key. "" reads none. Several are separated by colons.
 	ConfigPath string
+	// RegistriesConf is containers' registries.conf, which with its drop-ins says
+	// where a reference is asked for, before certs.d does. "" reads none; a file that
+	// is not there says nothing.
+	RegistriesConf string
 	// UserAgent is sent with each request; "" is "strake".
 	UserAgent string
 	// StallTimeout ends a transfer that brings less than 16 KiB in this time;
@@ -100,6 +105,9 @@ type Repository struct {
 	ref    Reference
 	client *Client
 	hosts  []*host
+
+	pushMu sync.Mutex // held over the question who answers
+	pushTo *host      // what target has found
 }
 
 // host is an endpoint with what was learnt of it.
@@ -112,7 +120,14 @@ type host struct {
 
 // Repository opens the repository of ref; auth may be nil.
 func (c *Client) Repository(ref Reference, auth *Auth) (*Repository, error) {
-	eps, err := endpoints(c.config.ConfigPath, ref.Domain)
+	conf, err := readRegistriesConf(c.config.RegistriesConf)
+	if err != nil {
+		return nil, err
+	}
+	eps, err := conf.endpoints(c.config.ConfigPath, ref)
+	if err == nil && eps == nil {
+		eps, err = endpoints(c.config.ConfigPath, ref.Domain)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +144,14 @@ func (c *Client) Repository(ref Reference, auth *Auth) (*Repository, error) {
 		r.hosts = append(r.hosts, h)
 	}
 	return r, nil
+}
+
+// path is the repository's on a host.
+func (r *Repository) path(h *host) string {
+	if h.path != "" {
+		return h.path
+	}
+	return r.ref.Path
 }
 
 // Close drops the connections that belong to this repository alone.
@@ -167,8 +190,8 @@ func (h *host) checkRedirect(req *http.Request, via []*http.Request) error {
 // to, and repeats what may succeed when repeated.
 func (r *Repository) request(ctx context.Context, h *host, method, kind, id string, header http.Header) (*http.Response, error) {
 	u := h.base
-	u.Path += "/" + r.ref.Path + "/" + kind + "/" + id
-	if !h.upstream {
+	u.Path += "/" + r.path(h) + "/" + kind + "/" + id
+	if !h.upstream && !h.exact {
 		u.RawQuery = url.Values{"ns": {r.ref.Domain}}.Encode()
 	}
 	return r.do(ctx, h, method, &u, header, nil, nil)
@@ -229,7 +252,7 @@ func (r *Repository) exchange(ctx context.Context, h *host, method string, u *ur
 				return nil, last // the answer to our best credentials
 			}
 			authenticated = true
-			if err := h.auth.authenticate(ctx, challenges, r.ref.Path, scopes); err != nil {
+			if err := h.auth.authenticate(ctx, challenges, r.path(h), scopes); err != nil {
 				return nil, err
 			}
 			try-- // the challenge was no failure

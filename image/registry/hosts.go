@@ -29,6 +29,8 @@ type endpoint struct {
 	pull     bool
 	push     bool
 	fallback bool        // the endpoint before it, another way: for when that cannot be spoken to
+	path     string      // of the repository there; "" is the reference's own
+	exact    bool        // the address is the mirror's own: it is not told for whom
 	tls      *tls.Config // nil: the system's roots
 	header   http.Header
 }

@@ -21,21 +21,48 @@ const (
 )
 
 // target is the host that gets what is pushed: the registry itself, or a mirror if
-// hosts.toml takes that capability from the registry and gives it to the mirror.
-func (r *Repository) target() (*host, error) {
+// hosts.toml takes that capability from the registry and gives it to the mirror. Of
+// several ways to one host it is the first that is answered.
+func (r *Repository) target(ctx context.Context) (*host, error) {
+	r.pushMu.Lock()
+	defer r.pushMu.Unlock()
+	if r.pushTo != nil {
+		return r.pushTo, nil
+	}
+	var ways []*host
 	for _, upstream := range []bool{true, false} {
 		for _, h := range r.hosts {
-			if h.push && h.upstream == upstream {
-				return h, nil
+			if h.push && h.upstream == upstream && (len(ways) == 0 || h.fallback && h.base.Host == ways[0].base.Host) {
+				ways = append(ways, h)
 			}
 		}
 	}
-	return nil, fmt.Errorf("%s: push: %w: hosts.toml gives no host that capability", r.ref, ErrUnsupported)
+	if len(ways) == 0 {
+		return nil, fmt.Errorf("%s: push: %w: hosts.toml gives no host that capability", r.ref, ErrUnsupported)
+	}
+	var failed joined
+	for _, h := range ways {
+		if len(ways) > 1 {
+			u := h.base
+			u.Path += "/"
+			resp, err := r.do(ctx, h, http.MethodGet, &u, nil, nil, nil)
+			if errors.Is(err, ErrUnavailable) {
+				failed = append(failed, err)
+				continue
+			}
+			if err == nil {
+				_ = resp.Body.Close() // an empty one
+			}
+		}
+		r.pushTo = h
+		return h, nil
+	}
+	return nil, failed
 }
 
 // HasBlob reports whether the repository has a blob.
 func (r *Repository) HasBlob(ctx context.Context, d digest.Digest) (bool, error) {
-	h, err := r.target()
+	h, err := r.target(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -52,7 +79,7 @@ func (r *Repository) HasBlob(ctx context.Context, d digest.Digest) (bool, error)
 // Mount makes a blob of another repository of the same registry one of this
 // repository too. It reports whether the registry did: it need not.
 func (r *Repository) Mount(ctx context.Context, d digest.Digest, from Reference) (bool, error) {
-	h, err := r.target()
+	h, err := r.target(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -78,7 +105,7 @@ func (r *Repository) Mount(ctx context.Context, d digest.Digest, from Reference)
 // is nowhere, as the blob was mounted.
 func (r *Repository) startUpload(ctx context.Context, h *host, q url.Values, scopes ...string) (*url.URL, error) {
 	u := h.base
-	u.Path += "/" + r.ref.Path + "/blobs/uploads/"
+	u.Path += "/" + r.path(h) + "/blobs/uploads/"
 	u.RawQuery = q.Encode()
 	resp, err := r.do(ctx, h, http.MethodPost, &u, nil, []byte{}, scopes)
 	if err != nil {
@@ -107,7 +134,7 @@ func nextLocation(resp *http.Response) (*url.URL, error) {
 // ""; a reader that brings something else is an error and leaves nothing. Progress
 // may be nil.
 func (r *Repository) Upload(ctx context.Context, in io.Reader, want digest.Digest, progress func(done int64)) (v1.Descriptor, error) {
-	h, err := r.target()
+	h, err := r.target(ctx)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
@@ -219,7 +246,7 @@ func (u *upload) send(ctx context.Context, chunk []byte) error {
 
 // PutManifest stores a manifest under the reference's tag, or its digest.
 func (r *Repository) PutManifest(ctx context.Context, mediaType string, body []byte) (digest.Digest, error) {
-	h, err := r.target()
+	h, err := r.target(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -228,7 +255,7 @@ func (r *Repository) PutManifest(ctx context.Context, mediaType string, body []b
 		return "", fmt.Errorf("%s: %w: the manifest is %s", r.ref, ErrDigestMismatch, d)
 	}
 	u := h.base
-	u.Path += "/" + r.ref.Path + "/manifests/" + r.ref.identifier()
+	u.Path += "/" + r.path(h) + "/manifests/" + r.ref.identifier()
 	resp, err := r.do(ctx, h, http.MethodPut, &u, http.Header{"Content-Type": {mediaType}}, body, nil)
 	if err != nil {
 		return "", err
