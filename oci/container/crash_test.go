@@ -30,6 +30,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if v := os.Getenv(watcherEnv); v != "" {
+		fmt.Fprintln(os.Stderr, beWatcher(v))
+		os.Exit(1)
+	}
 	if v := os.Getenv(sealEnv); v != "" {
 		if v == "yes" {
 			if err := Seal(); err != nil {

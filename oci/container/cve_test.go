@@ -73,10 +73,12 @@ func TestWritesReachProcfsWithAVolumeOverProc(t *testing.T) {
 	}
 }
 
-func admin(s *specs.Spec) {
+func admin(s *specs.Spec) { grant(s, "CAP_SYS_ADMIN") }
+
+func grant(s *specs.Spec, capability string) {
 	c := s.Process.Capabilities
 	for _, set := range []*[]string{&c.Bounding, &c.Effective, &c.Permitted} {
-		*set = append(*set, "CAP_SYS_ADMIN")
+		*set = append(*set, capability)
 	}
 }
 

@@ -23,17 +23,18 @@ type builder struct {
 	field, note string // of the operations being appended
 	free        []Reg
 
-	err     error       // first error of the steps that return none
-	root    Reg         // the rootfs's mount
-	devpts  Reg         // the container's own devpts, if it mounts one
-	console Reg         // the terminal's end for the process
-	cutOff  propagation // of what is the host's: nothing unless the container's mounts are to reach it
-	lateRO  []Reg       // tmpfs mounts that become read-only once all is in them
-	late    func()      // what comes between the gate and execve
-	ns      map[specs.LinuxNamespaceType]namespace
-	env     []string
-	inUser  bool // the process is in a user namespace other than the host's
-	ownNS   bool // the process has a new mount namespace
+	err      error       // first error of the steps that return none
+	root     Reg         // the rootfs's mount
+	devpts   Reg         // the container's own devpts, if it mounts one
+	console  Reg         // the terminal's end for the process
+	cutOff   propagation // of what is the host's: nothing unless the container's mounts are to reach it
+	lateRO   []Reg       // tmpfs mounts that become read-only once all is in them
+	late     func()      // what comes between the gate and execve
+	ns       map[specs.LinuxNamespaceType]namespace
+	env      []string
+	bornLast bool // see joinAll
+	inUser   bool // the process is in a user namespace other than the host's
+	ownNS    bool // the process has a new mount namespace
 }
 
 type namespace struct {

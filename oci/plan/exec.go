@@ -50,7 +50,12 @@ func (b *builder) joinAll() error {
 			}
 		}
 	}
-	if flags&abi.CloneNewPID != 0 {
+	// Whoever has CAP_SYS_PTRACE in the container can look into what is born in
+	// its PID namespace, unless a user namespace is in between: at the host's root
+	// directory and the memory of a process with all privileges. So all of the work
+	// is done outside, and a sibling is born inside when nothing is left of that.
+	b.bornLast = flags&abi.CloneNewPID != 0 && flags&abi.CloneNewUser == 0
+	if flags&abi.CloneNewPID != 0 && !b.bornLast {
 		b.PidNS = pidfd
 		flags &^= abi.CloneNewPID
 	}
@@ -62,7 +67,7 @@ func (b *builder) joinAll() error {
 		b.close(pidfd)
 	} else {
 		b.op(Op{Do: OpSetns, Dir: pidfd, A: flags})
-		b.free = append(b.free, pidfd)
+		b.close(pidfd)
 	}
 	if root != 0 {
 		b.at("root.path", "of the container's init")
@@ -83,10 +88,29 @@ func (b *builder) execSession() error {
 	} else {
 		b.oomScore()
 	}
-	b.at("process", "session")
-	b.op(Op{Do: OpSetsid})
+	if !b.bornLast {
+		b.at("process", "session")
+		b.op(Op{Do: OpSetsid})
+	}
 	b.sessionKeyring()
 	return nil
+}
+
+// beBorn goes on in a process of the container's PID namespace, which has the
+// container's root, identity and capabilities already, and no descriptor but
+// those of its program, of the program's directory and of its way to the parent.
+// (With a seccomp filter and without no_new_privs it has CAP_SYS_ADMIN until the
+// filter is there.)
+func (b *builder) beBorn() {
+	b.at("linux.namespaces", "PID, of the container's init")
+	b.close(b.named(InProc), b.root)
+	b.op(Op{Do: OpFork})
+	b.at("process", "session")
+	b.op(Op{Do: OpSetsid})
+	if b.console != 0 {
+		b.at("process.terminal", "")
+		b.op(Op{Do: OpCtty, Dir: b.console})
+	}
 }
 
 // execTerminal allocates a terminal.

@@ -95,7 +95,9 @@ func (b *builder) stdio(p *specs.Process) (Op, error) {
 	o := Op{Do: OpStdio, Field: b.field, Note: b.note}
 	if b.console != 0 {
 		b.at("process.terminal", "")
-		b.op(Op{Do: OpCtty, Dir: b.console})
+		if !b.bornLast {
+			b.op(Op{Do: OpCtty, Dir: b.console})
+		}
 		b.op(Op{Do: OpChownFD, Dir: b.console, A: uint64(p.User.UID)})
 		o.Regs = []Reg{b.console, b.console, b.console}
 	} else {
@@ -243,6 +245,9 @@ func (b *builder) credentials(p *specs.Process, stdio Op) error {
 	}
 	b.at("process.user.umask", "")
 	b.op(Op{Do: OpUmask, A: umask})
+	if b.bornLast {
+		b.beBorn()
+	}
 	b.lookup(p)
 	b.op(stdio)
 	if p.NoNewPrivileges {

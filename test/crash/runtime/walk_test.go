@@ -78,6 +78,9 @@ func newHost(t *testing.T) *host {
 	must(t, err)
 	h := &host{t: t, root: root, bundle: filepath.Join(root, "bundle"), cgroup: filepath.Base(root)}
 	t.Cleanup(func() {
+		if t.Failed() {
+			h.do("delete", "--force", id)
+		}
 		h.clean("at the end")
 		must(t, os.RemoveAll(root))
 	})
@@ -313,7 +316,7 @@ func verbs(h *host) map[string]verb {
 	}
 	return map[string]verb{
 		"create": {append([]string{"create"}, append(bundle, id)...), nothing, 24, startable},
-		"run":    {append([]string{"run", "--detach"}, append(bundle, id)...), nothing, 12, startable},
+		"run":    {append([]string{"run", "--detach"}, append(bundle, id)...), nothing, 12, nil},
 		"start": {[]string{"start", id}, create, 10, func(h *host, tr trace, status string) {
 			if status == "created" {
 				h.must("start", id)
