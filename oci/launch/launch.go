@@ -374,7 +374,7 @@ func (c *conversation) talk() error {
 		}
 		switch m.kind {
 		case 0: // end of file
-			if int(c.at()) == c.img.execAt {
+			if int(c.at()) == c.img.execAt && !moves { // else nobody knows whose end this is
 				return nil
 			}
 			return fmt.Errorf("%s: %w", c.where(), ErrKilled)
