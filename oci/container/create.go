@@ -110,13 +110,20 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	proc := &Process{Warnings: prog.Warnings}
 	undo.Push("close console", func() error { return closeFile(proc.Console) })
 	place := func() error { return nil }
+	var net netDevices
+	undo.Push("return network devices", net.back)
 	hooks := &hookRunner{ctx: ctx, spec: s, id: o.ID, bundle: o.Bundle, state: in.hookState}
 	child, err := launch.Run(ctx, launch.Request{
 		Program:  prog,
 		Prepared: prepared,
 		Files:    in.fds,
 		CgroupFD: cgroupFD,
-		Sync:     func(step, pid int) error { return answer(step, pid, prog, hooks) },
+		Sync: func(step, pid int) error {
+			if step == plan.SyncNet {
+				return net.move(pid, s.Linux.NetDevices)
+			}
+			return answer(step, pid, prog, hooks)
+		},
 		Born: func(pid int) (err error) {
 			place, err = c.stage(&r, pid)
 			return err
@@ -150,6 +157,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			return nil, nil, err
 		}
 	}
+	net.keep()
 	undo.Release()
 	return c, proc, nil
 }

@@ -36,6 +36,7 @@ func Create(s *specs.Spec, host Host, cfg Config) (*Program, error) {
 		b.makeNamespaces,
 		b.cgroupNamespace,
 		b.session,
+		b.netDevices,
 		b.identity,
 		b.rootfs,
 		b.sysctls,
@@ -250,6 +251,15 @@ func (b *builder) oomScore() {
 		o.Allow, o.Warn = []int{abi.EACCES, abi.EPERM}, true
 	}
 	b.op(o)
+}
+
+// netDevices are moved by the parent, which is where they are.
+func (b *builder) netDevices() error {
+	if len(b.spec.Linux.NetDevices) > 0 {
+		b.at("linux.netDevices", "")
+		b.op(Op{Do: OpSync, A: SyncNet})
+	}
+	return nil
 }
 
 // identity compiles the names of the UTS namespace.

@@ -191,6 +191,7 @@ const (
 	SyncHooks  = 2 // run prestart and createRuntime hooks; write the hooks' state
 	SyncPin    = 4 // open the namespaces
 	SyncLimits = 3 // set the limits that need privilege on the host
+	SyncNet    = 5 // move network devices into the network namespace
 )
 
 // Program makes one process.

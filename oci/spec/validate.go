@@ -181,6 +181,26 @@ func (c *checker) namespaces(s *specs.Spec) {
 		}
 	}
 	c.sysctls(lx.Sysctl, have)
+	if len(lx.NetDevices) > 0 && !have[specs.NetworkNamespace] {
+		c.bad("linux.netDevices", "needs a network namespace")
+	}
+	for name, d := range lx.NetDevices {
+		f := "linux.netDevices[" + name + "]"
+		c.deviceName(f, name)
+		if d.Name != "" {
+			c.deviceName(f+".name", d.Name)
+		}
+	}
+}
+
+// maxDeviceName is IFNAMSIZ with its NUL.
+const maxDeviceName = 15
+
+// deviceName lets through what the kernel takes for a network device's name.
+func (c *checker) deviceName(f, name string) {
+	if name == "" || len(name) > maxDeviceName || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n\v\f\r\x00") {
+		c.bad(f, "%q is not the name of a network device", name)
+	}
 }
 
 // maxMappings is the kernel's limit (user_namespaces(7)).
@@ -265,7 +285,6 @@ func (c *checker) linux(s *specs.Spec) {
 	lx := s.Linux
 	c.text("linux.cgroupsPath", lx.CgroupsPath)
 	c.unsupported("linux.intelRdt", lx.IntelRdt != nil)
-	c.unsupported("linux.netDevices", len(lx.NetDevices) > 0)
 	c.text("linux.mountLabel", lx.MountLabel)
 	if sc := lx.Seccomp; sc != nil {
 		c.text("linux.seccomp.listenerPath", sc.ListenerPath)
