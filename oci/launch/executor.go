@@ -109,6 +109,8 @@ func (c *child) run() {
 			errno = c.forkSibling(a[0], a[1], a[2])
 		case pHook:
 			errno = runHook(&a)
+		case pSignals:
+			resetSignals(a[0])
 		case pAt:
 			c.tell(msgAt, pc, 0, c.text(in))
 		case pPause:
@@ -209,6 +211,21 @@ func (c *child) fail(in *instr, pc uintptr, errno syscall.Errno, fd uintptr) {
 	}
 	c.tell(msgError, pc, uintptr(errno), n)
 	exit(127)
+}
+
+// resetSignals ignores and blocks no signal any more: what our caller does
+// (nohup, a Python program's SIGPIPE, a blocked SIGTERM) is not the container's
+// business. zero is an empty struct sigaction, which has an empty set in it.
+//
+//go:nosplit
+//go:norace
+func resetSignals(zero uintptr) {
+	const last, setSize = 64, 8
+	for sig := uintptr(1); sig <= last; sig++ {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, sig, zero, 0, setSize, 0, 0) // not KILL and STOP
+	}
+	const setMask = 2
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, setMask, zero, 0, setSize, 0, 0)
 }
 
 // text puts an instruction's text into the message and returns its length.

@@ -157,6 +157,8 @@ func verify(t *testing.T, m *image) {
 			jump(in.args[0])
 		case pIfOpen, pIfEmpty:
 			jump(in.args[1])
+		case pSignals:
+			fits(0, 32)
 		case pStore:
 			fits(1, 4)
 		case pCheck:

@@ -3,8 +3,11 @@
 //
 // Between fork and execve the child has one thread, a copy of the Go heap that
 // nobody collects, and locks that nobody will ever release. So it must not
-// allocate, grow its stack, take a lock, call through an interface or store a
-// pointer. The work is therefore split:
+// allocate, grow its stack, take a lock, call through an interface, store a
+// pointer or index anything that the compiler checks. Its functions are nosplit (no
+// growth) and norace (no instrumentation), and call each other and bare system
+// calls only, which a test looks up in the compiled code. The work is therefore
+// split:
 //
 //	lower*.go     parent: operations → instructions, all memory laid out (image)
 //	fork.go       parent and child: the clone itself
@@ -75,6 +78,7 @@ const (
 	pHook    // see runHook
 	pListen  // tell the parent that descriptor args[0] is a seccomp listener; wait for its answer
 	pPause   // wait to be killed
+	pSignals // see resetSignals
 	pAt      // tell the reader at the gate which step comes next
 )
 

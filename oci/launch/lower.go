@@ -94,6 +94,7 @@ func lower(p *plan.Program, self fileID, viaStub bool) (*image, error) {
 	for range len(p.Inputs) + 2 { // at most one gap before each input and the stub, and one behind
 		l.emit(pNothing, 0)
 	}
+	l.emit(pSignals, 0, ptr(l.space(32)))
 	l.first = len(l.code)
 	l.starts = make([]int, 0, len(p.Ops)+1)
 	for i := range p.Ops {

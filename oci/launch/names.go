@@ -119,6 +119,8 @@ func callName(code int) string {
 		return "wait at the gate"
 	case pPause:
 		return "pause"
+	case pSignals:
+		return "rt_sigaction"
 	case pHome:
 		return "read /etc/passwd"
 	case pListen:

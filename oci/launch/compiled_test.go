@@ -1,0 +1,92 @@
+package launch
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// childCode is where the child's code begins: what fork does behind the clone.
+const childCode = "github.com/strake-containers/strake/oci/launch.(*child).run"
+
+// leaves are what the child's code may call beside itself: bare system calls.
+// Anything of the runtime would be a stack that grows, an allocation, a write
+// barrier, a check that panics or a lock; anything in a register an interface or
+// a closure.
+var leaves = []string{"syscall.RawSyscall", "syscall.RawSyscall6"}
+
+// The rules of the package comment, looked up in what the compiler made of them.
+func TestChildCallsNothingOfTheRuntime(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds strake-runtime")
+	}
+	program := filepath.Join(t.TempDir(), "strake-runtime")
+	build := exec.Command("go", "build", "-o", program, "github.com/strake-containers/strake/cmd/strake-runtime")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	calls := callsIn(t, program, `^github.com/strake-containers/strake/oci/launch\.`)
+	if len(calls[childCode]) == 0 {
+		t.Fatalf("%s is not there, or calls nothing", childCode)
+	}
+	seen := map[string]bool{}
+	for todo := []string{childCode}; len(todo) > 0; {
+		function := todo[0]
+		todo = todo[1:]
+		if seen[function] {
+			continue
+		}
+		seen[function] = true
+		for _, called := range calls[function] {
+			if _, ours := calls[called]; ours {
+				todo = append(todo, called)
+				continue
+			}
+			if called != leaves[0] && called != leaves[1] {
+				t.Errorf("%s calls %s", function, called)
+			}
+		}
+	}
+	if len(seen) < 10 {
+		t.Errorf("only %d functions are looked at", len(seen))
+	}
+	// The control: what must not be found can be.
+	const careless = "github.com/strake-containers/strake/oci/launch.lower"
+	if !strings.Contains(strings.Join(calls[careless], " "), "runtime.") {
+		t.Errorf("%s calls nothing of the runtime: the look-up does not work", careless)
+	}
+}
+
+// callsIn lists what each function of a program calls or jumps to elsewhere.
+func callsIn(t *testing.T, program, functions string) map[string][]string {
+	t.Helper()
+	out, err := exec.Command("go", "tool", "objdump", "-s", functions, program).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string][]string{}
+	function := ""
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) > 1 && f[0] == "TEXT" {
+			function = strings.TrimSuffix(f[1], "(SB)")
+			calls[function] = nil
+			continue
+		}
+		for i, word := range f {
+			// amd64's CALL, arm64's too; a JMP or B to a symbol is a tail call.
+			jump := word == "JMP" || word == "B"
+			if i+1 >= len(f) || word != "CALL" && !jump {
+				continue
+			}
+			to, symbol := strings.CutSuffix(f[i+1], "(SB)")
+			if jump && (!symbol || to == function) {
+				continue // inside the function
+			}
+			calls[function] = append(calls[function], to)
+			break
+		}
+	}
+	return calls
+}
