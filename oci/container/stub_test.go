@@ -54,15 +54,18 @@ func TestOwnBinaryIsNotExecutedAsAnInterpreter(t *testing.T) {
 	bin := filepath.Join(e.bundle, "rootfs/bin")
 	must(t, os.WriteFile(filepath.Join(bin, "script"), []byte("#!/proc/self/exe -test.list=.\n"), 0o755))
 	must(t, os.WriteFile(filepath.Join(bin, "elf"), elfWithInterpreter(ownMachine(t), "/proc/self/exe"), 0o755))
+	// As an ELF interpreter it takes a newer kernel than the test machine's to get
+	// as far as the stub's first instruction: older ones want a writable segment.
+	ended := func(r result) bool { return r.out == "" && (r.code == 127 || r.code == 128+int(syscall.SIGSEGV)) }
 	c, _ := e.start(e.spec("exec sleep 1000"))
 	for _, program := range []string{"script", "elf"} {
 		s := e.spec("")
 		s.Process.Args = []string{program}
-		if r, err := e.run(s); err != nil || r != (result{"", 127}) {
+		if r, err := e.run(s); err != nil || !ended(r) {
 			t.Errorf("create with %s: %+v, %v", program, r, err)
 		}
 		r, err := e.exec(c, &specs.Process{Args: []string{program}, Cwd: "/", Env: []string{"PATH=/bin"}})
-		if err != nil || r != (result{"", 127}) {
+		if err != nil || !ended(r) {
 			t.Errorf("exec of %s: %+v, %v", program, r, err)
 		}
 	}
