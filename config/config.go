@@ -51,6 +51,7 @@ type Config struct {
 	Runtimes       map[string]Runtime `toml:"runtimes" json:"runtimes"`
 	Stream         Stream             `toml:"stream" json:"stream"`
 	Metrics        Metrics            `toml:"metrics" json:"metrics"`
+	Monitor        Monitor            `toml:"monitor" json:"monitor"`
 }
 
 // CNI says where network configurations and plugins are found.
@@ -101,6 +102,14 @@ type Metrics struct {
 	Address string `toml:"address" json:"address"`
 }
 
+// Monitor configures the monitors: Pods is how many pods one holds at most.
+type Monitor struct {
+	Pods int `toml:"pods" json:"pods"`
+}
+
+// maxMonitorPods bounds Monitor.Pods.
+const maxMonitorPods = 1000
+
 // Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{
@@ -119,6 +128,7 @@ func Default() Config {
 		Registry: Registry{RegistriesConf: "/etc/containers/registries.conf"},
 		Runtimes: map[string]Runtime{"strake": {Type: "strake"}},
 		Stream:   Stream{Address: "127.0.0.1:0"},
+		Monitor:  Monitor{Pods: 50},
 	}
 }
 
@@ -289,6 +299,9 @@ func (c Config) validate() []problem {
 		bad("stream.address", "%q is not IP:PORT, such as 127.0.0.1:0", c.Stream.Address)
 	} else if !at.Addr().IsLoopback() { // sessions are not encrypted, and their address is their key
 		bad("stream.address", "%q is not on loopback, where the kubelet or crictl reaches it: use 127.0.0.1:0", c.Stream.Address)
+	}
+	if c.Monitor.Pods < 1 || c.Monitor.Pods > maxMonitorPods {
+		bad("monitor.pods", "%d is not between 1 and %d", c.Monitor.Pods, maxMonitorPods)
 	}
 	if c.Metrics.Address != "" {
 		if _, err := netip.ParseAddrPort(c.Metrics.Address); err != nil {

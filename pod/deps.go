@@ -52,9 +52,8 @@ func (HostNetNS) Do(path string, fn func() error) error { return netns.Do(path, 
 type Monitors interface {
 	Start(ctx context.Context, o client.StartOptions) (Monitor, error)
 	Connect(ctx context.Context, address string) (Monitor, error)
-	// Replace starts a monitor in the place of one that has been killed, which
-	// takes over its pod and gets what was kept for it. ErrNotFound says that there
-	// is nothing to take over.
+	// Replace starts a monitor in the place of one that has been killed, and gives
+	// it what was kept for it. It is to Adopt the pods.
 	Replace(ctx context.Context, o client.StartOptions, kept *client.Kept) (Monitor, error)
 	// Cleanup ends what a monitor that is gone has left of the container with that
 	// ID and Bundle.
@@ -69,6 +68,7 @@ type Monitor interface {
 
 	CreateSandbox(ctx context.Context, id, bundle string) error
 	StartSandbox(ctx context.Context, id string) (client.Sandbox, error)
+	Adopt(ctx context.Context, id, bundle string) error
 	SandboxStatus(ctx context.Context, id string) (client.Sandbox, error)
 	WaitSandbox(ctx context.Context, id string) error
 	StopSandbox(ctx context.Context, id string) error
@@ -116,7 +116,7 @@ func (ShimMonitors) Connect(ctx context.Context, address string) (Monitor, error
 	return m, nil
 }
 
-// Replace starts a monitor that adopts what another has left.
+// Replace starts a monitor that is to adopt what another has left.
 func (ShimMonitors) Replace(ctx context.Context, o client.StartOptions, kept *client.Kept) (Monitor, error) {
 	m, err := client.Start(ctx, o)
 	if err != nil {
@@ -124,9 +124,6 @@ func (ShimMonitors) Replace(ctx context.Context, o client.StartOptions, kept *cl
 	}
 	if _, err = m.SandboxStatus(ctx, o.ID); errors.Is(err, client.ErrNotFound) { // it serves
 		err = kept.Connect(ctx, o.Bundle)
-	}
-	if err == nil {
-		err = m.Adopt(ctx, o.ID, o.Bundle)
 	}
 	if err != nil {
 		// It has nothing, and ends.

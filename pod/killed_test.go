@@ -25,8 +25,23 @@ const counter = `trap 'exit 42' TERM; i=0; while :; do i=$((i+1)); echo $i; done
 // A monitor that is killed again and again, while a container logs at full speed,
 // others are attached to and a process was added to one, harms none of them.
 func TestRealMonitorKilled(t *testing.T) {
+	for _, pods := range []int{1, 8} {
+		t.Run(fmt.Sprintf("%d pods", pods), func(t *testing.T) { realMonitorKilled(t, pods) })
+	}
+}
+
+func realMonitorKilled(t *testing.T, pods int) {
 	n := newRealNode(t)
+	n.monitorPods = pods
 	m := n.open()
+	if pods > 1 { // they come and go beside it
+		neighbour := n.run(m, n.pod("neighbour"))
+		defer func() {
+			if p, err := m.Pod(neighbour); err != nil || p.State != PodReady {
+				t.Errorf("neighbour: %+v, %v", p, err)
+			}
+		}()
+	}
 	config := n.pod("killed")
 	config.Namespaces.PID = bundle.NamespacePod
 	pod := n.run(m, config)
@@ -99,7 +114,14 @@ func TestRealMonitorKilled(t *testing.T) {
 
 // Both are killed; a container ends before the next daemon is there.
 func TestRealBothKilled(t *testing.T) {
+	for _, pods := range []int{1, 8} {
+		t.Run(fmt.Sprintf("%d pods", pods), func(t *testing.T) { realBothKilled(t, pods) })
+	}
+}
+
+func realBothKilled(t *testing.T, pods int) {
 	n := newRealNode(t)
+	n.monitorPods = pods
 	m := n.open()
 	config := n.pod("both")
 	config.Namespaces.PID = bundle.NamespacePod
@@ -117,7 +139,9 @@ func TestRealBothKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.killMonitor()
-	n.killMonitor()
+	if pods == 1 {
+		n.killMonitor()
+	}
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/root/tmp/go", pid), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

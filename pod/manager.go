@@ -41,6 +41,7 @@ type Options struct {
 
 	MaxPids     int64 // limits a container that asks for no limit; 0: no limit
 	MaxLogBytes int64 // stops a container's log at that size; 0: no limit
+	MonitorPods int   // how many pods a monitor holds at most; 0: one
 	Debug       bool  // monitors log more
 
 	Log *slog.Logger // nil: slog.Default()
@@ -63,9 +64,10 @@ type Manager struct {
 	tracker *tracker
 	hub     hub
 	// life ends when verbs and watchers are to stop: at the end of Close.
-	life context.Context
-	pins string // directory of the pins; "" with monitors that are not ours
-	end  context.CancelFunc
+	life  context.Context
+	crews crewSet
+	pins  string // directory of the pins; "" with monitors that are not ours
+	end   context.CancelFunc
 
 	mu         sync.Mutex
 	pods       map[string]*sandbox
@@ -89,7 +91,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	for _, dir := range []string{filepath.Join(o.State, "pods"), filepath.Join(o.State, "netns"), filepath.Join(o.State, "runtime")} {
+	for _, dir := range []string{filepath.Join(o.State, "pods"), filepath.Join(o.State, "netns"), filepath.Join(o.State, "runtime"), filepath.Join(o.State, "monitors")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("pods: %w", err)
 		}
@@ -100,7 +102,8 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 	}
 	m := &Manager{
 		o: o, host: hostFacts(), store: s, tracker: newTracker(),
-		pods: map[string]*sandbox{}, containers: map[string]*container{}, names: map[podKey]*sandbox{},
+		crews: crewSet{all: map[string]*crew{}},
+		pods:  map[string]*sandbox{}, containers: map[string]*container{}, names: map[podKey]*sandbox{},
 	}
 	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
 	if _, ours := o.Monitors.(ShimMonitors); ours {
@@ -130,9 +133,6 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Unlock()
 	for _, p := range pods {
 		p.mu.Lock()
-		if p.monitor != nil {
-			err = errors.Join(err, p.monitor.Close())
-		}
 		timers := []*time.Timer{p.abandoned}
 		var held []*client.Held
 		for _, c := range p.containers {
@@ -140,7 +140,6 @@ func (m *Manager) Close(ctx context.Context) error {
 			held = append(held, c.held)
 		}
 		p.mu.Unlock()
-		p.kept.Close()
 		for _, h := range held {
 			h.Close()
 		}
@@ -150,6 +149,7 @@ func (m *Manager) Close(ctx context.Context) error {
 			}
 		}
 	}
+	err = errors.Join(err, m.closeCrews())
 	if m.pins != "" && len(pods) == 0 { // nothing is pinned
 		err = errors.Join(err, sys.RemovePins(m.pins))
 	}

@@ -315,6 +315,8 @@ func (c *fakeConn) sandbox() client.Sandbox {
 	return client.Sandbox{Namespaces: map[string]string{"ipc": "/ipc", "uts": "/uts", "pid": "/pid"}}
 }
 
+func (c *fakeConn) Adopt(context.Context, string, string) error { return client.ErrNotFound }
+
 func (c *fakeConn) SandboxStatus(ctx context.Context, _ string) (client.Sandbox, error) {
 	if err := c.call(ctx, "SandboxStatus"); err != nil {
 		return client.Sandbox{}, err

@@ -61,6 +61,7 @@ type realNode struct {
 	t           *testing.T
 	root, state string
 	cgroup      string
+	monitorPods int
 	m           *Manager // the last one opened
 }
 
@@ -133,6 +134,7 @@ func (n *realNode) open() *Manager {
 	m, err := Open(n.t.Context(), Options{
 		Root: n.root, State: n.state, Images: &oneImage{layer: n.layer(), leases: map[string]bool{}}, Network: noNetwork{},
 		Runtimes: map[string]Runtime{"strake": {Monitor: monitor}}, DefaultRuntime: "strake",
+		MonitorPods: n.monitorPods,
 	})
 	if err != nil {
 		n.t.Fatal(err)
@@ -160,7 +162,7 @@ func (n *realNode) checkEmpty() {
 			_ = os.Remove(d) // the parent is the caller's, as the kubelet's is
 		}
 	}
-	for _, dir := range []string{"pods", "netns", "runtime"} {
+	for _, dir := range []string{"pods", "netns", "runtime", "monitors"} {
 		for _, name := range names(filepath.Join(n.state, dir)) {
 			n.t.Errorf("left behind: %s/%s/%s", n.state, dir, name)
 		}

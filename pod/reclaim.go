@@ -20,7 +20,7 @@ import (
 func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Monitor) error {
 	dir := m.podState(id)
 	if monitor != nil {
-		err := shutDown(ctx, id, monitor)
+		err := shutDown(ctx, id, monitor) // the connection is its crew's
 		if err != nil && !errors.Is(err, client.ErrUnavailable) {
 			return err
 		}
@@ -34,7 +34,7 @@ func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Mo
 	}
 	monitor, err := m.o.Monitors.Connect(ctx, m.monitorAddress(id))
 	if err == nil {
-		err = shutDown(ctx, id, monitor)
+		err = errors.Join(shutDown(ctx, id, monitor), monitor.Close())
 	}
 	if errors.Is(err, client.ErrUnavailable) {
 		err = m.endCrashed(ctx, id, handler)
@@ -45,9 +45,8 @@ func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Mo
 	return m.removeBundle(id)
 }
 
-// shutDown ends a pod on its monitor, and the connection.
+// shutDown ends a pod on its monitor.
 func shutDown(ctx context.Context, id string, monitor Monitor) error {
-	defer func() { _ = monitor.Close() }() // nothing is under way on it
 	for _, end := range []func(context.Context, string) error{monitor.StopSandbox, monitor.ShutdownSandbox} {
 		if err := end(ctx, id); err != nil && !errors.Is(err, client.ErrNotFound) {
 			return err

@@ -143,21 +143,18 @@ func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
 	if p.stopping {
 		return nil
 	}
-	monitor, err := m.o.Monitors.Connect(ctx, m.monitorAddress(p.id))
+	monitor, err := m.rejoin(ctx, p)
 	if err != nil {
-		monitor, err = m.startReplacement(ctx, p)
-	} else {
-		defer m.keep(ctx, p)
-	}
-	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) { // a reboot
+			m.o.Log.Error("find the pod's monitor", "pod", p.id, "name", p.what, "error", err)
+		}
 		return nil
 	}
 	s, err := monitor.SandboxStatus(ctx, p.id)
 	if err != nil {
 		m.o.Log.Error("ask monitor for its sandbox", "pod", p.id, "error", err)
 		if gone(err) {
-			_ = monitor.Close() // useless
-			return nil
+			return nil // its crew ends with its last pod
 		}
 	}
 	p.monitor = monitor
@@ -264,6 +261,7 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 			m.o.Log.Warn("ended what belongs to no pod", "pod", id, "error", err)
 		}
 	}
+	m.endOrphanCrews(ctx)
 	for id, p := range pods {
 		for _, name := range names(m.podState(id)) {
 			if len(name) != len(id) || containers[name] {

@@ -181,17 +181,16 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 	if err := writeSpec(dir, spec); err != nil {
 		return err
 	}
-	monitor, err := m.o.Monitors.Start(ctx, m.startOptions(p.id, p.record.Runtime))
+	c, monitor, err := m.place(ctx, p)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
-	p.monitor = monitor
+	p.monitor, p.crew = monitor, c
 	p.mu.Unlock()
 	if err := monitor.CreateSandbox(ctx, p.id, dir); err != nil {
 		return err
 	}
-	m.keep(ctx, p)
 	started, err := monitor.StartSandbox(ctx, p.id)
 	if err != nil {
 		return err
@@ -202,16 +201,6 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 		return errors.Join(os.Mkdir(shm, 0o700), os.Chmod(shm, 0o777|os.ModeSticky))
 	}
 	return nil
-}
-
-// keep has the pod's monitor send what is to be kept for the next one.
-func (m *Manager) keep(ctx context.Context, p *sandbox) {
-	if m.pins == "" {
-		return
-	}
-	if err := p.kept.Connect(ctx, m.podState(p.id)); err != nil {
-		m.o.Log.Warn("terminals of the pod will not survive their monitor", "pod", p.id, "error", err)
-	}
 }
 
 // joinSandbox notes what containers need to know of a sandbox that runs.
@@ -244,13 +233,18 @@ func (m *Manager) joinSandbox(p *sandbox, s client.Sandbox) {
 // there is no error.
 func (m *Manager) endSandbox(ctx context.Context, p *sandbox) error {
 	p.mu.Lock()
-	monitor := p.monitor
+	monitor, c := p.monitor, p.crew
 	p.monitor = nil
 	p.mu.Unlock()
-	p.kept.Close()
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
-	return m.endMonitor(ctx, p.id, p.record.Runtime, monitor)
+	if err := m.endMonitor(ctx, p.id, p.record.Runtime, monitor); err != nil || c == nil {
+		return err
+	}
+	p.mu.Lock()
+	p.crew = nil
+	p.mu.Unlock()
+	return m.leave(ctx, p, c)
 }
 
 // writePodFiles writes hosts, hostname and resolv.conf. They live with the

@@ -13,7 +13,6 @@ import (
 
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/pod/bundle"
-	"github.com/strake-containers/strake/shim/client"
 )
 
 // phase is where a pod is in its life.
@@ -51,12 +50,10 @@ type sandbox struct {
 	ending context.Context
 	end    context.CancelFunc
 
-	kept client.Kept // for its monitor, should that be killed
-
 	mu         sync.Mutex
 	record     podRecord
 	monitor    Monitor        // nil before it is started, after it ended and when it is lost
-	replacing  chan struct{}  // closed when the loss of monitor has been seen to; nil: it is well
+	crew       *crew          // that monitor is of
 	shared     bundle.Sandbox // what containers join
 	containers map[string]*container
 	names      map[containerKey]*container
@@ -163,20 +160,8 @@ func (m *Manager) podState(id string) string { return filepath.Join(m.o.State, "
 func (m *Manager) netnsPath(id string) string {
 	return filepath.Join(m.o.State, "netns", id)
 }
-func (m *Manager) runtimeState() string { return filepath.Join(m.o.State, "runtime") }
-func (m *Manager) monitorAddress(id string) string {
-	return "unix://" + filepath.Join(m.podState(id), monitorSocket)
-}
+func (m *Manager) runtimeState() string                 { return filepath.Join(m.o.State, "runtime") }
 func (m *Manager) containerState(pod, id string) string { return filepath.Join(m.podState(pod), id) }
-
-// startOptions is how a pod's monitor is started.
-func (m *Manager) startOptions(id, handler string) client.StartOptions {
-	runtime := m.o.Runtimes[handler]
-	return client.StartOptions{
-		Binary: runtime.Monitor, Namespace: monitorNamespace, ID: id, Bundle: m.podState(id), Pins: m.pins, StateDir: m.o.State,
-		Debug: m.o.Debug, Env: runtime.Env,
-	}
-}
 
 // monitorSocket is the name that the monitor gives its socket in its bundle.
 const monitorSocket = "monitor.sock"

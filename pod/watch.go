@@ -3,7 +3,6 @@ package pod
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/strake-containers/strake/shim/client"
@@ -131,114 +130,6 @@ func (m *Manager) reap(c *container) {
 		}
 	}
 	c.forgotten()
-}
-
-// onMonitor calls fn with the pod's monitor and, if that is lost meanwhile, with
-// the one that replaces it, once it is there. What fn does must bear repetition.
-func (m *Manager) onMonitor(ctx context.Context, p *sandbox, fn func(Monitor) error) error {
-	for {
-		monitor, err := p.live()
-		if err != nil {
-			return err
-		}
-		if err = fn(monitor); !errors.Is(err, client.ErrUnavailable) || ctx.Err() != nil || m.life.Err() != nil {
-			return err
-		}
-		m.monitorLost(p, monitor)
-		if now, e := p.live(); e == nil && now == monitor {
-			return err // it is well: something else is not
-		}
-	}
-}
-
-// monitorLost sees to a monitor whose connection broke, and returns when that is
-// done, whoever does it.
-func (m *Manager) monitorLost(p *sandbox, was Monitor) {
-	p.mu.Lock()
-	if p.monitor != was {
-		p.mu.Unlock()
-		return
-	}
-	done, first := p.replacing, false
-	if done == nil {
-		done, first = make(chan struct{}), true
-		p.replacing = done
-	}
-	p.mu.Unlock()
-	if !first {
-		<-done
-		return
-	}
-	m.recoverMonitor(p, was)
-	p.mu.Lock()
-	p.replacing = nil
-	p.mu.Unlock()
-	close(done)
-}
-
-// recoverMonitor connects a pod with its monitor again or, if that is gone, with
-// one that replaces it. If there can be none, it ends what the monitor held:
-// nobody could stop it or see its end.
-func (m *Manager) recoverMonitor(p *sandbox, was Monitor) {
-	ctx, cancel := undoContext(m.life)
-	defer cancel()
-	if _, err := was.SandboxStatus(ctx, p.id); !errors.Is(err, client.ErrUnavailable) {
-		return // it answers
-	}
-	_ = was.Close()
-	began := time.Now()
-	monitor, err := m.o.Monitors.Connect(ctx, m.monitorAddress(p.id))
-	replaced := err != nil
-	if replaced {
-		if monitor, err = m.startReplacement(ctx, p); err == nil {
-			var s client.Sandbox
-			if s, err = monitor.SandboxStatus(ctx, p.id); err == nil {
-				m.joinSandbox(p, s)
-			} else {
-				_ = monitor.Close() // killed, too
-			}
-		}
-	}
-	p.mu.Lock()
-	ended := p.monitor != was // by a stop of the pod
-	if !ended {
-		if p.monitor = monitor; err != nil {
-			p.monitor = nil
-		}
-	}
-	p.mu.Unlock()
-	switch {
-	case ended:
-		if err == nil {
-			_ = monitor.Close() // endMonitor finds it at its address
-		}
-	case err != nil:
-		m.o.Log.Error("monitor is gone; ending its pod", "pod", p.id, "name", p.what, "error", err)
-		m.lose(ctx, p, "its monitor is gone")
-	default:
-		if replaced {
-			m.o.Log.Warn("monitor was killed and is replaced", "pod", p.id, "name", p.what, "after", time.Since(began))
-		}
-		go m.watchSandbox(p, monitor)
-		for _, c := range p.all() {
-			if !closed(c.exited) {
-				go m.watch(c, monitor)
-			}
-		}
-	}
-}
-
-// startReplacement starts a monitor for a pod whose own has been killed. Without a
-// bundle there is nothing left of the pod: a reboot.
-func (m *Manager) startReplacement(ctx context.Context, p *sandbox) (Monitor, error) {
-	if _, err := os.Stat(m.podState(p.id)); err != nil {
-		return nil, err
-	}
-	monitor, err := m.o.Monitors.Replace(ctx, m.startOptions(p.id, p.record.Runtime), &p.kept)
-	if err != nil {
-		m.o.Log.Error("replace monitor", "pod", p.id, "name", p.what, "error", err)
-	}
-	return monitor, err
 }
 
 // lose ends all containers of a pod that has no monitor any more.

@@ -61,6 +61,7 @@ func serve(p parameters) error {
 		StateRoot:     stateRoot(p),
 		EventsAddress: eventsAddress(p),
 		Pins:          os.Getenv(wire.PinsVariable),
+		Dir:           p.bundle,
 		Shutdown: func() {
 			ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
 			defer cancel()

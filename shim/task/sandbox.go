@@ -261,8 +261,8 @@ func (s *Service) killAll(ctx context.Context, pod *sandbox) error {
 }
 
 // shutdownSandbox stops what is left of a pod and forgets it. A monitor without
-// pods ends, also one that was never told of any: the daemon that started it has
-// died, and the next one does not want it.
+// pods ends if that is asked of it again, since its daemon may be about to give it
+// another; one that was started for this pod ends with it.
 func (s *Service) shutdownSandbox(ctx context.Context, r *sandboxRequest) (*wire.Empty, error) {
 	s.mu.Lock()
 	b, others := s.sandboxes[r.SandboxID], len(s.sandboxes) > 0
@@ -275,7 +275,7 @@ func (s *Service) shutdownSandbox(ctx context.Context, r *sandboxRequest) (*wire
 	}
 	s.mu.Lock()
 	delete(s.sandboxes, r.SandboxID)
-	last := len(s.sandboxes) == 0
+	last := len(s.sandboxes) == 0 && (b == nil || !s.adoptable() || b.bundle == filepath.Clean(s.options.Dir))
 	s.mu.Unlock()
 	if last {
 		s.end()

@@ -54,6 +54,9 @@ type Options struct {
 	// Pins is the directory of straked's pins (sys.MakePins), "" for containerd.
 	// With them, another monitor can adopt what this one has, if it is killed.
 	Pins string
+	// Dir is the directory that the monitor was started in. A pod whose bundle it
+	// is takes the monitor along when it is shut down.
+	Dir string
 }
 
 // Service is a monitor's state.

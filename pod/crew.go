@@ -1,0 +1,449 @@
+package pod
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/shim/client"
+)
+
+// crew is a monitor process and the pods that it holds: Options.MonitorPods of them
+// at most. With one each, its directory is the pod's bundle and it ends with the
+// pod; else it has a directory of its own, which the pods' monitor files name, and
+// it is ended when the last one has left.
+//
+// crews.mu guards all that can change; it is a leaf.
+type crew struct {
+	id, dir string
+	handler string
+	shared  bool
+	kept    client.Kept // for the next monitor, should this one be killed
+
+	ready chan struct{} // closed when conn, or err, is there
+
+	pods      map[string]*sandbox
+	conn      Monitor
+	err       error         // why there is no monitor
+	adopting  bool          // conn is a replacement's, found at start: each pod has to be adopted
+	replacing chan struct{} // closed when the loss of conn has been seen to; nil: it is well
+}
+
+type crewSet struct {
+	mu  sync.Mutex
+	all map[string]*crew // by dir
+}
+
+// crewFile, in a pod's bundle, names the directory of its monitor, if that has one
+// of its own.
+const crewFile = "monitor"
+
+// maxCrewFile bounds what is read of it.
+const maxCrewFile = 4096
+
+func (m *Manager) crewsDir() string { return filepath.Join(m.o.State, "monitors") }
+
+// crewDir is where the monitor of a pod has its socket.
+func (m *Manager) crewDir(pod string) string {
+	path := filepath.Join(m.podState(pod), crewFile)
+	if st, err := os.Stat(path); err == nil && st.Size() <= maxCrewFile {
+		if data, err := os.ReadFile(path); err == nil {
+			return filepath.Join(m.crewsDir(), filepath.Base(strings.TrimSpace(string(data))))
+		}
+	}
+	return m.podState(pod)
+}
+
+// monitorAddress is where the monitor of a pod listens.
+func (m *Manager) monitorAddress(pod string) string {
+	return "unix://" + filepath.Join(m.crewDir(pod), monitorSocket)
+}
+
+func (c *crew) address() string { return "unix://" + filepath.Join(c.dir, monitorSocket) }
+
+func newCrew(id, dir, handler string, shared bool) *crew {
+	return &crew{id: id, dir: dir, handler: handler, shared: shared, ready: make(chan struct{}), pods: map[string]*sandbox{}}
+}
+
+// place finds a monitor with room for a new pod, or starts one.
+func (m *Manager) place(ctx context.Context, p *sandbox) (*crew, Monitor, error) {
+	c, first := m.chooseCrew(p)
+	if first {
+		conn, err := m.startCrew(ctx, c)
+		m.settleCrew(c, conn, err)
+	}
+	conn, err := m.monitorOf(ctx, c)
+	if err == nil && c.shared {
+		err = atomicfile.WriteVolatile(filepath.Join(m.podState(p.id), crewFile), []byte(filepath.Base(c.dir)), 0o600)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, m.leave(ctx, p, c))
+	}
+	return c, conn, nil
+}
+
+// settleCrew says that a crew has its first monitor, or why it has none.
+func (m *Manager) settleCrew(c *crew, conn Monitor, err error) {
+	m.crews.mu.Lock()
+	c.conn, c.err = conn, err
+	m.crews.mu.Unlock()
+	close(c.ready)
+}
+
+// monitorOf is a crew's monitor, once it is there and well.
+func (m *Manager) monitorOf(ctx context.Context, c *crew) (Monitor, error) {
+	wait := c.ready
+	for {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		m.crews.mu.Lock()
+		conn, err := c.conn, c.err
+		wait = c.replacing
+		m.crews.mu.Unlock()
+		if wait == nil {
+			return conn, err
+		}
+	}
+}
+
+func (m *Manager) chooseCrew(p *sandbox) (_ *crew, first bool) {
+	m.crews.mu.Lock()
+	defer m.crews.mu.Unlock()
+	c := newCrew(p.id, m.podState(p.id), p.record.Runtime, false)
+	if m.o.MonitorPods > 1 {
+		for _, c := range m.crews.all {
+			// One without pods is being ended.
+			if n := len(c.pods); c.shared && c.handler == p.record.Runtime && n > 0 && n < m.o.MonitorPods && c.err == nil {
+				c.pods[p.id] = p
+				return c, false
+			}
+		}
+		var b [8]byte
+		_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+		id := hex.EncodeToString(b[:])
+		c = newCrew(id, filepath.Join(m.crewsDir(), id), p.record.Runtime, true)
+	}
+	c.pods[p.id] = p
+	m.crews.all[c.dir] = c
+	return c, true
+}
+
+func (m *Manager) startCrew(ctx context.Context, c *crew) (Monitor, error) {
+	if c.shared {
+		if err := os.Mkdir(c.dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	// Others may wait for it who have more time.
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	monitor, err := m.o.Monitors.Start(ctx, m.startOptions(c))
+	if err == nil {
+		m.keep(ctx, c, monitor)
+	}
+	return monitor, err
+}
+
+// startOptions is how a monitor is started.
+func (m *Manager) startOptions(c *crew) client.StartOptions {
+	runtime := m.o.Runtimes[c.handler]
+	return client.StartOptions{
+		Binary: runtime.Monitor, Namespace: monitorNamespace, ID: c.id, Bundle: c.dir, Pins: m.pins, StateDir: m.o.State,
+		Debug: m.o.Debug, Env: runtime.Env,
+	}
+}
+
+// keep has a monitor send what is to be kept for the next one.
+func (m *Manager) keep(ctx context.Context, c *crew, monitor Monitor) {
+	if m.pins == "" {
+		return
+	}
+	// Once it has answered anything, it listens.
+	_, err := monitor.SandboxStatus(ctx, c.id)
+	if err == nil || errors.Is(err, client.ErrNotFound) {
+		err = c.kept.Connect(ctx, c.dir)
+	}
+	if err != nil {
+		m.o.Log.Warn("terminals will not survive their monitor", "monitor", c.id, "error", err)
+	}
+}
+
+// leave takes a pod, which has been shut down, from its monitor. The last one ends
+// the monitor.
+func (m *Manager) leave(ctx context.Context, p *sandbox, c *crew) error {
+	m.crews.mu.Lock()
+	delete(c.pods, p.id)
+	last, conn := len(c.pods) == 0 && m.crews.all[c.dir] == c, c.conn
+	if last {
+		delete(m.crews.all, c.dir)
+	}
+	m.crews.mu.Unlock()
+	if !last {
+		return nil
+	}
+	c.kept.Close()
+	if conn != nil {
+		defer func() { _ = conn.Close() }() // nothing is under way on it
+	}
+	if !c.shared {
+		return nil
+	}
+	return m.endCrew(ctx, c.dir, conn)
+}
+
+// endCrew ends a monitor that has no pods and removes its directory, without
+// which it ends by itself.
+func (m *Manager) endCrew(ctx context.Context, dir string, conn Monitor) error {
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	if conn != nil {
+		if err := conn.ShutdownSandbox(ctx, ""); err != nil && !gone(err) {
+			m.o.Log.Warn("end monitor", "dir", dir, "error", err)
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// rejoin finds the monitor of a pod after a start of the daemon, and has one that
+// replaces it, if it has been killed, adopt the pod.
+func (m *Manager) rejoin(ctx context.Context, p *sandbox) (Monitor, error) {
+	if _, err := os.Stat(m.podState(p.id)); err != nil {
+		return nil, err // a reboot
+	}
+	dir := m.crewDir(p.id)
+	m.crews.mu.Lock()
+	c := m.crews.all[dir]
+	first := c == nil
+	if first {
+		id := p.id
+		if dir != m.podState(p.id) {
+			id = filepath.Base(dir)
+		}
+		c = newCrew(id, dir, p.record.Runtime, dir != m.podState(p.id))
+		m.crews.all[dir] = c
+	}
+	c.pods[p.id] = p
+	m.crews.mu.Unlock()
+	if first {
+		conn, err := m.o.Monitors.Connect(ctx, c.address())
+		if err == nil {
+			m.keep(ctx, c, conn)
+		} else {
+			c.adopting = true // others look once it is ready
+			conn, err = m.replaceMonitor(ctx, c)
+		}
+		m.settleCrew(c, conn, err)
+	}
+	conn, err := m.monitorOf(ctx, c)
+	if err == nil && c.adopting {
+		err = conn.Adopt(ctx, p.id, m.podState(p.id))
+	}
+	if err != nil {
+		m.crews.mu.Lock()
+		delete(c.pods, p.id) // others may be on their way: endOrphanCrews ends it, if not
+		m.crews.mu.Unlock()
+		return nil, err
+	}
+	p.crew = c
+	return conn, nil
+}
+
+// replaceMonitor starts a monitor in the place of one that has been killed.
+func (m *Manager) replaceMonitor(ctx context.Context, c *crew) (Monitor, error) {
+	if c.shared {
+		if err := os.MkdirAll(c.dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := m.o.Monitors.Replace(ctx, m.startOptions(c), &c.kept)
+	if err != nil {
+		m.o.Log.Error("replace monitor", "monitor", c.id, "error", err)
+	}
+	return conn, err
+}
+
+// onMonitor calls fn with the pod's monitor and, if that is lost meanwhile, with
+// the one that replaces it, once it is there. What fn does must bear repetition.
+func (m *Manager) onMonitor(ctx context.Context, p *sandbox, fn func(Monitor) error) error {
+	for {
+		monitor, err := p.live()
+		if err != nil {
+			return err
+		}
+		if err = fn(monitor); !errors.Is(err, client.ErrUnavailable) || ctx.Err() != nil || m.life.Err() != nil {
+			return err
+		}
+		m.monitorLost(p, monitor)
+		if now, e := p.live(); e == nil && now == monitor {
+			return err // it is well: something else is not
+		}
+	}
+}
+
+// monitorLost sees to a monitor whose connection broke, for all its pods, and
+// returns when that is done, whoever does it.
+func (m *Manager) monitorLost(p *sandbox, was Monitor) {
+	p.mu.Lock()
+	c := p.crew
+	lost := p.monitor == was
+	p.mu.Unlock()
+	if !lost || c == nil {
+		return
+	}
+	m.crews.mu.Lock()
+	if c.conn != was {
+		m.crews.mu.Unlock()
+		return
+	}
+	done, first := c.replacing, c.replacing == nil
+	if first {
+		done = make(chan struct{})
+		c.replacing = done
+	}
+	m.crews.mu.Unlock()
+	if !first {
+		<-done
+		return
+	}
+	m.recoverCrew(p, c, was)
+	m.crews.mu.Lock()
+	c.replacing = nil
+	m.crews.mu.Unlock()
+	close(done)
+}
+
+// recoverCrew connects pods with their monitor again or, if that is gone, with one
+// that replaces it.
+func (m *Manager) recoverCrew(p *sandbox, c *crew, was Monitor) {
+	ctx, cancel := undoContext(m.life)
+	defer cancel()
+	if _, err := was.SandboxStatus(ctx, p.id); !errors.Is(err, client.ErrUnavailable) {
+		return // it answers
+	}
+	_ = was.Close()
+	began := time.Now()
+	conn, err := m.o.Monitors.Connect(ctx, c.address())
+	replaced := err != nil
+	if replaced {
+		conn, err = m.replaceMonitor(ctx, c)
+	}
+	m.crews.mu.Lock()
+	c.conn, c.err = conn, err
+	var pods []*sandbox
+	for _, p := range c.pods {
+		pods = append(pods, p)
+	}
+	m.crews.mu.Unlock()
+	var all sync.WaitGroup
+	for _, p := range pods {
+		all.Go(func() { m.recoverOn(ctx, p, was, conn, err, replaced) })
+	}
+	all.Wait()
+	if replaced && err == nil {
+		m.o.Log.Warn("monitor was killed and is replaced", "monitor", c.id, "pods", len(pods), "after", time.Since(began))
+	}
+}
+
+// recoverOn goes on with a pod on another connection. If there can be none, it
+// ends what the monitor held: nobody could stop it or see its end.
+func (m *Manager) recoverOn(ctx context.Context, p *sandbox, was, conn Monitor, err error, replaced bool) {
+	p.mu.Lock()
+	mine := p.monitor == was // else the pod is being started, or stopped
+	p.mu.Unlock()
+	if !mine {
+		return
+	}
+	if err == nil && replaced {
+		err = conn.Adopt(ctx, p.id, m.podState(p.id))
+	}
+	if err == nil && replaced {
+		var s client.Sandbox
+		if s, err = conn.SandboxStatus(ctx, p.id); err == nil {
+			m.joinSandbox(p, s)
+		}
+	}
+	p.mu.Lock()
+	mine = p.monitor == was
+	making := p.record.Phase == phaseCreating
+	if mine && err != nil {
+		p.monitor = nil
+	} else if mine {
+		p.monitor = conn
+	}
+	p.mu.Unlock()
+	switch {
+	case !mine, making && err != nil: // whoever makes or stops it undoes what there is
+	case err != nil:
+		m.o.Log.Error("monitor is gone; ending its pod", "pod", p.id, "name", p.what, "error", err)
+		m.lose(ctx, p, "its monitor is gone")
+	default:
+		go m.watchSandbox(p, conn)
+		for _, c := range p.all() {
+			if !closed(c.exited) {
+				go m.watch(c, conn)
+			}
+		}
+	}
+}
+
+// endOrphanCrews ends monitors that hold no pod that we know, at the end of a
+// start's recovery.
+func (m *Manager) endOrphanCrews(ctx context.Context) {
+	m.crews.mu.Lock()
+	for dir, c := range m.crews.all {
+		if len(c.pods) > 0 {
+			continue
+		}
+		delete(m.crews.all, dir)
+		if c.conn != nil {
+			_ = c.conn.Close() // connected again below, if it has to be ended
+		}
+	}
+	m.crews.mu.Unlock()
+	for _, name := range names(m.crewsDir()) {
+		dir := filepath.Join(m.crewsDir(), name)
+		m.crews.mu.Lock()
+		known := m.crews.all[dir] != nil
+		m.crews.mu.Unlock()
+		if known {
+			continue
+		}
+		conn, err := m.o.Monitors.Connect(ctx, "unix://"+filepath.Join(dir, monitorSocket))
+		if err != nil {
+			conn = nil
+		}
+		err = m.endCrew(ctx, dir, conn)
+		if conn != nil {
+			err = errors.Join(err, conn.Close())
+		}
+		m.o.Log.Warn("ended a monitor without pods", "dir", dir, "error", err)
+	}
+}
+
+// closeCrews ends all connections; monitors and what they hold stay.
+func (m *Manager) closeCrews() error {
+	m.crews.mu.Lock()
+	defer m.crews.mu.Unlock()
+	var err error
+	for _, c := range m.crews.all {
+		if c.conn != nil {
+			err = errors.Join(err, c.conn.Close())
+		}
+		c.kept.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("close monitors: %w", err)
+	}
+	return nil
+}
