@@ -258,11 +258,7 @@ func (c Config) validate() []problem {
 	}
 	oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
 	oneOf("log_format", c.LogFormat, "text", "json")
-	if c.CgroupDriver == "systemd" {
-		bad("cgroup_driver", `"systemd" is not supported yet: use "cgroupfs", and cgroupDriver: cgroupfs in the kubelet's configuration`)
-	} else {
-		oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs")
-	}
+	oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
 	absolute("cni.conf_dir", c.CNI.ConfDir)
 	for _, d := range c.CNI.BinDirs {
 		absolute("cni.bin_dirs", d)

@@ -78,7 +78,7 @@ func TestParseErrors(t *testing.T) {
 		{"two IPv4", "network.subnets = [\"10.0.0.0/24\", \"fd00::/64\", \"10.0.1.0/24\"]\n", []string{`f:1: network.subnets: "10.0.1.0/24" is the second`}},
 		{"tiny subnet", "network = { subnets = [\"10.0.0.0/30\"] }\n", []string{`f:1: network.subnets: "10.0.0.0/30" has no room`}},
 		{"no subnet", "[network]\nsubnets = [\"10.0.0.0\"]\n", []string{`f:2: network.subnets: "10.0.0.0" is not a subnet`}},
-		{"systemd", "cgroup_driver = \"systemd\"\n", []string{`f:1: cgroup_driver: "systemd" is not supported yet`}},
+		{"cgroup driver", "cgroup_driver = \"runit\"\n", []string{`f:1: cgroup_driver: "runit" is not one of cgroupfs, systemd`}},
 		{"oci", "[runtimes.crun]\ntype = \"oci\"\npath = \"/usr/bin/crun\"\n", []string{`f:2: runtimes.crun.type: "oci" is not supported yet`}},
 		{"no type", "\n[runtimes.kata]\n", []string{`f:2: runtimes.kata.type: "" is not one of strake, oci, shim`}},
 		{"name", "[runtimes.\"Big Name\"]\ntype = \"strake\"\n", []string{`f:1: runtimes.Big Name: not a runtime name`}},

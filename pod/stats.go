@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -135,7 +136,7 @@ func (m *Manager) eachPodStats(ctx context.Context, pods []*sandbox, want func(*
 func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container) bool, scope statsScope) (PodStats, error) {
 	p.mu.Lock()
 	out := PodStats{Pod: p.status()}
-	monitor, parent, netns := p.monitor, p.record.Config.CgroupParent, p.record.NetNS
+	monitor, parent, netns := p.monitor, bundle.CgroupParentPath(&p.record.Config), p.record.NetNS
 	var containers []*container
 	var ids []string
 	for _, c := range p.containers {

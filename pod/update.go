@@ -47,7 +47,7 @@ func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources 
 	if err != nil {
 		return err
 	}
-	parent := p.record.Config.CgroupParent
+	parent := bundle.CgroupParentPath(&p.record.Config)
 	if parent == "" {
 		return errorf(ErrState, "update pod %s: it has no cgroup of its own: it was run without linux.cgroup_parent", p.what)
 	}

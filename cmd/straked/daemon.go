@@ -107,7 +107,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 	cri.Register(rpc, cri.Options{
 		Pods: pods, Images: images, Streams: streams,
 		Handlers: handlers(c), DefaultHandler: c.DefaultRuntime,
-		State: c.State, Config: c, NetworkName: networks.Name, Log: log,
+		State: c.State, Config: c, NetworkName: networks.Name, Log: log, SystemdCgroup: c.CgroupDriver == "systemd",
 	}, ctx.Done())
 	// Services that other fronts bring are registered here, on the same socket.
 	background, endBackground := context.WithCancel(ctx)

@@ -251,7 +251,7 @@ func newOn(host *Host, cgroupPath string, mode Mode) (*Cgroup, error) {
 	if slices.Contains(strings.Split(cgroupPath, "/"), "..") {
 		return nil, fmt.Errorf("cgroup path %q: must not contain \"..\"", cgroupPath)
 	}
-	if strings.Count(cgroupPath, ":") == 2 && !strings.HasPrefix(cgroupPath, "/") {
+	if IsScope(cgroupPath) {
 		return nil, fmt.Errorf("cgroup path %q: slice:prefix:name is for the systemd manager: use --systemd-cgroup, or give a path such as /pods/name", cgroupPath)
 	}
 	clean := path.Clean("/" + cgroupPath)

@@ -66,6 +66,12 @@ func newUnit(cgroupsPath, id string, user bool) (*unit, error) {
 	return u, nil
 }
 
+// IsScope says whether a cgroup path is of the form that only the systemd manager
+// understands, slice:prefix:name.
+func IsScope(cgroupsPath string) bool {
+	return strings.Count(cgroupsPath, ":") == 2 && !strings.HasPrefix(cgroupsPath, "/")
+}
+
 func (u *unit) inSlice() string {
 	switch {
 	case u.slice != "":

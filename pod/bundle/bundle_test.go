@@ -196,7 +196,7 @@ func TestPodsRefused(t *testing.T) {
 			c.PortMappings = []PortMapping{{HostPort: 1, ContainerPort: 1, HostIP: "x"}}
 		},
 		"linux.cgroup_parent":           func(c *PodConfig) { c.CgroupParent = "kubepods" },
-		"cgroupDriver":                  func(c *PodConfig) { c.CgroupParent = "/kubepods.slice" },
+		"/kubepods.slice/a.slice":       func(c *PodConfig) { c.CgroupParent = "/kubepods.slice/a.slice" },
 		"namespace_options.network":     func(c *PodConfig) { c.Namespaces.Network = NamespaceContainer },
 		"namespace_options.pid":         func(c *PodConfig) { c.Namespaces.PID = NamespaceTarget },
 		"userns_options: not supported": func(c *PodConfig) { c.Namespaces.User = &UserNamespace{} },
@@ -379,6 +379,28 @@ func TestSum(t *testing.T) {
 	} {
 		if got := Sum(c.parts...); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestCgroupOfASlice(t *testing.T) {
+	for parent, want := range map[string][2]string{
+		"":                                    {"/strake/box", ""},
+		"/pods/x":                             {"/pods/x/box", "/pods/x"},
+		"a-b.slice":                           {"a-b.slice:strake:box", "/a.slice/a-b.slice"},
+		"/kubepods.slice/kubepods-pod1.slice": {"kubepods-pod1.slice:strake:box", "/kubepods.slice/kubepods-pod1.slice"},
+	} {
+		c := &PodConfig{CgroupParent: parent}
+		if err := validCgroupParent(parent); err != nil {
+			t.Errorf("%q: %v", parent, err)
+		}
+		if got := [2]string{CgroupPath(c, "box"), CgroupParentPath(c)}; got != want {
+			t.Errorf("%q: %q, want %q", parent, got, want)
+		}
+	}
+	for _, parent := range []string{"/.slice", "a--b.slice", "/x/a.slice"} {
+		if validCgroupParent(parent) == nil {
+			t.Errorf("%q was taken", parent)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/abi"
 )
 
 // ShmSize is the size of a pod's /dev/shm, as docker's.
@@ -100,13 +102,31 @@ func Hostname(c *PodConfig) string {
 	return strings.TrimRight(c.Name[:min(len(c.Name), maxHostname)], ".-")
 }
 
-// CgroupPath is where a container (or sandbox) of the pod is put.
+// CgroupPath is where a container (or sandbox) of the pod is put, as its spec's
+// linux.cgroupsPath has it: a path or, below a slice of systemd's, slice:prefix:name.
 func CgroupPath(c *PodConfig, id string) string {
-	if c.CgroupParent == "" {
+	switch {
+	case c.CgroupParent == "":
 		return path.Join(DefaultCgroupParent, id)
+	case isSlice(c.CgroupParent):
+		return path.Base(c.CgroupParent) + ":strake:" + id
 	}
 	return path.Join(c.CgroupParent, id)
 }
+
+// CgroupParentPath is the path of the pod's own cgroup; "" if it has none.
+func CgroupParentPath(c *PodConfig) string {
+	if !isSlice(c.CgroupParent) {
+		return c.CgroupParent
+	}
+	p, err := abi.ExpandSlice(path.Base(c.CgroupParent))
+	if err != nil {
+		return c.CgroupParent // ValidatePod has refused it
+	}
+	return p
+}
+
+func isSlice(cgroupParent string) bool { return strings.HasSuffix(cgroupParent, ".slice") }
 
 // ResolvConf is the text of resolv.conf(5), or "" if the host's is meant.
 func ResolvConf(d *DNS) string {

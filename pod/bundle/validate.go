@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/strake-containers/strake/internal/abi"
 )
 
 // Limits of what a request may hold; far above use, far below harm.
@@ -161,8 +163,16 @@ func validCgroupParent(p string) error {
 	switch {
 	case p == "":
 		return nil
-	case strings.HasSuffix(p, ".slice"):
-		return unsupported(field, "%q is a systemd slice; set the kubelet's cgroupDriver to cgroupfs", p)
+	case isSlice(p):
+		// The kubelet gives the slice's whole path; its name says it all.
+		whole, err := abi.ExpandSlice(path.Base(p))
+		if err != nil {
+			return invalid(field, "%v", err)
+		}
+		if p != path.Base(p) && p != whole {
+			return invalid(field, "%q: systemd has this slice at %s", p, whole)
+		}
+		return nil
 	case !path.IsAbs(p) || climbs(p) || hasControl(p) || strings.Contains(p, ":") || len(p) > maxPath:
 		return invalid(field, "%q: has to be an absolute path below the cgroup root", p)
 	}

@@ -89,6 +89,9 @@ type Options struct {
 	// Handlers are the runtime handlers; DefaultHandler is the one "" means.
 	Handlers       []Handler
 	DefaultHandler string
+	// SystemdCgroup is told to the kubelet: whether it is to have systemd make
+	// cgroups. Pods may have either kind of parent whatever it says.
+	SystemdCgroup bool
 	// State is straked's state directory: verbose container status reads the
 	// bundle's config.json there.
 	State string

@@ -16,6 +16,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/pb"
+	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/stdio"
@@ -87,6 +88,7 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	create := container.CreateOptions{
 		ID: r.ID, Bundle: r.Bundle, StateRoot: root, Spec: spec, RootfsMounts: rootfsMounts(r.Rootfs),
 		NoPivot: options.noPivot, NoNewKeyring: options.noNewKeyring,
+		SystemdCgroup: options.systemdCgroup || spec != nil && spec.Linux != nil && cgroup.IsScope(spec.Linux.CgroupsPath),
 	}
 	create.Stdin, create.Stdout, create.Stderr = p.io.Files()
 	console, err := s.launch(p, t, func() (_ *container.Process, err error) {
@@ -247,6 +249,7 @@ func rootfsMounts(list []*mount) []container.Mount {
 type taskOptions struct {
 	stateRoot             string
 	noPivot, noNewKeyring bool
+	systemdCgroup         bool
 	stdinOnce             bool
 	logMaxBytes           int64
 }
@@ -273,9 +276,7 @@ func (s *Service) decodeOptions(a *wire.Any) (taskOptions, error) {
 		if err := pb.Unmarshal(a.Value, &m); err != nil {
 			return o, err
 		}
-		if m.SystemdCgroup {
-			return o, errors.New("SystemdCgroup: the systemd cgroup driver is not supported yet: use cgroupfs")
-		}
+		o.systemdCgroup = m.SystemdCgroup
 		o.noPivot, o.noNewKeyring = m.NoPivotRoot, m.NoNewKeyring
 		if m.Root != "" {
 			o.stateRoot = filepath.Join(m.Root, s.options.Namespace)

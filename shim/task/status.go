@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -128,10 +129,13 @@ func statsOf(path string) (*cgroup.Stats, error) {
 	return cg.Stats()
 }
 
+// cgroupAt is a cgroup of a pod's: a path, of a slice too, or slice:prefix:name.
 func cgroupAt(path string) (*cgroup.Cgroup, error) {
-	mode, err := cgroup.Detect()
-	if err != nil {
-		return nil, err
+	switch {
+	case cgroup.IsScope(path):
+		return cgroup.Name(cgroup.Config{Path: path, Systemd: true})
+	case strings.HasSuffix(path, ".slice"):
+		return cgroup.Open(cgroup.Saved{Path: path, Unit: path[strings.LastIndexByte(path, '/')+1:]})
 	}
-	return cgroup.New(path, mode)
+	return cgroup.Open(cgroup.Saved{Path: path})
 }
