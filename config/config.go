@@ -79,9 +79,14 @@ type Registry struct {
 }
 
 // Images configures the image store. KeepLayerBlobs keeps layers packed as well:
-// for push and save bit by bit, and to unpack them again without a registry.
+// for push and save bit by bit, and to unpack them again without a registry. The
+// others name containers' signature files; "" is none, and a file that is not there
+// says nothing.
 type Images struct {
-	KeepLayerBlobs bool `toml:"keep_layer_blobs" json:"keep_layer_blobs"`
+	KeepLayerBlobs    bool   `toml:"keep_layer_blobs" json:"keep_layer_blobs"`
+	SignaturePolicy   string `toml:"signature_policy" json:"signature_policy"`
+	RegistriesD       string `toml:"registries_d" json:"registries_d"`
+	NamespacePolicies string `toml:"namespace_policies" json:"namespace_policies"`
 }
 
 // Runtime is one runtime handler. Type "strake" is the built-in one; its Path
@@ -126,6 +131,7 @@ func Default() Config {
 		},
 		Network:  Network{Bridge: "strake0", Subnets: []string{}},
 		Registry: Registry{RegistriesConf: "/etc/containers/registries.conf"},
+		Images:   Images{SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d"},
 		Runtimes: map[string]Runtime{"strake": {Type: "strake"}},
 		Stream:   Stream{Address: "127.0.0.1:0"},
 		Monitor:  Monitor{Pods: 50},
@@ -287,8 +293,13 @@ func (c Config) validate() []problem {
 			absolute("registry.config_path", tree)
 		}
 	}
-	if c.Registry.RegistriesConf != "" {
-		absolute("registry.registries_conf", c.Registry.RegistriesConf)
+	for key, p := range map[string]string{
+		"registry.registries_conf": c.Registry.RegistriesConf, "images.signature_policy": c.Images.SignaturePolicy,
+		"images.registries_d": c.Images.RegistriesD, "images.namespace_policies": c.Images.NamespacePolicies,
+	} {
+		if p != "" {
+			absolute(key, p)
+		}
 	}
 	c.validateRuntimes(bad, absolute)
 	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil {

@@ -176,9 +176,13 @@ func (a archiveSource) Blob(_ context.Context, d v1.Descriptor) (io.ReadCloser, 
 	return f, nil
 }
 
-// installFrom adds one image of an archive.
-func (s *Store) installFrom(ctx context.Context, from source, top v1.Descriptor, keys func(digest.Digest) []string) (Image, error) {
+// installFrom adds one image of an archive. Transport is what a policy calls that
+// kind; "" asks none.
+func (s *Store) installFrom(ctx context.Context, from source, transport string, top v1.Descriptor, keys func(digest.Digest) []string) (Image, error) {
 	p := &pull{store: s, platform: s.platform(Platform{}), from: from, keep: s.options.KeepLayerBlobs, progress: func(Progress) {}}
+	if transport != "" {
+		p.policy = &incoming{transport: transport}
+	}
 	img, err := p.install(ctx, top, keys)
 	p.release()
 	if err != nil {
@@ -206,7 +210,7 @@ func (s *Store) loadFiles(ctx context.Context, files *spooled, nameless string) 
 			return images, fmt.Errorf("load: %w", err)
 		}
 		e.Annotations = nil
-		img, err := s.installFrom(ctx, archiveSource{files: files}, e, keys)
+		img, err := s.installFrom(ctx, archiveSource{files: files}, "oci-archive", e, keys)
 		if err != nil {
 			return images, fmt.Errorf("load %s: %w", e.Digest, err)
 		}
@@ -301,7 +305,7 @@ func (s *Store) loadDockerImage(ctx context.Context, files *spooled, e dockerIma
 	if len(names) == 0 {
 		names = []string{"@" + top.Digest.String()}
 	}
-	return s.installFrom(ctx, from, top, func(digest.Digest) []string { return names })
+	return s.installFrom(ctx, from, "docker-archive", top, func(digest.Digest) []string { return names })
 }
 
 func (f *spooled) hash(name string) (digest.Digest, int64, error) {
@@ -362,7 +366,7 @@ func (s *Store) Import(ctx context.Context, in io.Reader, to, comment string, co
 	}
 	top := v1.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(body), Size: int64(len(body))}
 	from.made[top.Digest] = body
-	img, err = s.installFrom(ctx, from, top, func(digest.Digest) []string { return []string{ref.String()} })
+	img, err = s.installFrom(ctx, from, "", top, func(digest.Digest) []string { return []string{ref.String()} })
 	if err != nil {
 		return img, fmt.Errorf("import %s: %w", ref, err)
 	}

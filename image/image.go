@@ -68,6 +68,9 @@ type Image struct {
 type PullOptions struct {
 	Auth     *Auth    // nil: anonymous
 	Platform Platform // zero: the store's
+	// Namespace is the Kubernetes namespace that the image is for, whose signature
+	// policy counts if it has one.
+	Namespace string
 	// Progress, if not nil, is called from several goroutines, one at a time and
 	// often, and must not block; never after Pull has returned. A caller that
 	// joins a pull in flight hears of it from then on.

@@ -63,7 +63,7 @@ func (s *Store) LoadLayout(ctx context.Context, dir, nameless string) ([]Image, 
 			return images, fmt.Errorf("load %s: %w", dir, err)
 		}
 		e.Annotations = nil
-		img, err := s.installFrom(ctx, layoutSource{dir}, e, keys)
+		img, err := s.installFrom(ctx, layoutSource{dir}, "oci", e, keys)
 		if err != nil {
 			return images, fmt.Errorf("load %s: %w", dir, err)
 		}

@@ -63,7 +63,7 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 	platform := s.platform(o.Platform)
 	own := &listener{hear: o.Progress, gone: o.Progress == nil}
 	defer own.leave()
-	f := s.join(parsed, platform, o.Auth, own)
+	f := s.join(parsed, platform, o.Auth, o.Namespace, own)
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -88,10 +88,11 @@ func (s *Store) parse(name string) (registry.Reference, error) {
 }
 
 // join finds the flight for a pull or starts it. Callers with different
-// credentials do not share: what one may see, the other may not.
-func (s *Store) join(ref registry.Reference, platform v1.Platform, auth *Auth, own *listener) *flight {
+// credentials do not share: what one may see, the other may not; nor do namespaces,
+// as each may have a policy.
+func (s *Store) join(ref registry.Reference, platform v1.Platform, auth *Auth, namespace string, own *listener) *flight {
 	secret, _ := json.Marshal(auth) // plain strings always encode
-	key := fmt.Sprintf("%s %s/%s/%s %x", ref, platform.OS, platform.Architecture, platform.Variant, sha256.Sum256(secret))
+	key := fmt.Sprintf("%s %s/%s/%s %x %s", ref, platform.OS, platform.Architecture, platform.Variant, sha256.Sum256(secret), namespace)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.pulls[key]
@@ -100,7 +101,7 @@ func (s *Store) join(ref registry.Reference, platform v1.Platform, auth *Auth, o
 		ctx, cancel := context.WithCancel(context.Background())
 		f = &flight{cancel: cancel, done: make(chan struct{})}
 		s.pulls[key] = f
-		go s.fly(ctx, key, f, ref, platform, auth)
+		go s.fly(ctx, key, f, ref, platform, auth, namespace)
 	}
 	f.waiters++
 	f.hear = append(f.hear, own)
@@ -116,9 +117,10 @@ func (s *Store) leave(f *flight) {
 }
 
 // fly runs one pull to its end.
-func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Reference, platform v1.Platform, auth *Auth) {
+func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Reference, platform v1.Platform, auth *Auth, namespace string) {
 	defer f.cancel()
-	p := &pull{store: s, platform: platform, keep: s.options.KeepLayerBlobs, progress: func(ev Progress) {
+	in := incoming{transport: "docker", ref: &ref, namespace: namespace, auth: auth}
+	p := &pull{store: s, platform: platform, policy: &in, keep: s.options.KeepLayerBlobs, progress: func(ev Progress) {
 		ev.Ref = ref.String()
 		s.mu.Lock()
 		hear := f.hear[:len(f.hear):len(f.hear)]
@@ -178,7 +180,8 @@ type pull struct {
 	store    *Store
 	platform v1.Platform
 	from     source
-	keep     bool // layer blobs
+	policy   *incoming // what the policy is asked; nil: nothing comes in
+	keep     bool      // layer blobs
 	progress func(Progress)
 	held     []string // layer keys and blobs that a collection must leave
 }
@@ -206,6 +209,9 @@ func (p *pull) run(ctx context.Context, ref registry.Reference, auth *Auth) (Ima
 		return Image{}, err
 	}
 	if n, ok := p.store.present(top.Digest, p.platform); ok {
+		if err := p.allowed(ctx, n.top.Digest, n.manifest); err != nil {
+			return Image{}, err
+		}
 		return p.store.publish(keys(top.Digest), n, nil)
 	}
 	return p.install(ctx, top, keys)
@@ -214,10 +220,13 @@ func (p *pull) run(ctx context.Context, ref registry.Reference, auth *Auth) (Ima
 // install makes the image that top leads to present, under the names that keys
 // gives for top's digest.
 func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top digest.Digest) []string) (Image, error) {
-	// 3. The manifest, through an index if there is one.
+	// 3. The manifest, through an index if there is one; may it come in?
 	docs := documents{}
 	top, manifest, m, err := p.manifest(ctx, top, docs)
 	if err != nil {
+		return Image{}, err
+	}
+	if err := p.allowed(ctx, top.Digest, manifest.Digest); err != nil {
 		return Image{}, err
 	}
 
@@ -245,6 +254,16 @@ func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top dig
 	rec := newRecord(manifest, m, config, layers, p.store.layerInfo)
 	n := name{top: top, manifest: manifest.Digest, id: rec.image.ID, pulledAt: time.Now()}
 	return p.store.publish(keys(top.Digest), n, &newImage{rec, docs})
+}
+
+// allowed asks the policy about what comes in.
+func (p *pull) allowed(ctx context.Context, top, manifest digest.Digest) error {
+	if p.policy == nil {
+		return nil
+	}
+	in := *p.policy
+	in.top, in.manifest = top, manifest
+	return p.store.allow(ctx, in)
 }
 
 // documents are the small blobs of an image, by digest.

@@ -47,6 +47,8 @@ type Options struct {
 	Limits layer.Limits
 	// Pinned are the names of images that garbage collection must leave.
 	Pinned []string
+	// Trust names the signature policy.
+	Trust  Trust
 	Logger *slog.Logger // nil: slog.Default()
 }
 

@@ -53,7 +53,10 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 	images, err := image.Open(filepath.Join(c.Root, "images"), image.Options{
 		Registry:       registry.Config{ConfigPath: c.Registry.ConfigPath, RegistriesConf: c.Registry.RegistriesConf, UserAgent: "strake/" + version.Version},
 		KeepLayerBlobs: c.Images.KeepLayerBlobs,
-		Logger:         log,
+		Trust: image.Trust{
+			Policy: c.Images.SignaturePolicy, RegistriesD: c.Images.RegistriesD, NamespaceDir: c.Images.NamespacePolicies,
+		},
+		Logger: log,
 	})
 	if err != nil {
 		return err

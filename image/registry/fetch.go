@@ -232,3 +232,25 @@ func (r *Repository) openBlob(ctx context.Context, h *host, d digest.Digest, off
 	}
 	return resp, nil
 }
+
+// Get fetches a small file from a web server that is no registry, without
+// credentials; ErrNotFound is that it has none.
+func (c *Client) Get(ctx context.Context, address string, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, headerTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", c.config.UserAgent)
+	h := &host{}
+	resp, err := (&http.Client{Transport: c.transport, CheckRedirect: h.checkRedirect}).Do(req)
+	if err != nil {
+		return nil, transportError(err)
+	}
+	defer func() { _ = resp.Body.Close() }() // only read from
+	if resp.StatusCode != http.StatusOK {
+		return nil, statusError(resp)
+	}
+	return readAll(resp.Body, limit)
+}

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 
@@ -224,4 +225,22 @@ func parseReferrers(body []byte) ([]v1.Descriptor, error) {
 		}
 	}
 	return index.Manifests, nil
+}
+
+// ParseAttachment reads the layers of a manifest that carries no file system, such
+// as cosign's signatures.
+func ParseAttachment(body []byte) ([]v1.Descriptor, error) {
+	if kind, err := Detect(body, v1.MediaTypeImageManifest); err != nil || kind != KindManifest {
+		return nil, errors.Join(err, fmt.Errorf("%w: no manifest of an attachment", ErrInvalidManifest))
+	}
+	var m v1.Manifest
+	if err := json.Unmarshal(body, &m); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidManifest, err)
+	}
+	for i, l := range m.Layers {
+		if err := checkDescriptor(fmt.Sprintf("layers[%d]", i), l); err != nil {
+			return nil, err
+		}
+	}
+	return m.Layers, nil
 }

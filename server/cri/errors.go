@@ -59,8 +59,11 @@ func asStatus(err error) error {
 }
 
 // asPullStatus is asStatus for PullImage, where the kubelet tells a registry that
-// is down from an image that is bad by how the message of an Unknown error begins.
+// is down and a signature that is missing from an image that is bad by how the message of an Unknown error begins.
 func asPullStatus(err error) error {
+	if errors.Is(err, image.ErrSignature) {
+		return status.Error(codes.Unknown, crierrors.ErrSignatureValidationFailed.Error()+": "+err.Error())
+	}
 	if errors.Is(err, image.ErrUnavailable) {
 		return status.Error(codes.Unknown, crierrors.ErrRegistryUnavailable.Error()+": "+err.Error())
 	}

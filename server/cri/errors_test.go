@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -50,6 +51,10 @@ func TestErrors(t *testing.T) {
 func TestPullUnavailable(t *testing.T) {
 	err := asPullStatus(fmt.Errorf("pull x: %w", image.ErrUnavailable))
 	if s := status.Convert(err); s.Code() != codes.Unknown || len(s.Message()) < 20 || s.Message()[:20] != "RegistryUnavailable:" {
+		t.Errorf("got %v", err)
+	}
+	err = asPullStatus(fmt.Errorf("pull x: %w", image.ErrSignature))
+	if s := status.Convert(err); s.Code() != codes.Unknown || !strings.HasPrefix(s.Message(), "SignatureValidationFailed: ") {
 		t.Errorf("got %v", err)
 	}
 }

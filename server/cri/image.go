@@ -40,7 +40,7 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 	if err != nil {
 		return nil, err
 	}
-	i, err := s.Pull(ctx, r.Image.Image, image.PullOptions{Auth: credentials})
+	i, err := s.Pull(ctx, r.Image.Image, image.PullOptions{Auth: credentials, Namespace: r.GetSandboxConfig().GetMetadata().GetNamespace()})
 	if err != nil {
 		return nil, asPullStatus(err)
 	}

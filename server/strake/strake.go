@@ -231,6 +231,7 @@ var classes = []struct {
 	{image.ErrDigestMismatch, codes.DataLoss},
 	{image.ErrUnsupported, codes.Unimplemented},
 	{image.ErrUnavailable, codes.Unavailable},
+	{image.ErrSignature, codes.PermissionDenied},
 	{image.ErrBlocked, codes.PermissionDenied},
 	{image.ErrNotKept, codes.FailedPrecondition},
 	{image.ErrInUse, codes.FailedPrecondition},

@@ -1,0 +1,361 @@
+// Package policy decides by containers' policy.json whether an image may be used:
+// it parses the file as strictly as containers/image does, finds the scope that
+// counts, and verifies signatures, GPG's simple signing and sigstore's with keys.
+//
+// It fetches nothing: signatures and the contents of key files are handed in. What
+// it does not verify (fulcio, PKI, rekor) rejects by name and never accepts.
+//
+// Sources: containers-policy.json(5), the simple signing format, cosign's
+// signature specification.
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// ErrRejected is the class of images that the policy does not let in.
+var ErrRejected = errors.New("rejected by the signature policy")
+
+// ErrInvalid is the class of policies that cannot be read.
+var ErrInvalid = errors.New("invalid signature policy")
+
+// Policy is a parsed policy.json.
+type Policy struct {
+	Default    []Requirement
+	Transports map[string]map[string][]Requirement
+}
+
+// Requirement is one entry of a list, all of which must be fulfilled.
+type Requirement struct {
+	Type     string    `json:"type"`
+	KeyType  string    `json:"keyType,omitempty"`
+	KeyPath  string    `json:"keyPath,omitempty"`
+	KeyPaths []string  `json:"keyPaths,omitempty"`
+	KeyData  []byte    `json:"keyData,omitempty"`
+	KeyDatas [][]byte  `json:"keyDatas,omitempty"`
+	Identity *Identity `json:"signedIdentity,omitempty"`
+
+	// Kinds of trust that are not verified here.
+	Fulcio         json.RawMessage   `json:"fulcio,omitempty"`
+	PKI            json.RawMessage   `json:"pki,omitempty"`
+	RekorKeyPath   string            `json:"rekorPublicKeyPath,omitempty"`
+	RekorKeyPaths  []string          `json:"rekorPublicKeyPaths,omitempty"`
+	RekorKeyData   []byte            `json:"rekorPublicKeyData,omitempty"`
+	RekorKeyDatas  [][]byte          `json:"rekorPublicKeyDatas,omitempty"`
+	BaseLayerIdent []json.RawMessage `json:"baseLayerIdentity,omitempty"`
+}
+
+// Identity says which name a signature must have been made for.
+type Identity struct {
+	Type         string `json:"type"`
+	Reference    string `json:"dockerReference,omitempty"`
+	Repository   string `json:"dockerRepository,omitempty"`
+	Prefix       string `json:"prefix,omitempty"`
+	SignedPrefix string `json:"signedPrefix,omitempty"`
+}
+
+// The kinds of requirement.
+const (
+	AcceptAnything = "insecureAcceptAnything"
+	Reject         = "reject"
+	SignedBy       = "signedBy"
+	SigstoreSigned = "sigstoreSigned"
+)
+
+// Parse reads a policy.json. Unknown and repeated keys, empty lists and what does
+// not go together are errors, as a policy that is not understood protects nobody.
+func Parse(data []byte) (*Policy, error) {
+	if err := noDuplicates(json.NewDecoder(bytes.NewReader(data)), ""); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	var file struct {
+		Default    []Requirement                       `json:"default"`
+		Transports map[string]map[string][]Requirement `json:"transports"`
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&file); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if err := checkList("default", file.Default); err != nil {
+		return nil, err
+	}
+	for transport, scopes := range file.Transports {
+		for scope, list := range scopes {
+			if err := checkList(fmt.Sprintf("transports.%s[%q]", transport, scope), list); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &Policy{Default: file.Default, Transports: file.Transports}, nil
+}
+
+// noDuplicates reads one JSON value and refuses a key that is there twice: Go's
+// decoder would let the last one win.
+func noDuplicates(dec *json.Decoder, at string) error {
+	token, err := dec.Token()
+	if err != nil {
+		return err
+	}
+	open, ok := token.(json.Delim)
+	if !ok {
+		return nil
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		where := at
+		if open == '{' {
+			key, err := dec.Token()
+			if err != nil {
+				return err
+			}
+			name, _ := key.(string) // a key is one
+			if seen[name] {
+				return fmt.Errorf("%s: the key %q is there twice", strings.TrimPrefix(at, "."), name)
+			}
+			seen[name] = true
+			where = at + "." + name
+		}
+		if err := noDuplicates(dec, where); err != nil {
+			return err
+		}
+	}
+	_, err = dec.Token() // the end
+	if at == "" && err == nil {
+		if _, more := dec.Token(); !errors.Is(more, io.EOF) {
+			return errors.New("something follows the policy")
+		}
+	}
+	return err
+}
+
+func checkList(where string, list []Requirement) error {
+	if len(list) == 0 {
+		return fmt.Errorf("%w: %s: an empty list would accept anything: say insecureAcceptAnything or reject", ErrInvalid, where)
+	}
+	for i, r := range list {
+		if err := r.check(); err != nil {
+			return fmt.Errorf("%w: %s[%d]: %w", ErrInvalid, where, i, err)
+		}
+	}
+	return nil
+}
+
+// check refuses fields that do not belong to the type.
+func (r Requirement) check() error {
+	gpgOnly := r.KeyType != "" || r.BaseLayerIdent != nil
+	sigstoreOnly := r.KeyDatas != nil || r.Fulcio != nil || r.PKI != nil || r.rekor()
+	keys := 0
+	for _, there := range []bool{r.KeyPath != "", r.KeyPaths != nil, r.KeyData != nil, r.KeyDatas != nil, r.Fulcio != nil, r.PKI != nil} {
+		if there {
+			keys++
+		}
+	}
+	switch r.Type {
+	case AcceptAnything, Reject:
+		if keys > 0 || gpgOnly || sigstoreOnly || r.Identity != nil {
+			return fmt.Errorf("%s has no other keys", r.Type)
+		}
+		return nil
+	case SignedBy:
+		if r.KeyType != "GPGKeys" {
+			return fmt.Errorf("keyType %q is not GPGKeys", r.KeyType)
+		}
+		if sigstoreOnly {
+			return errors.New("signedBy has keyPath, keyPaths or keyData")
+		}
+	case SigstoreSigned:
+		if gpgOnly {
+			return errors.New("sigstoreSigned has no keyType and no baseLayerIdentity")
+		}
+	default:
+		return fmt.Errorf("type %q is not one of %s, %s, %s, %s", r.Type, AcceptAnything, Reject, SignedBy, SigstoreSigned)
+	}
+	if keys != 1 || r.KeyPaths != nil && len(r.KeyPaths) == 0 || r.KeyDatas != nil && len(r.KeyDatas) == 0 {
+		return errors.New("it takes exactly one of the keys that name keys, and not an empty one")
+	}
+	if r.Identity != nil {
+		return r.Identity.check()
+	}
+	return nil
+}
+
+func (r Requirement) rekor() bool {
+	return r.RekorKeyPath != "" || r.RekorKeyPaths != nil || r.RekorKeyData != nil || r.RekorKeyDatas != nil
+}
+
+// Reference is the name that an image is asked for by: with a tag or a digest.
+type Reference struct {
+	Domain, Path string
+	Tag          string
+	Digest       string
+}
+
+// Repository is the name without tag and digest.
+func (r Reference) Repository() string { return r.Domain + "/" + r.Path }
+
+func (r Reference) String() string {
+	if r.Digest != "" {
+		return r.Repository() + "@" + r.Digest
+	}
+	return r.Repository() + ":" + r.Tag
+}
+
+// Scopes are what a policy or registries.d may have for a reference, the most
+// specific first; wildcards of the host's domain come last and count in a policy
+// only.
+func (r Reference) Scopes(wildcards bool) []string {
+	scopes := []string{r.String()}
+	for name := r.Repository(); ; {
+		scopes = append(scopes, name)
+		i := strings.LastIndexByte(name, '/')
+		if i < 0 {
+			break
+		}
+		name = name[:i]
+	}
+	if wildcards {
+		for host := r.Domain; ; {
+			_, rest, ok := strings.Cut(host, ".")
+			if !ok {
+				break
+			}
+			scopes = append(scopes, "*."+rest)
+			host = rest
+		}
+	}
+	return scopes
+}
+
+// For finds the list that counts for an image of a transport, and where it stands.
+// A nil reference is an image without a name.
+func (p *Policy) For(transport string, ref *Reference) (list []Requirement, where string) {
+	scopes := p.Transports[transport]
+	if ref != nil {
+		for _, scope := range ref.Scopes(true) {
+			if list, ok := scopes[scope]; ok {
+				return list, fmt.Sprintf("transports.%s[%q]", transport, scope)
+			}
+		}
+	}
+	if list, ok := scopes[""]; ok {
+		return list, fmt.Sprintf("transports.%s[\"\"]", transport)
+	}
+	return p.Default, "default"
+}
+
+// NeedsSignatures reports whether a list can only be decided with signatures.
+func NeedsSignatures(list []Requirement) bool {
+	return slices.ContainsFunc(list, func(r Requirement) bool { return r.Type == SignedBy || r.Type == SigstoreSigned })
+}
+
+// Signatures are what was found for an image.
+type Signatures struct {
+	Simple   [][]byte // simple signing: OpenPGP messages
+	Sigstore []Sigstore
+}
+
+// Sigstore is one of cosign's signatures.
+type Sigstore struct {
+	Payload   []byte
+	Signature []byte
+}
+
+// Decide checks an image against a list: its manifest's digest, the name it was
+// asked for by, and the signatures found. ReadKey reads a key file. The error is an
+// ErrRejected that says which requirement was not met, and why.
+func Decide(list []Requirement, where string, ref *Reference, manifest string, have Signatures, readKey func(path string) ([]byte, error)) error {
+	for i, r := range list {
+		if err := r.decide(ref, manifest, have, readKey); err != nil {
+			return fmt.Errorf("%w: %s[%d] (%s): %w", ErrRejected, where, i, r.Type, err)
+		}
+	}
+	return nil
+}
+
+func (r Requirement) decide(ref *Reference, manifest string, have Signatures, readKey func(string) ([]byte, error)) error {
+	switch r.Type {
+	case AcceptAnything:
+		return nil
+	case Reject:
+		return errors.New("no image is let in from there")
+	}
+	if ref == nil {
+		return errors.New("an image without a name in a registry cannot be signed")
+	}
+	switch {
+	case r.Fulcio != nil:
+		return errors.New("fulcio: certificates are not supported: use keys")
+	case r.PKI != nil:
+		return errors.New("pki: certificates are not supported: use keys")
+	case r.rekor():
+		return errors.New("rekorPublicKey: transparency logs are not supported")
+	case r.BaseLayerIdent != nil:
+		return errors.New("baseLayerIdentity is not supported")
+	}
+	keys, err := r.keys(readKey)
+	if err != nil {
+		return err
+	}
+	var all []error
+	try := func(payload []byte, kind string, err error) bool {
+		if err == nil {
+			err = r.matches(payload, kind, *ref, manifest)
+		}
+		if err != nil {
+			all = append(all, err)
+		}
+		return err == nil
+	}
+	if r.Type == SignedBy {
+		ring, err := keyRing(keys)
+		if err != nil {
+			return err
+		}
+		for _, s := range have.Simple {
+			payload, err := verifySimple(ring, s)
+			if try(payload, simpleType, err) {
+				return nil
+			}
+		}
+	} else {
+		public, err := publicKeys(keys)
+		if err != nil {
+			return err
+		}
+		for _, s := range have.Sigstore {
+			if try(s.Payload, sigstoreType, verifySigstore(public, s)) {
+				return nil
+			}
+		}
+	}
+	if len(all) == 0 {
+		return errors.New("there is no signature of that kind")
+	}
+	return errors.Join(all...)
+}
+
+func (r Requirement) keys(readKey func(string) ([]byte, error)) ([][]byte, error) {
+	keys := r.KeyDatas
+	if r.KeyData != nil {
+		keys = [][]byte{r.KeyData}
+	}
+	paths := r.KeyPaths
+	if r.KeyPath != "" {
+		paths = []string{r.KeyPath}
+	}
+	for _, path := range paths {
+		key, err := readKey(path)
+		if err != nil {
+			return nil, fmt.Errorf("key: %w", err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}

@@ -1,0 +1,245 @@
+package image
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/strake-containers/strake/image/policy"
+	"github.com/strake-containers/strake/image/registry"
+)
+
+const (
+	maxSignatures   = 100 // of one image
+	maxSignature    = 1 << 20
+	maxTrustFile    = 1 << 20
+	sigstoreLayer   = "application/vnd.dev.cosign.simplesigning.v1+json"
+	sigstoreValue   = "dev.cosignproject.cosign/signature"
+	sigstoreTagTail = ".sig"
+)
+
+// ErrSignature is the class of images that the signature policy does not let in.
+var ErrSignature = policy.ErrRejected
+
+// Trust says where containers' signature files are. Empty fields are none. They are
+// read whenever an image comes in, so that an edit needs no restart.
+type Trust struct {
+	Policy       string // policy.json; a file that is not there lets everything in
+	RegistriesD  string // registries.d: where signatures lie
+	NamespaceDir string // NAMESPACE.json here is the policy of that Kubernetes namespace
+}
+
+// policyOf reads the policy of a Kubernetes namespace, "" for none; nil is that
+// there is no policy.
+func (t Trust) policyOf(namespace string) (*policy.Policy, string, error) {
+	paths := []string{t.Policy}
+	if t.NamespaceDir != "" && namespace != "" {
+		if strings.ContainsAny(namespace, "/\x00") {
+			return nil, "", fmt.Errorf("%w: the namespace %q is no file name", policy.ErrInvalid, namespace)
+		}
+		paths = []string{filepath.Join(t.NamespaceDir, namespace+".json"), t.Policy}
+	}
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
+		data, err := readLimited(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, path, fmt.Errorf("signature policy: %w", err)
+		}
+		p, err := policy.Parse(data)
+		if err != nil {
+			return nil, path, fmt.Errorf("%s: %w", path, err)
+		}
+		return p, path, nil
+	}
+	return nil, "", nil
+}
+
+func readLimited(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxTrustFile {
+		return nil, fmt.Errorf("%s: more than %d bytes", path, maxTrustFile)
+	}
+	return os.ReadFile(path)
+}
+
+// incoming is an image that a policy is asked about.
+type incoming struct {
+	transport string              // as policy.json names it: "docker", "oci-archive" …
+	ref       *registry.Reference // nil: it has no name
+	namespace string
+	auth      *Auth
+	top       digest.Digest // what the name means
+	manifest  digest.Digest // of the platform; top's own unless that is an index
+}
+
+// allow asks the policy. A signature may be for the manifest, or for the index that
+// leads to it.
+func (s *Store) allow(ctx context.Context, in incoming) error {
+	p, file, err := s.options.Trust.policyOf(in.namespace)
+	if err != nil {
+		return classified{ErrSignature, err}
+	}
+	if p == nil {
+		return nil
+	}
+	var ref *policy.Reference
+	if in.ref != nil {
+		ref = &policy.Reference{Domain: in.ref.Domain, Path: in.ref.Path, Tag: in.ref.Tag, Digest: in.ref.Digest.String()}
+	}
+	list, where := p.For(in.transport, ref)
+	where = file + ": " + where
+	digests := []digest.Digest{in.manifest}
+	if in.top != in.manifest {
+		digests = append(digests, in.top)
+	}
+	for _, d := range digests {
+		var have policy.Signatures
+		if policy.NeedsSignatures(list) && in.ref != nil {
+			if have, err = s.signatures(ctx, in, d); err != nil {
+				return classified{ErrSignature, fmt.Errorf("%w: signatures of %s: %w", ErrSignature, d, err)}
+			}
+		}
+		if err = policy.Decide(list, where, ref, d.String(), have, readLimited); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// lookaside is a file of registries.d.
+type lookaside struct {
+	DefaultDocker *lookasideScope           `json:"default-docker"`
+	Docker        map[string]lookasideScope `json:"docker"`
+}
+
+type lookasideScope struct {
+	Lookaside      string `json:"lookaside"`
+	LookasideStage string `json:"lookaside-staging"`
+	Sigstore       string `json:"sigstore"` // what lookaside was called
+	SigstoreStage  string `json:"sigstore-staging"`
+	UseAttachments *bool  `json:"use-sigstore-attachments"`
+}
+
+// where finds what registries.d says for a reference.
+func (t Trust) where(ref registry.Reference) (lookasideScope, error) {
+	var found lookasideScope
+	if t.RegistriesD == "" {
+		return found, nil
+	}
+	files, err := filepath.Glob(filepath.Join(t.RegistriesD, "*.yaml"))
+	if err != nil {
+		return found, err
+	}
+	scopes := policy.Reference{Domain: ref.Domain, Path: ref.Path, Tag: ref.Tag, Digest: ref.Digest.String()}.Scopes(false)
+	best := len(scopes) + 1
+	for _, file := range files {
+		data, err := readLimited(file)
+		if err != nil {
+			return found, err
+		}
+		var l lookaside
+		if err := yaml.UnmarshalStrict(data, &l); err != nil {
+			return found, fmt.Errorf("%s: %w", file, err)
+		}
+		if l.DefaultDocker != nil && best > len(scopes) {
+			found, best = *l.DefaultDocker, len(scopes)
+		}
+		for i, scope := range scopes[:min(best, len(scopes))] {
+			if c, ok := l.Docker[scope]; ok {
+				found, best = c, i
+				break
+			}
+		}
+	}
+	if found.Lookaside == "" {
+		found.Lookaside = found.Sigstore
+	}
+	return found, nil
+}
+
+// signatures fetches what is there of an image's signatures.
+func (s *Store) signatures(ctx context.Context, in incoming, d digest.Digest) (have policy.Signatures, err error) {
+	w, err := s.options.Trust.where(*in.ref)
+	if err != nil {
+		return have, err
+	}
+	if w.Lookaside != "" {
+		base := fmt.Sprintf("%s/%s@%s=%s/signature-", strings.TrimSuffix(w.Lookaside, "/"), in.ref.Path, d.Algorithm(), d.Encoded())
+		for i := 1; i <= maxSignatures; i++ {
+			body, err := s.lookasideFile(ctx, fmt.Sprintf("%s%d", base, i))
+			if errors.Is(err, ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if err != nil {
+				return have, err
+			}
+			have.Simple = append(have.Simple, body)
+		}
+	}
+	if w.UseAttachments != nil && *w.UseAttachments {
+		have.Sigstore, err = s.attachments(ctx, in, d)
+	}
+	return have, err
+}
+
+func (s *Store) lookasideFile(ctx context.Context, url string) ([]byte, error) {
+	if path, ok := strings.CutPrefix(url, "file://"); ok {
+		return readLimited(path)
+	}
+	return s.client.Get(ctx, url, maxSignature)
+}
+
+// attachments fetches cosign's signatures: the layers of an image with a tag made
+// of the digest.
+func (s *Store) attachments(ctx context.Context, in incoming, d digest.Digest) ([]policy.Sigstore, error) {
+	at := registry.Reference{Domain: in.ref.Domain, Path: in.ref.Path, Tag: strings.Replace(d.String(), ":", "-", 1) + sigstoreTagTail}
+	repo, err := s.client.Repository(at, in.auth)
+	if err != nil {
+		return nil, err
+	}
+	defer repo.Close()
+	body, _, err := repo.Manifest(ctx, v1.Descriptor{})
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	layers, err := registry.ParseAttachment(body)
+	if err != nil {
+		return nil, err
+	}
+	var found []policy.Sigstore
+	for _, l := range layers[:min(len(layers), maxSignatures)] {
+		if l.MediaType != sigstoreLayer {
+			continue
+		}
+		signature, err := base64.StdEncoding.DecodeString(l.Annotations[sigstoreValue])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", l.Digest, err)
+		}
+		payload, err := repo.Bytes(ctx, l, maxSignature)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, policy.Sigstore{Payload: payload, Signature: signature})
+	}
+	return found, nil
+}
