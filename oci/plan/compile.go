@@ -33,6 +33,7 @@ func Create(s *specs.Spec, host Host, cfg Config) (*Program, error) {
 		b.joinCgroup,
 		b.allCPUs,
 		b.readNamespaces,
+		func() error { b.sealFromWatchers(); return nil },
 		b.makeNamespaces,
 		b.cgroupNamespace,
 		b.session,

@@ -25,6 +25,12 @@ func Exec(s *specs.Spec, process *specs.Process, host Host, cfg Config) (*Progra
 		b.joinCgroup,
 		lastCPUs,
 		b.readNamespaces,
+		func() error {
+			if s.Process != nil {
+				b.sealFromWatchers(s.Process.Capabilities, process.Capabilities)
+			}
+			return nil
+		},
 		b.joinAll,
 		b.execSession,
 		b.execTerminal,

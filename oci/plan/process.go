@@ -367,6 +367,28 @@ func (b *builder) seal(why string) {
 	}
 }
 
+// sealFromWatchers notes a process that others can look into before it executes
+// anything: those who share its PID namespace and have CAP_SYS_PTRACE there, with no
+// user namespace in between. They reach its /proc/PID/exe, our own program. Of an
+// exec the capabilities of the container's init and its own are known, of those
+// whose namespace is joined by path nothing.
+func (b *builder) sealFromWatchers(known ...*specs.LinuxCapabilities) {
+	pid, ok := b.ns[specs.PIDNamespace]
+	if !ok || b.inUser {
+		return
+	}
+	if pid.path != "" {
+		b.at(pid.field, pid.path)
+		b.seal("has processes that may look into this one")
+	}
+	for _, c := range known {
+		if c != nil && slices.Contains(c.Bounding, "CAP_SYS_PTRACE") {
+			b.at("process.capabilities.bounding", "CAP_SYS_PTRACE")
+			b.seal("may look into a process that joins")
+		}
+	}
+}
+
 // stubCalls are those that launch's stub makes and that lead to it.
 var stubCalls = []struct {
 	name string
