@@ -16,7 +16,8 @@ import (
 
 // createFlags are those of create and run.
 type createFlags struct {
-	bundle, pidFile, consoleSocket, pidfdSocket string
+	bundle, config                      string
+	pidFile, consoleSocket, pidfdSocket string
 	noPivot, noNewKeyring                       bool
 	preserveFDs                                 int
 	timeout                                     time.Duration
@@ -24,6 +25,7 @@ type createFlags struct {
 
 func (c *createFlags) bind(f *flags) {
 	f.text(&c.bundle, "bundle,b", "DIR", "directory of config.json, the current one by default")
+	f.text(&c.config, "config,f", "FILE", "the config, config.json in the bundle by default")
 	f.text(&c.pidFile, "pid-file", "FILE", "write the pid of the container's init to this file")
 	f.text(&c.consoleSocket, "console-socket", "SOCKET", "unix socket that gets the terminal's master")
 	f.text(&c.pidfdSocket, "pidfd-socket", "SOCKET", "unix socket that gets a pidfd of the container's init")
@@ -47,6 +49,7 @@ func (c *createFlags) options(a *app, id string) (container.CreateOptions, error
 	if o.Bundle, err = filepath.Abs(c.bundle); err != nil {
 		return o, fmt.Errorf("--bundle: %w", err)
 	}
+	o.Config = c.config
 	o.ExtraFiles, err = a.extraFiles(c.preserveFDs)
 	return o, err
 }
@@ -55,11 +58,10 @@ func (c *createFlags) options(a *app, id string) (container.CreateOptions, error
 const maxPreserved = 1 << 16
 
 // extraFiles are the descriptors from 3 on that the container is to have: those
-// of --preserve-fds and those of socket activation (sd_listen_fds(3)), whichever
-// are more.
+// of socket activation (sd_listen_fds(3)), then those of --preserve-fds.
 func (a *app) extraFiles(preserve int) ([]*os.File, error) {
-	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && preserve == 0 {
-		preserve = n
+	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && preserve >= 0 {
+		preserve += min(n, maxPreserved)
 	}
 	if preserve < 0 || preserve > maxPreserved {
 		return nil, fmt.Errorf("--preserve-fds: %d is not 0 to %d", preserve, maxPreserved)

@@ -9,17 +9,15 @@ import (
 )
 
 func bindDelete(a *app, f *flags) func(context.Context, []string) error {
-	var force bool
+	var force, regex bool
 	f.flag(&force, "force,f", "kill it first if it runs; one that does not exist is fine")
+	f.flag(&regex, "regex,r", "the id is an extended regular expression: every container that it fits")
 	return func(ctx context.Context, args []string) error {
 		id, err := oneID(args)
 		if err != nil {
 			return fmt.Errorf("delete: %w", err)
 		}
-		c, err := container.Load(a.root, id)
-		if err == nil {
-			err = c.Delete(ctx, force)
-		}
+		err = a.each(id, regex, func(c *container.Container) error { return c.Delete(ctx, force) })
 		if force && errors.Is(err, container.ErrNotExist) {
 			return nil
 		}

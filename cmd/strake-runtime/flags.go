@@ -116,7 +116,7 @@ func (f *flags) print() error {
 		if one.value != "" {
 			names += " " + one.value
 		}
-		if _, err := fmt.Printf("  %-32s %s\n", names, one.help); err != nil {
+		if _, err := fmt.Printf("   %-32s %s\n", names, one.help); err != nil {
 			return err
 		}
 	}

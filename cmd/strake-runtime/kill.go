@@ -16,8 +16,9 @@ import (
 var errNotRunning = errors.New("container not running")
 
 func bindKill(a *app, f *flags) func(context.Context, []string) error {
-	var all bool
+	var all, regex bool
 	f.flag(&all, "all,a", "to every process of the container, if init is gone too")
+	f.flag(&regex, "regex,r", "the id is an extended regular expression: to every container that it fits")
 	return func(_ context.Context, args []string) error {
 		if len(args) == 0 || len(args) > 2 {
 			return errors.New("kill: a container id and at most one signal are wanted")
@@ -29,15 +30,13 @@ func bindKill(a *app, f *flags) func(context.Context, []string) error {
 				return err
 			}
 		}
-		c, err := container.Load(a.root, args[0])
-		if err != nil {
+		return a.each(args[0], regex, func(c *container.Container) error {
+			err := c.Kill(signal, all)
+			if errors.Is(err, container.ErrNotRunning) {
+				return fmt.Errorf("kill container %s: %w", c.ID(), errNotRunning)
+			}
 			return err
-		}
-		err = c.Kill(signal, all)
-		if errors.Is(err, container.ErrNotRunning) {
-			return fmt.Errorf("kill container %s: %w", args[0], errNotRunning)
-		}
-		return err
+		})
 	}
 }
 

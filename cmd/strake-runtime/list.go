@@ -21,6 +21,9 @@ func bindList(a *app, f *flags) func(context.Context, []string) error {
 		if len(args) > 0 {
 			return errors.New("list: takes no argument")
 		}
+		if _, err := os.Stat(a.root); a.ownRoot && err != nil {
+			return fmt.Errorf("--root: %w", err)
+		}
 		states, err := container.List(a.root)
 		if err != nil {
 			a.log.warn(err.Error()) // the others are worth showing

@@ -36,9 +36,10 @@ import (
 
 // app is what the global flags said.
 type app struct {
-	root string
-	criu string
-	log  *logger
+	root    string
+	ownRoot bool // not the default
+	criu    string
+	log     *logger
 	// extra are the descriptors that the container is to have beside its standard
 	// ones; they must outlive an execution of this program by itself.
 	extra []*os.File
@@ -110,7 +111,10 @@ func (a *app) outcome(name string, err error) int {
 }
 
 func (a *app) fail(name string, err error) {
-	a.log.write("error", err.Error())
+	a.log.write(levelError, err.Error())
+	if a.log.toStderr() {
+		return
+	}
 	fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
@@ -128,24 +132,44 @@ func (e exitStatus) Unwrap() error { return e.err }
 func (a *app) globals(name string, args []string) (*verb, []string, error) {
 	var f flags
 	var debug, showVersion, help bool
-	var logFile string
-	logFormat, rootless := "text", "auto"
-	a.root = defaultRoot()
+	var logFile, logLevel string
+	logFormat, manager, rootless := "text", "", "auto"
+	a.root = ""
 	f.text(&a.root, "root", "DIR", "state of the containers; on a tmpfs")
-	f.flag(&debug, "debug", "log more")
-	f.text(&logFile, "log", "FILE", "log to this file, not to standard error")
+	f.flag(&debug, "debug", "log more: --log-level debug")
+	f.text(&logFile, "log", "[file:]FILE|journald:ID|syslog:ID", "where to log to")
 	f.text(&logFormat, "log-format", "text|json", "format of the log")
+	f.text(&logLevel, "log-level", "error|warning|debug", "what to log, warnings and errors by default")
+	f.text(&manager, "cgroup-manager", "cgroupfs|systemd", "who makes the cgroups: systemd is --systemd-cgroup")
 	f.flag(&a.systemd, "systemd-cgroup", "have systemd make cgroups: linux.cgroupsPath is slice:prefix:name")
 	f.text(&rootless, "rootless", "true|false|auto", "do without a cgroup where none may be made")
 	f.text(&a.criu, "criu", "FILE", "CRIU's program, for checkpoint and restore")
-	f.flag(&showVersion, "version,v", "print the version")
+	f.flag(&showVersion, "version,v,V", "print the version")
 	f.flag(&help, "help,h", "print this help")
 	rest, err := f.parse(args, stopAtArgument)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := a.log.open(logFile, logFormat, debug); err != nil {
+	level, err := parseLevel(logLevel)
+	if err != nil {
 		return nil, nil, err
+	}
+	if debug {
+		level = levelDebug
+	}
+	if err := a.log.open(logFile, logFormat, level); err != nil {
+		return nil, nil, err
+	}
+	switch manager {
+	case "":
+	case "cgroupfs":
+		a.systemd = false
+	case "systemd":
+		a.systemd = true
+	case "disabled":
+		return nil, nil, errors.New("--cgroup-manager disabled: not supported: every container has a cgroup, by which it is ended")
+	default:
+		return nil, nil, fmt.Errorf("--cgroup-manager: %q is not cgroupfs or systemd", manager)
 	}
 	switch {
 	case showVersion:
@@ -164,6 +188,10 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 	default:
 		return nil, nil, fmt.Errorf("--rootless: %q is not true, false or auto", rootless)
 	}
+	a.ownRoot = a.root != ""
+	if !a.ownRoot {
+		a.root = defaultRoot()
+	}
 	// Every process that looks for a container compares paths below root.
 	if a.root, err = filepath.Abs(a.root); err != nil {
 		return nil, nil, fmt.Errorf("--root: %w", err)
@@ -173,7 +201,7 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 			return &v, rest[1:], nil
 		}
 	}
-	return nil, nil, fmt.Errorf("unknown command %q: see %s --help", rest[0], name)
+	return nil, nil, fmt.Errorf("No help topic for '%.100s': there is no such command: see %s --help", rest[0], name) //nolint:staticcheck // runc's words
 }
 
 func (a *app) call(name string, v *verb, args []string) error {
@@ -217,21 +245,26 @@ func defaultRoot() string {
 
 // printVersion writes lines in the form that go-runc and Podman read.
 func printVersion(name string) error {
-	_, err := fmt.Printf("%s version %s\ncommit: %s\nspec: %s\n", name, version.Version, version.Version, specs.Version)
+	v := strings.TrimPrefix(version.Version, "v")
+	if major, _, ok := strings.Cut(v, "."); !ok || strings.Trim(major, "0123456789") != "" {
+		v = "0.0.0-" + v // built from no release
+	}
+	_, err := fmt.Printf("%s version %s\ncommit: %s\nspec: %s\n", name, v, version.Version, specs.Version)
 	return err
 }
 
+// printHelp and printVerbHelp begin as runc's do: scripts look for the name.
 func printHelp(name string, f *flags) error {
-	fmt.Printf("%s runs OCI containers.\n\nUsage: %s [GLOBAL FLAG...] COMMAND [FLAG...] [ARG...]\n\nCommands:\n", name, name)
+	fmt.Printf("NAME:\n   %s - Open Container Initiative runtime\n\nUSAGE:\n   %s [global options] command [command options] [arguments...]\n\nCOMMANDS:\n", name, name)
 	for _, v := range verbs() {
-		fmt.Printf("  %-10s %s\n", v.name, v.help)
+		fmt.Printf("   %-10s %s\n", v.name, v.help)
 	}
-	fmt.Println("\nGlobal flags:")
+	fmt.Println("\nGLOBAL OPTIONS:")
 	return f.print()
 }
 
 func printVerbHelp(name string, v *verb, f *flags) error {
-	fmt.Printf("%s %s: %s\n\nUsage: %s %s [FLAG...] %s\n\nFlags:\n", name, v.name, v.help, name, v.name, v.args)
+	fmt.Printf("NAME:\n   %s %s - %s\n\nUSAGE:\n   %s %s [command options] %s\n\nOPTIONS:\n", name, v.name, v.help, name, v.name, v.args)
 	return f.print()
 }
 

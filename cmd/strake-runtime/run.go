@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/container"
@@ -74,9 +72,6 @@ func (a *app) runForeground(ctx context.Context, c *createFlags, id string, keep
 	err = errors.Join(err, tty.close())
 	if !keep {
 		err = errors.Join(err, box.Delete(context.WithoutCancel(ctx), true))
-		if c.pidFile != "" {
-			_ = os.Remove(filepath.Clean(c.pidFile)) // it names nothing any more
-		}
 	}
 	if err != nil {
 		return err

@@ -9,18 +9,31 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/oci/cgroup"
 )
 
 func bindSpec(_ *app, f *flags) func(context.Context, []string) error {
-	var bundle string
+	var bundle, file string
 	var rootless bool
 	f.text(&bundle, "bundle,b", "DIR", "where to write config.json, the current directory by default")
+	f.text(&file, "file,f", "FILE", "the file's name, config.json by default")
 	f.flag(&rootless, "rootless", "for a user without privileges")
 	return func(_ context.Context, args []string) error {
+		if file == "" {
+			file = filepath.Join(bundle, "config.json")
+		}
 		if len(args) > 0 {
 			return errors.New("spec: takes no argument")
 		}
 		s := exampleSpec()
+		mode, err := cgroup.Detect()
+		if err != nil {
+			return err
+		}
+		if mode == cgroup.Unified { // on v1, as runc, for those who add one themselves
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+		}
 		if rootless {
 			makeRootless(s, os.Geteuid(), os.Getegid())
 		}
@@ -28,16 +41,15 @@ func bindSpec(_ *app, f *flags) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		name := filepath.Join(bundle, "config.json")
-		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 		if errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("%s exists: remove it first", name)
+			return fmt.Errorf("%s exists: remove it first", file)
 		}
 		if err != nil {
 			return err
 		}
-		_, err = file.Write(append(data, '\n'))
-		return errors.Join(err, file.Close())
+		_, err = out.Write(append(data, '\n'))
+		return errors.Join(err, out.Close())
 	}
 }
 
@@ -76,7 +88,7 @@ func exampleSpec() *specs.Spec {
 			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}},
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace},
-				{Type: specs.UTSNamespace}, {Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+				{Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
 			},
 			MaskedPaths: []string{
 				"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",

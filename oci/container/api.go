@@ -65,7 +65,8 @@ type CreateOptions struct {
 	ID        string
 	Bundle    string      // absolute; relative paths of the config start here
 	StateRoot string      // directory of all containers' state, below /run
-	Spec      *specs.Spec // nil: read Bundle/config.json
+	Spec      *specs.Spec // nil: read Config
+	Config    string      // the config's file; "" is Bundle/config.json, and a relative one is below Bundle
 
 	// RootfsMounts are mounted by the container's first process in its own
 	// mount namespace, so that the host's mount table does not grow.

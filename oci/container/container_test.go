@@ -348,3 +348,14 @@ func TestIdmappedBindMount(t *testing.T) {
 		GIDMappings: []specs.LinuxIDMapping{{ContainerID: 0, HostID: 6000, Size: 1000}}})
 	contains(t, e.mustRun(s), "5010:6020")
 }
+
+// Who stops a container that has not been started need not wait for SIGKILL.
+func TestCreatedContainerEndsAtSIGTERM(t *testing.T) {
+	e := newEnv(t)
+	c, p := e.create(e.spec("true"))
+	must(t, c.Kill(syscall.SIGTERM, false))
+	must(t, sys.WaitReadable(t.Context(), p.PidFD))
+	if s, err := c.State(); err != nil || s.Status != specs.StateStopped {
+		t.Errorf("%v, %v", s.Status, err)
+	}
+}

@@ -39,7 +39,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			err = fmt.Errorf("container %s: %w", o.ID, err)
 		}
 	}()
-	s, raw, err := loadSpec(o.Bundle, o.Spec)
+	s, raw, err := loadSpec(&o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -251,7 +251,7 @@ func compile(o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) (*plan.Program,
 
 // Plan compiles what Create would run, and does nothing.
 func Plan(o CreateOptions) (*plan.Program, error) {
-	s, _, err := loadSpec(o.Bundle, o.Spec)
+	s, _, err := loadSpec(&o)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,7 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 			err = fmt.Errorf("restore container %s: %w", o.ID, err)
 		}
 	}()
-	s, raw, err := loadSpec(o.Bundle, o.Spec)
+	s, raw, err := loadSpec(&o.CreateOptions)
 	if err != nil {
 		return nil, nil, err
 	}

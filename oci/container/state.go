@@ -44,9 +44,9 @@ func checkID(id string) error {
 	return nil
 }
 
-func loadSpec(bundle string, s *specs.Spec) (*specs.Spec, []byte, error) {
-	if s != nil {
-		raw, err := json.Marshal(s)
+func loadSpec(o *CreateOptions) (*specs.Spec, []byte, error) {
+	if o.Spec != nil {
+		raw, err := json.Marshal(o.Spec)
 		if err != nil {
 			return nil, nil, fmt.Errorf("config: %w", err)
 		}
@@ -54,11 +54,18 @@ func loadSpec(bundle string, s *specs.Spec) (*specs.Spec, []byte, error) {
 		s, err := spec.Decode(raw)
 		return s, raw, err
 	}
-	raw, err := sys.ReadFile(filepath.Join(bundle, configFile), spec.MaxSize)
+	name := o.Config
+	if name == "" {
+		name = configFile
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(o.Bundle, name)
+	}
+	raw, err := sys.ReadFile(name, spec.MaxSize)
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err = spec.Decode(raw)
+	s, err := spec.Decode(raw)
 	return s, raw, err
 }
 

@@ -79,6 +79,9 @@ func (e *Error) Error() string {
 		return fmt.Sprintf("%s: %s: %s", e.Op.Where(), e.Op.Data, hookText(e.Errno))
 	case e.Errno == unix.ELOOP && e.Op.C&abi.ResolveNoSymlinks != 0:
 		return e.Op.Where() + ": must be mounted on ordinary directory or file, and this is, or is below, a symbolic link"
+	case e.Op.Do == plan.OpSched && e.Errno == unix.EPERM:
+		return e.Op.Where() + ": " + e.Call + ": " + e.Errno.Error() +
+			" (it takes CAP_SYS_NICE; and a deadline process scheduler can't be used together with AllowedCPUs, linux.resources.cpu.cpus)"
 	case e.Op.Do == plan.OpCheckCwd:
 		return e.Op.Where() + ": is outside of the container's root"
 	case e.Text != "":

@@ -92,6 +92,7 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 			return nil
 		}
 		l.gated = true
+		l.stoppable()
 		conn := l.scratch + 6
 		l.emit(unix.SYS_ACCEPT4, conn, reg(o.Dir), num(0), num(0), num(unix.SOCK_CLOEXEC))
 		l.emit(pReport, 0, reg(conn))
@@ -142,6 +143,20 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 	}
 	return nil
 }
+
+// stoppable has SIGTERM end the process while it waits at its gate. The first
+// process of a PID namespace has no default action for signals, and who stops a
+// container does not care that its program has not been started yet. The execve
+// puts the default back.
+func (l *lowering) stoppable() {
+	const restorer = 0x04000000 // SA_RESTORER: amd64 takes no handler without one
+	handler := uint64(stopHandler())
+	action := l.words(handler, restorer, handler, 0)
+	l.emit(unix.SYS_RT_SIGACTION, 0, num(int(unix.SIGTERM)), ptr(action), num(0), num(8))
+}
+
+// stopHandler is the address of onStop.
+func stopHandler() uintptr
 
 // environ lays out the environment, with the slot for HOME at its end if a step
 // before filled one.

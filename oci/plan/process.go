@@ -346,6 +346,8 @@ func (b *builder) startAndExec() error {
 			b.at("hooks.startContainer", "")
 			b.seal("are the image's programs")
 		}
+		b.late()
+		b.late = func() {}
 		b.hooks("startContainer", h.StartContainer, true)
 	}
 	b.exec()

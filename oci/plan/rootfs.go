@@ -219,7 +219,7 @@ var procFiles = []string{"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/
 
 // mount compiles one mount of the config.
 func (b *builder) mount(i int, m *specs.Mount) error {
-	dest := path.Clean("/" + m.Destination)
+	dest := b.destination(m)
 	o, err := b.parseOptions(m.Options, m.Type == "bind" || m.Type == "rbind")
 	if err != nil {
 		return err
@@ -340,6 +340,23 @@ func dropValue(values [][2]string, key string) [][2]string {
 		}
 	}
 	return out
+}
+
+// destination is a mount's target inside the rootfs. One that names the rootfs on
+// the host is meant inside it, as runc takes it.
+func (b *builder) destination(m *specs.Mount) string {
+	dest := path.Clean("/" + m.Destination)
+	root := b.spec.Root.Path
+	if !path.IsAbs(root) {
+		root = path.Join(b.cfg.Bundle, root)
+	}
+	if root = path.Clean(root); root == "/" {
+		return dest
+	}
+	if inside, ok := strings.CutPrefix(dest, root+"/"); ok {
+		return "/" + inside
+	}
+	return dest
 }
 
 // cgroupMount compiles a mount of type cgroup: on version 2 the hierarchy, on

@@ -2,9 +2,14 @@ package runtime
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -132,5 +137,179 @@ func TestCapabilityWarnings(t *testing.T) {
 	defer h.must("delete", "--force", "b")
 	if got := h.must("exec", "--cap", "CAP_CHOWN", "--cap", "CAP_FOWNER", "b", "/inside", "status", "CapAmb"); got != "CapAmb:\t0000000000000001\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// Which containers, by a regular expression.
+func TestRegex(t *testing.T) {
+	h := newHost(t)
+	for _, id := range []string{"db-1", "web-1", "web-2"} {
+		h.must("run", "--detach", "--bundle", h.bundle(nil, "sleep"), id)
+	}
+	pid := h.state("web-2").Pid
+	h.must("kill", "--regex", "^web-2$", "KILL")
+	waitPid(t, pid)
+	if got := h.status("web-1") + h.status("web-2") + h.status("db-1"); got != "runningstoppedrunning" {
+		t.Error(got)
+	}
+	h.must("delete", "--force", "--regex", "^web-")
+	if got := h.must("list", "--quiet"); got != "db-1\n" {
+		t.Errorf("left: %q", got)
+	}
+	h.fails(1, "--regex", "delete", "--force", "--regex", "(")
+	h.must("delete", "--force", "--regex", ".")
+}
+
+// The config may have another name.
+func TestConfigFlag(t *testing.T) {
+	h := newHost(t)
+	bundle := h.bundle(nil, "echo", "other")
+	other := filepath.Join(bundle, "other.json")
+	if err := os.Rename(filepath.Join(bundle, "config.json"), other); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"other.json", other} {
+		if got := h.must("run", "--bundle", bundle, "--config", name, "a"); got != "other\n" {
+			t.Errorf("%q", got)
+		}
+	}
+	h.fails(1, "config.json", "run", "--bundle", bundle, "a")
+}
+
+// The log and what comes to standard error.
+func TestLog(t *testing.T) {
+	h := newHost(t)
+	file := filepath.Join(h.root, "log")
+	text := regexp.MustCompile(`^time="[^"]+" level=error msg="container nosuch: container does not exist"\n$`)
+	entry := regexp.MustCompile(`^\{"level":"error","msg":"container nosuch: container does not exist","time":"[^"]+"\}\n$`)
+	for _, tt := range []struct {
+		flags       []string
+		file, stdio *regexp.Regexp
+	}{
+		{nil, nil, regexp.MustCompile(`^strake-runtime: container nosuch: container does not exist\n$`)},
+		{[]string{"--debug"}, nil, text},
+		{[]string{"--log-format=json"}, nil, entry},
+		{[]string{"--log", file}, text, nil},
+		{[]string{"--log=file:" + file, "--log-format", "json"}, entry, nil},
+		{[]string{"--log", file, "--log-level", "error"}, text, nil},
+	} {
+		r := h.do(append(tt.flags, "state", "nosuch")...)
+		data, _ := os.ReadFile(file) // missing is empty
+		if tt.file != nil && !tt.file.Match(data) || tt.file == nil && len(data) > 0 {
+			t.Errorf("%q: file %q", tt.flags, data)
+		}
+		if tt.stdio != nil && !tt.stdio.MatchString(r.err) || strings.Count(r.err, "\n") != 1 {
+			t.Errorf("%q: standard error %q", tt.flags, r.err)
+		}
+		_ = os.Remove(file)
+	}
+	h.fails(1, "--log-level", "--log-level", "loud", "list")
+	h.fails(1, "not file:FILE", "--log", "carrier:pigeon", "list")
+	r := h.do("--debug", "run", "--bundle", h.bundle(nil, "exit", "0"), "a")
+	if r.code != 0 || !strings.Contains(r.err, "level=debug") {
+		t.Errorf("exit code %d, %q", r.code, r.err)
+	}
+}
+
+// Help and version begin as those of runc, for scripts that look.
+func TestHelpAndVersion(t *testing.T) {
+	h := newHost(t)
+	if got := h.must("--help"); !strings.HasPrefix(got, "NAME:\n   strake-runtime - Open Container Initiative runtime\n") {
+		t.Errorf("%q", got)
+	}
+	if got := h.must("exec", "-h"); !strings.HasPrefix(got, "NAME:\n   strake-runtime exec - ") {
+		t.Errorf("%q", got)
+	}
+	if got := h.must("--version"); !regexp.MustCompile(`^strake-runtime version \d+\.\d+\.\d+.*\ncommit: .+\nspec: \d+\.\d+\.\d+\n$`).MatchString(got) {
+		t.Errorf("%q", got)
+	}
+	missing := exec.Command(program, "--root", filepath.Join(h.root, "nosuch"), "list")
+	if r := h.finish(missing); r.code != 1 || !strings.Contains(r.err, "--root") {
+		t.Errorf("list of a missing root: %d, %q", r.code, r.err)
+	}
+}
+
+// exec --cgroup, with and without controllers.
+func TestExecSubCgroup(t *testing.T) {
+	h := newHost(t)
+	var group string
+	h.must("run", "--detach", "--bundle", h.bundle(func(s *specs.Spec) { group = s.Linux.CgroupsPath }, "sleep"), "a")
+	defer h.must("delete", "--force", "a")
+	h.fails(255, "bad sub cgroup path", "exec", "--cgroup", "..", "a", "/inside", "exit", "0")
+	h.fails(255, "no such file", "exec", "--cgroup", "nosuch", "a", "/inside", "exit", "0")
+	h.fails(255, "unknown controller", "exec", "--cgroup", "whaat:/", "a", "/inside", "exit", "0")
+	h.fails(255, "each needs its controllers", "exec", "--cgroup", "x", "--cgroup", "y", "a", "/inside", "exit", "0")
+	h.must("exec", "--cgroup", "/", "a", "/inside", "exit", "0")
+	if _, err := os.Stat("/sys/fs/cgroup/pids" + group); err != nil {
+		t.Skip("no v1 controllers here")
+	}
+	sub := "/sys/fs/cgroup/pids" + group + "/sub"
+	if err := os.Mkdir(sub, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	got := h.must("exec", "--cgroup", "pids:sub", "a", "/inside", "cgroups")
+	if !strings.Contains(got, ":pids:"+group+"/sub\n") || !strings.Contains(got, ":memory:"+group+"\n") {
+		t.Errorf("%s", got)
+	}
+}
+
+// SIGKILL ends all processes of a container that shares its PID namespace, and so
+// it does when init has ended before.
+func TestKillInSharedPIDNamespace(t *testing.T) {
+	h := newHost(t)
+	for _, initFirst := range []bool{false, true} {
+		h.must("run", "--detach", "--bundle", h.bundle(func(s *specs.Spec) {
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+		}, "sleep"), "a")
+		pidFile := filepath.Join(h.root, "pid")
+		h.must("exec", "--detach", "--pid-file", pidFile, "a", "/inside", "sleep")
+		text, err := os.ReadFile(pidFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := strconv.Atoi(string(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		init := h.state("a").Pid
+		if initFirst {
+			if err := syscall.Kill(init, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			waitPid(t, init)
+		}
+		h.must("kill", "a", "KILL")
+		waitPid(t, init)
+		waitPid(t, other)
+		h.must("delete", "a")
+	}
+}
+
+// The hooks of the container's side.
+func TestContainerHooks(t *testing.T) {
+	h := newHost(t)
+	bundle := h.bundle(func(s *specs.Spec) {
+		s.Root.Readonly = false
+		s.Process.Env = append(s.Process.Env, "WORD=of the process")
+		s.Hooks = &specs.Hooks{
+			CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo here > ./tmp/made"}}},
+			StartContainer:  []specs.Hook{{Path: "/inside", Args: []string{"inside", "write", "/tmp/word", "WORD"}}},
+		}
+	}, "exit", "0")
+	h.must("run", "--bundle", bundle, "a")
+	if got, err := os.ReadFile(filepath.Join(bundle, "rootfs/tmp/made")); string(got) != "here\n" {
+		t.Errorf("createContainer: %q, %v", got, err)
+	}
+	if got, err := os.ReadFile(filepath.Join(bundle, "rootfs/tmp/word")); string(got) != "of the process" {
+		t.Errorf("startContainer: %q, %v", got, err)
+	}
+	for name, hooks := range map[string]*specs.Hooks{
+		"createContainer": {CreateContainer: []specs.Hook{{Path: "/bin/true"}, {Path: "/bin/sh", Args: []string{"sh", "-c", "exit 2"}}}},
+		"startContainer":  {StartContainer: []specs.Hook{{Path: "/inside", Args: []string{"inside", "exit", "0"}}, {Path: "/inside", Args: []string{"inside", "exit", "2"}}}},
+		"createRuntime":   {CreateRuntime: []specs.Hook{{Path: "/bin/true"}, {Path: "/bin/sh", Args: []string{"sh", "-c", "exit 2"}}}},
+		"poststart":       {Poststart: []specs.Hook{{Path: "/bin/true"}, {Path: "/bin/sh", Args: []string{"sh", "-c", "exit 2"}}}},
+	} {
+		bundle := h.bundle(func(s *specs.Spec) { s.Hooks = hooks }, "sleep")
+		h.fails(1, "error running "+name+" hook #1: exit status 2", "run", "--bundle", bundle, "a")
 	}
 }

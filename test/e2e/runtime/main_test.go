@@ -74,6 +74,11 @@ func inside(args []string) int {
 		}
 	case "env":
 		fmt.Println(os.Getenv(args[1]))
+	case "cgroups":
+		data, err := os.ReadFile("/proc/self/cgroup")
+		fmt.Print(string(data), err)
+	case "write": // a variable to a file
+		_ = os.WriteFile(args[1], []byte(os.Getenv(args[2])), 0o644) // without it the test fails
 	case "cwd":
 		dir, err := os.Getwd()
 		fmt.Println(dir, err)

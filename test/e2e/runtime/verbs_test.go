@@ -248,7 +248,7 @@ func TestErrors(t *testing.T) {
 	h.fails(1, "config.json", "run", "--bundle", h.root, "a")
 	h.fails(1, "invalid container id", "run", "--bundle", h.root, "a/b")
 	h.fails(1, "slice:prefix:name", "--systemd-cgroup", "run", "--bundle", h.bundle(func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/b" }), "a")
-	h.fails(1, "unknown command", "frobnicate")
+	h.fails(1, "No help topic for", "frobnicate")
 	h.fails(1, "unknown flag", "list", "--frobnicate")
 	h.fails(1, "not supported", "checkpoint", "a")
 	h.fails(1, "config.json exists", "spec", "--bundle", h.bundle(nil, "exit", "0"))
