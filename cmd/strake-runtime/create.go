@@ -18,9 +18,9 @@ import (
 type createFlags struct {
 	bundle, config                      string
 	pidFile, consoleSocket, pidfdSocket string
-	noPivot, noNewKeyring                       bool
-	preserveFDs                                 int
-	timeout                                     time.Duration
+	noPivot, noNewKeyring               bool
+	preserveFDs                         int
+	timeout                             time.Duration
 }
 
 func (c *createFlags) bind(f *flags) {

@@ -201,7 +201,7 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 			return &v, rest[1:], nil
 		}
 	}
-	return nil, nil, fmt.Errorf("No help topic for '%.100s': there is no such command: see %s --help", rest[0], name) //nolint:staticcheck // runc's words
+	return nil, nil, fmt.Errorf("No help topic for '%.100s': there is no such command: see %s --help", rest[0], name)
 }
 
 func (a *app) call(name string, v *verb, args []string) error {

@@ -250,7 +250,7 @@ func TestErrors(t *testing.T) {
 	h.fails(1, "slice:prefix:name", "--systemd-cgroup", "run", "--bundle", h.bundle(func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/b" }), "a")
 	h.fails(1, "No help topic for", "frobnicate")
 	h.fails(1, "unknown flag", "list", "--frobnicate")
-	h.fails(1, "not supported", "checkpoint", "a")
+	h.fails(1, "does not exist", "checkpoint", "a")
 	h.fails(1, "config.json exists", "spec", "--bundle", h.bundle(nil, "exit", "0"))
 }
 
