@@ -34,6 +34,9 @@ const (
 // nothing after, so that none waits for another that waits for it.
 var zstdMemory = semaphore.NewWeighted(zstdBudget)
 
+// zstdDecoders are those at rest, with the window that they have.
+var zstdDecoders sync.Pool
+
 // chunk is a buffer that up to two stages read; the last one frees it.
 type chunk struct {
 	data  []byte
@@ -228,13 +231,23 @@ func plainReader(ctx context.Context, in *bufio.Reader) (plain io.Reader, closeP
 		if err := zstdMemory.Acquire(ctx, share); err != nil {
 			return nil, nil, context.Cause(ctx)
 		}
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(maxZstdWindow))
+		z, _ := zstdDecoders.Get().(*zstd.Decoder)
+		if z == nil {
+			z, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+				zstd.WithDecoderMaxWindow(maxZstdWindow))
+		} else {
+			err = z.Reset(in)
+		}
 		if err != nil {
 			zstdMemory.Release(share)
 			return nil, nil, fmt.Errorf("%w: zstd: %w", ErrInvalid, err)
 		}
-		return z, func() { z.Close(); zstdMemory.Release(share) }, nil
+		return z, func() {
+			if z.Reset(nil) == nil { // it lets go of in, and keeps its window for the next
+				zstdDecoders.Put(z)
+			}
+			zstdMemory.Release(share)
+		}, nil
 	}
 	return in, func() {}, nil
 }

@@ -6,3 +6,4 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 test/bench/runtime/run.sh
 go run ./test/bench/node -bin bin
+go run ./test/bench/images -bin bin
