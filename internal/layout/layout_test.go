@@ -30,6 +30,7 @@ var allowed = []struct {
 	{"oci/plan", []string{"oci/spec", "oci/seccomp", "internal/abi"}},
 	{"oci/host", []string{"oci/plan", "internal/..."}},
 	{"oci/cgroup", []string{"internal/..."}},
+	{"oci/resctrl", []string{"internal/..."}},
 	{"oci/launch", []string{"oci/plan", "internal/..."}}, // and plan never imports launch
 	{"oci/criu", []string{"internal/..."}},
 	{"oci/container", []string{"oci/...", "internal/..."}},

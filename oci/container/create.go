@@ -20,6 +20,7 @@ import (
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/launch"
 	"github.com/strake-containers/strake/oci/plan"
+	"github.com/strake-containers/strake/oci/resctrl"
 )
 
 // Create makes the container. When it returns, init exists, has done everything
@@ -76,6 +77,20 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 	undo.Push("remove cgroup", func() error { return removeCgroup(cg) })
+	if cfg := s.Linux.IntelRdt; cfg != nil {
+		group, err := resctrl.New(o.ID, cfg)
+		if err != nil {
+			return nil, nil, err
+		}
+		r.Resctrl, r.ResctrlMade = group.Dirs(), group.Missing()
+		if err := c.save(&r); err != nil {
+			return nil, nil, err
+		}
+		undo.Push("remove resctrl group", func() error { return resctrl.Remove(r.ResctrlMade) })
+		if err := group.Create(); err != nil {
+			return nil, nil, err
+		}
+	}
 	if prog.Stays != "" {
 		if err := r.staysIn(prog, s); err != nil {
 			return nil, nil, err
@@ -125,6 +140,9 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			return answer(step, pid, prog, hooks)
 		},
 		Born: func(pid int) (err error) {
+			if err := resctrl.Join(r.Resctrl, pid); err != nil {
+				return err
+			}
 			place, err = c.stage(&r, pid)
 			return err
 		},

@@ -16,6 +16,7 @@ import (
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/launch"
 	"github.com/strake-containers/strake/oci/plan"
+	"github.com/strake-containers/strake/oci/resctrl"
 	"github.com/strake-containers/strake/oci/spec"
 )
 
@@ -70,6 +71,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 			Files:    in.fds,
 			CgroupFD: cgroupFD,
 			Sync:     func(step, pid int) error { return answer(step, pid, prog, nil) },
+			Born:     func(pid int) error { return resctrl.Join(r.Resctrl, pid) },
 			Listener: func(pid int, f *os.File) error { return c.giveListener(specs.StateRunning, r, pid, f) },
 			File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
 		})

@@ -35,6 +35,9 @@ type record struct {
 	StaysIn   string `json:"staysIn,omitempty"`
 	StaysInID uint64 `json:"staysInID,omitempty"`
 	StaysOn   uint64 `json:"staysOn,omitempty"` // id of the mount that it covers
+	// The directories of resctrl that its processes join, and those made for it.
+	Resctrl     []string `json:"resctrl,omitempty"`
+	ResctrlMade []string `json:"resctrlMade,omitempty"`
 }
 
 func (r *record) encode() []byte {
@@ -97,7 +100,24 @@ func (r *record) encode() []byte {
 	if r.SharedPID {
 		b = append(b, `,"sharedPid":true`...)
 	}
+	if len(r.Resctrl) > 0 {
+		b = texts(b, "resctrl", r.Resctrl)
+	}
+	if len(r.ResctrlMade) > 0 {
+		b = texts(b, "resctrlMade", r.ResctrlMade)
+	}
 	return append(b, '}')
+}
+
+func texts(b []byte, name string, list []string) []byte {
+	b = append(b, `,"`+name+`":[`...)
+	for i, s := range list {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = leanjson.AppendText(b, s)
+	}
+	return append(b, ']')
 }
 
 func decodeRecord(data []byte) (*record, error) {
@@ -142,6 +162,10 @@ func decodeRecord(data []byte) (*record, error) {
 			leanjson.Text(in, &r.StaysIn)
 		case "staysInID":
 			leanjson.Uint(in, &r.StaysInID)
+		case "resctrl":
+			leanjson.Texts(in, &r.Resctrl)
+		case "resctrlMade":
+			leanjson.Texts(in, &r.ResctrlMade)
 		case "staysOn":
 			leanjson.Uint(in, &r.StaysOn)
 		default:

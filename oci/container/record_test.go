@@ -11,6 +11,7 @@ func TestRecordIsJSON(t *testing.T) {
 	for _, r := range []record{
 		{},
 		{Version: recordVersion, Created: time.Unix(1, 5).UTC(), Stays: "/r", StaysIn: "/proc/1/ns/mnt", StaysInID: 1 << 32, StaysOn: 5},
+		{Version: recordVersion, Created: time.Unix(1, 5).UTC(), Resctrl: []string{"/sys/fs/resctrl/a", "/b\""}, ResctrlMade: []string{"/b\""}},
 		{Version: recordVersion, ID: "a", Pid: 7, Created: time.Unix(1, 5).UTC()},
 		{Version: recordVersion, ID: "b", Bundle: "/b\"ü", Rootfs: "/b/<r>", Cgroup: "/c\\", CgroupTop: "/c",
 			Created: time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC), Pid: 1 << 22, StartTime: 1 << 63, Hooks: true, SharedPID: true, Restored: true,

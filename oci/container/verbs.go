@@ -13,6 +13,7 @@ import (
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/launch"
+	"github.com/strake-containers/strake/oci/resctrl"
 	"github.com/strake-containers/strake/oci/spec"
 )
 
@@ -200,6 +201,9 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 		}
 	}
 	if err := r.unmount(); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	if err := resctrl.Remove(r.ResctrlMade); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	hookErr := c.runHooks(ctx, r, specs.StateStopped)

@@ -67,7 +67,22 @@ func TestValidate(t *testing.T) {
 		{func(s *specs.Spec) { s.Mounts = []specs.Mount{{Type: "tmpfs"}} }, "mounts[0].destination:"},
 		{func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"proc"} }, "linux.maskedPaths[0]:"},
 		{func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/x", Type: "q"}} }, "linux.devices[0].type:"},
-		{func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }, "linux.intelRdt: not supported"},
+		{func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{Schemata: []string{"L3:0=f"}} }, ""},
+		{func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "/"} }, ""},
+		{func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "a/b"} }, "linux.intelRdt.closID:"},
+		{func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: ".."} }, "linux.intelRdt.closID:"},
+		{func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{MemBwSchema: "L3:0=f"} }, "linux.intelRdt.memBwSchema:"},
+		{func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f\nMB:0=1"} }, "linux.intelRdt.l3CacheSchema:"},
+		{func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{Schemata: []string{"a", "b\nc"}} }, "linux.intelRdt.schemata[1]:"},
+		{func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {Name: "a%d"}} }, ""},
+		{func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a/b": {}} }, "linux.netDevices[a/b]:"},
+		{func(s *specs.Spec) {
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {Name: "0123456789abcdef"}}
+		}, "linux.netDevices[a].name:"},
+		{func(s *specs.Spec) {
+			s.Linux.Namespaces, s.Linux.NetDevices = s.Linux.Namespaces[:2], map[string]specs.LinuxNetDevice{"a": {}}
+		}, "linux.netDevices: invalid config: needs a network namespace"},
+		{func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{ListenerMetadata: "m"} }, "linux.seccomp.listenerMetadata:"},
 		{func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "linux.timeOffsets:"},
 		{func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "x"}}} }, "hooks.poststop[0].path:"},
 		{func(s *specs.Spec) {

@@ -284,7 +284,7 @@ func (c *checker) mounts(s *specs.Spec) {
 func (c *checker) linux(s *specs.Spec) {
 	lx := s.Linux
 	c.text("linux.cgroupsPath", lx.CgroupsPath)
-	c.unsupported("linux.intelRdt", lx.IntelRdt != nil)
+	c.intelRdt(lx.IntelRdt)
 	c.text("linux.mountLabel", lx.MountLabel)
 	if sc := lx.Seccomp; sc != nil {
 		c.text("linux.seccomp.listenerPath", sc.ListenerPath)
@@ -313,6 +313,33 @@ func (c *checker) linux(s *specs.Spec) {
 			c.bad("linux.personality.domain", "%q is not LINUX or LINUX32", d)
 		}
 		c.unsupported("linux.personality.flags", len(lx.Personality.Flags) > 0)
+	}
+}
+
+func (c *checker) intelRdt(r *specs.LinuxIntelRdt) {
+	if r == nil {
+		return
+	}
+	f := "linux.intelRdt"
+	id := r.ClosID
+	if id == "." || id == ".." || id == "info" || id == "mon_groups" || id == "mon_data" || id != "/" && strings.ContainsAny(id, "/\n\x00") {
+		c.bad(f+".closID", "%q is not the name of a class of service", id)
+	}
+	line := func(f, s, prefix string) {
+		if strings.ContainsAny(s, "\n\x00") {
+			c.bad(f, "is more than a line")
+		}
+		if s != "" && !strings.HasPrefix(s, prefix) {
+			c.bad(f, "does not start with %s", prefix)
+		}
+	}
+	line(f+".l3CacheSchema", r.L3CacheSchema, "L3:")
+	line(f+".memBwSchema", r.MemBwSchema, "MB:")
+	for i, s := range r.Schemata {
+		line(index(f+".schemata", i), s, "")
+		if s == "" {
+			c.bad(index(f+".schemata", i), "is empty")
+		}
 	}
 }
 
