@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -322,17 +323,20 @@ func TestDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	cmd := h.command("run", "--preserve-fds", "1", "--bundle", h.bundle(nil, "fd", "3"), "a")
-	cmd.ExtraFiles = []*os.File{w}
-	if res := h.finish(cmd); res.out != "<nil>\n" {
-		t.Errorf("%+v", res)
+	// Also where the runtime has to start itself again.
+	for _, change := range []func(*specs.Spec){nil, noStub} {
+		cmd := h.command("run", "--preserve-fds", "1", "--bundle", h.bundle(change, "fd", "3"), "a")
+		cmd.ExtraFiles = []*os.File{w}
+		if res := h.finish(cmd); res.out != "<nil>\n" {
+			t.Errorf("%+v", res)
+		}
 	}
 	w.Close()
-	if line, err := bufio.NewReader(r).ReadString('\n'); line != "from inside\n" {
-		t.Errorf("%q, %v", line, err)
+	if got, err := io.ReadAll(r); string(got) != "from inside\nfrom inside\n" {
+		t.Errorf("%q, %v", got, err)
 	}
 	// Not handed on, it is not there.
-	cmd = h.command("run", "--bundle", h.bundle(nil, "fd", "3"), "a")
+	cmd := h.command("run", "--bundle", h.bundle(nil, "fd", "3"), "a")
 	cmd.ExtraFiles = []*os.File{r}
 	if res := h.finish(cmd); !strings.Contains(res.out, "bad file descriptor") {
 		t.Errorf("%+v", res)
