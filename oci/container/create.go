@@ -280,6 +280,28 @@ func Plan(o CreateOptions) (*plan.Program, error) {
 	return compile(&o, s, cg)
 }
 
+// PlanExec compiles what Exec would run in a container made by o, and does nothing.
+func PlanExec(o CreateOptions, process *specs.Process) (*plan.Program, error) {
+	s, _, err := loadSpec(&o)
+	if err != nil {
+		return nil, err
+	}
+	cg, err := newCgroup(&o, s)
+	if err != nil {
+		return nil, err
+	}
+	p, err := fillProcess(process, s)
+	if err != nil {
+		return nil, err
+	}
+	h, err := hostFacts()
+	if err != nil {
+		return nil, err
+	}
+	return plan.Exec(s, p, h, plan.Config{ID: o.ID, Bundle: o.Bundle, CgroupPath: cg.Path(), CgroupJoin: cg.JoinFiles(),
+		OwnStdio: ownStdio(o.Stdin, o.Stdout, o.Stderr)})
+}
+
 // newCgroup names the container's cgroup.
 func newCgroup(o *CreateOptions, s *specs.Spec) (*cgroup.Cgroup, error) {
 	cg, err := cgroup.Name(cgroup.Config{

@@ -133,23 +133,8 @@ func (c *Container) compileExec(r *record, o *ExecOptions) (*plan.Program, *cgro
 	if o.Process == nil {
 		return nil, nil, errors.New("no process given")
 	}
-	p := *o.Process
-	if p.Cwd == "" {
-		p.Cwd = s.Process.Cwd
-	}
-	if p.Capabilities == nil {
-		p.Capabilities = s.Process.Capabilities
-	}
-	if p.ApparmorProfile == "" {
-		p.ApparmorProfile = s.Process.ApparmorProfile
-	}
-	if p.SelinuxLabel == "" {
-		p.SelinuxLabel = s.Process.SelinuxLabel
-	}
-	if p.OOMScoreAdj == nil {
-		p.OOMScoreAdj = s.Process.OOMScoreAdj
-	}
-	if err := spec.ValidateProcess(&p); err != nil {
+	p, err := fillProcess(o.Process, s)
+	if err != nil {
 		return nil, nil, err
 	}
 	cg, err := c.cgroupOf(r)
@@ -165,9 +150,30 @@ func (c *Container) compileExec(r *record, o *ExecOptions) (*plan.Program, *cgro
 	if err != nil {
 		return nil, nil, err
 	}
-	prog, err := plan.Exec(s, &p, h, plan.Config{
+	prog, err := plan.Exec(s, p, h, plan.Config{
 		ID: c.id, Bundle: r.Bundle, CgroupPath: cg.Path(), CgroupJoin: cg.JoinFiles(), ExtraFiles: len(o.ExtraFiles),
 		OwnStdio: ownStdio(o.Stdin, o.Stdout, o.Stderr),
 	})
 	return prog, cg, err
+}
+
+// fillProcess is a process with what it leaves out taken from the container's.
+func fillProcess(process *specs.Process, s *specs.Spec) (*specs.Process, error) {
+	p := *process
+	if p.Cwd == "" {
+		p.Cwd = s.Process.Cwd
+	}
+	if p.Capabilities == nil {
+		p.Capabilities = s.Process.Capabilities
+	}
+	if p.ApparmorProfile == "" {
+		p.ApparmorProfile = s.Process.ApparmorProfile
+	}
+	if p.SelinuxLabel == "" {
+		p.SelinuxLabel = s.Process.SelinuxLabel
+	}
+	if p.OOMScoreAdj == nil {
+		p.OOMScoreAdj = s.Process.OOMScoreAdj
+	}
+	return &p, spec.ValidateProcess(&p)
 }

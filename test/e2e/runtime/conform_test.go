@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -311,5 +312,47 @@ func TestContainerHooks(t *testing.T) {
 	} {
 		bundle := h.bundle(func(s *specs.Spec) { s.Hooks = hooks }, "sleep")
 		h.fails(1, "error running "+name+" hook #1: exit status 2", "run", "--bundle", bundle, "a")
+	}
+}
+
+// What create and exec would run, and what a changed config changes of it.
+func TestPlanOfExecAndDiff(t *testing.T) {
+	h := newHost(t)
+	bundle := h.bundle(nil, "exit", "0")
+	config, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := filepath.Join(bundle, "changed.json")
+	if err := os.WriteFile(changed, []byte(strings.Replace(string(config), `"cwd":"/"`, `"cwd":"/tmp"`, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.must("plan", "--diff", bundle, bundle); got != "" {
+		t.Errorf("no change is shown as %s", got)
+	}
+	got := h.must("plan", "--diff", bundle, changed)
+	for line := range strings.Lines(got) {
+		if line[0] != ' ' && !strings.HasPrefix(line, "@@ ") && !strings.HasPrefix(line, "--- ") && !strings.HasPrefix(line, "+++ ") &&
+			!strings.Contains(line, "# process.cwd (/") {
+			t.Errorf("a change of cwd is shown as %s", line)
+		}
+	}
+	if !strings.Contains(got, `+r`) || !strings.Contains(got, `open "/tmp`) {
+		t.Errorf("%s", got)
+	}
+	process := filepath.Join(h.root, "process.json")
+	if err := os.WriteFile(process, []byte(`{"args":["/inside"],"cwd":"/tmp","env":["A=b"]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.must("plan", "--process", process, bundle); !strings.Contains(got, "setns") || !strings.Contains(got, `exec "/inside" env "A=b"`) {
+		t.Errorf("%s", got)
+	}
+	var prog struct {
+		Ops []struct {
+			Do string `json:"do"`
+		} `json:"ops"`
+	}
+	if err := json.Unmarshal([]byte(h.must("plan", "--process", process, "--format", "json", bundle)), &prog); err != nil || len(prog.Ops) == 0 || prog.Ops[len(prog.Ops)-1].Do != "exec" {
+		t.Errorf("%v, %d operations", err, len(prog.Ops))
 	}
 }
