@@ -105,7 +105,7 @@ func bindRestore(a *app, f *flags) func(context.Context, []string) error {
 		if o.Bundle, err = filepath.Abs(bundle); err != nil {
 			return fmt.Errorf("--bundle: %w", err)
 		}
-		o.ID, o.StateRoot = id, a.root
+		o.ID, o.StateRoot, o.SystemdCgroup, o.Rootless = id, a.root, a.systemd, a.rootless
 		o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 		if detach {
 			return restoreDetached(ctx, &o)

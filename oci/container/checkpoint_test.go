@@ -117,7 +117,7 @@ func TestCheckpointAndRestore(t *testing.T) {
 	if pid, err := os.ReadFile(o.PidFile); err != nil || string(pid) != strconv.Itoa(p.Pid) {
 		t.Errorf("pid file: %s, %v", pid, err)
 	}
-	r, err := e.exec(c, sh("cat /real/volume/file; grep ' /proc/keys ' /proc/self/mountinfo; readlink /proc/self/ns/time /proc/1/ns/time"))
+	r, err := e.exec(c, sh("cat /real/volume/file; grep ' /proc/keys ' /proc/self/mountinfo; readlink /proc/self/ns/time; readlink /proc/1/ns/time"))
 	must(t, err)
 	contains(t, r.out, "outside", " ro,nosuid,noexec")
 	if l := lines([]byte(r.out)); l[len(l)-1] != l[len(l)-2] {

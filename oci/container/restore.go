@@ -229,15 +229,22 @@ func hideAgain(pid int, s *specs.Spec) error {
 		return err
 	}
 	defer func() { _ = ns.Close() }()
+	// Looked up here: the other namespace's /proc is not ours.
+	var files []string
+	for i, masked := range s.Linux.MaskedPaths {
+		file, isDir, err := sys.ResolveInRoot(root, masked)
+		switch {
+		case err == nil && !isDir:
+			files = append(files, file)
+		case err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR):
+			return fmt.Errorf("linux.maskedPaths[%d]: %w", i, err)
+		}
+	}
 	return sys.InMountNS(ns, func() error {
-		for i, masked := range s.Linux.MaskedPaths {
-			_, isDir, err := sys.ResolveInRoot(root, masked)
-			if err == nil && !isDir {
-				err = sys.LockMount(root, masked)
-			}
-			// It may not be there, and one that has come since is not covered.
-			if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) && !errors.Is(err, syscall.EINVAL) {
-				return fmt.Errorf("linux.maskedPaths[%d]: %w", i, err)
+		for _, file := range files {
+			err := sys.LockMount(root, file)
+			if err != nil && !errors.Is(err, syscall.EINVAL) { // not covered: it has come since
+				return fmt.Errorf("linux.maskedPaths: %w", err)
 			}
 		}
 		return nil

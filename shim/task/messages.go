@@ -165,7 +165,28 @@ type runcOptions struct {
 	NoPivotRoot   bool   `pb:"1"`
 	NoNewKeyring  bool   `pb:"2"`
 	Root          string `pb:"7"`
+	CriuPath      string `pb:"8"`
 	SystemdCgroup bool   `pb:"9"`
+}
+
+// checkpointRequest is CheckpointTaskRequest.
+type checkpointRequest struct {
+	ID      string    `pb:"1"`
+	Path    string    `pb:"2"`
+	Options *wire.Any `pb:"3"`
+}
+
+// checkpointOptions is containerd.runc.v1.CheckpointOptions. Its image_path is
+// containerd's own: the path is in the request.
+type checkpointOptions struct {
+	Exit                bool     `pb:"1"`
+	OpenTCP             bool     `pb:"2"`
+	ExternalUnixSockets bool     `pb:"3"`
+	Terminal            bool     `pb:"4"`
+	FileLocks           bool     `pb:"5"`
+	EmptyNamespaces     []string `pb:"6"`
+	CgroupsMode         string   `pb:"7"`
+	WorkPath            string   `pb:"9"`
 }
 
 // createOptions is strake.monitor.v1.CreateOptions.

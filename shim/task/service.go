@@ -292,10 +292,6 @@ func (s *Service) connect(_ context.Context, r *idRequest) (*connectResponse, er
 	return answer, nil
 }
 
-func (s *Service) checkpoint(_ context.Context, r *idRequest) (*wire.Empty, error) {
-	return nil, wire.Errorf(wire.Unimplemented, "checkpoint is not implemented by strake")
-}
-
 // shutdown ends the monitor, unless it still has containers: containerd asks
 // after each one. straked never does: its pods are shut down one by one.
 func (s *Service) shutdown(_ context.Context, r *shutdownRequest) (*wire.Empty, error) {

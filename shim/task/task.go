@@ -22,6 +22,8 @@ type task struct {
 	container  *container.Container
 	privatePID bool // it has a PID namespace of its own, which ends with init
 	idMaps     idMaps
+	criu       string // CRIU's program, "" for that in $PATH
+	restored   bool   // of a checkpoint: it runs before Start
 	createdAt  time.Time
 	init       *process
 	oom        oomWatch

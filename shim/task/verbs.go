@@ -51,7 +51,10 @@ func (t *task) startInit(ctx context.Context) error {
 	if err := t.begin(t.init); err != nil {
 		return err
 	}
-	err := t.container.Start(ctx)
+	var err error
+	if !t.restored {
+		err = t.container.Start(ctx)
+	}
 	if err == nil && t.service.adoptable() {
 		t.record.StartedAt = time.Now()
 		if err := writeRecord(filepath.Join(t.bundle, taskFile), &t.record); err != nil {
