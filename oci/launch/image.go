@@ -96,15 +96,16 @@ type image struct {
 	mem  []byte
 	regs []int64 // -1 is empty
 
-	relocs  []int // offsets in mem of words that become addresses
-	ptrArgs []ptrArg
-	closing int // index of the first instruction for keepOnly
-	first   int // index of the first instruction of an operation
-	report  int // offset of the buffer for messages to the parent
-	home    int // offset of the HOME= variable, 0 none
-	execAt  int // index of the execve
-	forkAt  int // index of the clone of a sibling, 0 none
-	stub    int // register with the stub, 0 none
+	relocs   []int // offsets in mem of words that become addresses
+	ptrArgs  []ptrArg
+	closing  int // index of the first instruction for keepOnly
+	first    int // index of the first instruction of an operation
+	report   int // offset of the buffer for messages to the parent
+	home     int // offset of the HOME= variable, 0 none
+	execAt   int // index of the execve
+	forkAt   int // index of the clone of a sibling, 0 none
+	forkArgs int // offset of its clone3 arguments
+	stub     int // register with the stub, 0 none
 }
 
 const homeSlot = 512 // bytes for HOME=…, NUL included

@@ -232,7 +232,8 @@ type conversation struct {
 	pid      int
 	pidfd    int // blocking, so that it can be waited for
 	warnings []string
-	asked    int // the last instruction that asked for something
+	followed bool // pid is the sibling's
+	asked    int  // the last instruction that asked for something
 }
 
 func newConversation(ctx context.Context, r Request) (_ *conversation, err error) {
@@ -323,6 +324,10 @@ func (c *conversation) fork() error {
 		report:   uintptr(unsafe.Pointer(unsafe.SliceData(m.mem))) + uintptr(m.report),
 		sync:     uintptr(c.files[c.Program.Input(plan.InSync).Reg]),
 		progress: uintptr(unsafe.Pointer(unsafe.SliceData(c.progress))),
+	}
+	if m.forkAt != 0 {
+		const parentTID = 24 // offset in struct clone_args
+		binary.NativeEndian.PutUint64(m.mem[m.forkArgs+parentTID:], uint64(f.child.progress)+siblingAt)
 	}
 	pid, errno, atSetns := fork(f)
 	runtime.KeepAlive(m)
@@ -503,7 +508,7 @@ func (c *conversation) follow(sibling *os.File) error {
 	if err := unix.Dup3(int(sibling.Fd()), c.pidfd, unix.O_CLOEXEC); err != nil {
 		return fmt.Errorf("dup: %w", err)
 	}
-	c.pid = pid
+	c.pid, c.followed = pid, true
 	if c.ctx.Err() != nil {
 		_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) // only the other has been
 	}
@@ -601,6 +606,28 @@ func (c *conversation) kill() {
 	_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) // ESRCH: it has ended
 	_ = reap(c.pidfd)
 	_ = unix.Close(c.pidfd)
+	if pid := int(int32(binary.NativeEndian.Uint32(c.progress[siblingAt:]))); pid != 0 && !c.followed {
+		killChild(pid)
+	}
+}
+
+// siblingAt is where in the page of progress the kernel puts a sibling's pid.
+const siblingAt = 8
+
+// killChild ends the sibling of one that died before it could tell of it: as a
+// zombie it would keep its PID namespace, and so the container's init, from ending.
+func killChild(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // somebody has collected it
+	}
+	defer func() { _ = unix.Close(fd) }()
+	data, err := sys.ReadFile("/proc/"+strconv.Itoa(pid)+"/status", 4096)
+	if err != nil || !strings.Contains(string(data), "\nPPid:\t"+strconv.Itoa(os.Getpid())+"\n") {
+		return // and its number is somebody else's
+	}
+	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	_ = reap(fd)
 }
 
 // reap waits for a child's end.

@@ -368,8 +368,10 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 	case plan.OpFork:
 		// The sibling's pidfd lands where the message carries it.
 		msg, fd := l.message(msgFork, 0)
-		args := l.words(o.A|unix.CLONE_PARENT|unix.CLONE_PIDFD, uint64(fd), 0, 0, 0, 0, 0, 0, 0, 0, 0)
+		// Its pid lands where the parent sees it (c.fork), whoever dies next.
+		args := l.words(o.A|unix.CLONE_PARENT|unix.CLONE_PIDFD|unix.CLONE_PARENT_SETTID, uint64(fd), 0, 0, 0, 0, 0, 0, 0, 0, 0)
 		l.relocs = append(l.relocs, args+8)
+		l.forkArgs = args
 		l.forkAt = l.emit(pFork, 0, ptr(args), num(88), ptr(msg))
 	case plan.OpSync:
 		l.emit(pSync, 0, num(o.A))
