@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -346,10 +345,7 @@ func parsePageServer(text string) (*criu.PageServer, error) {
 	if err != nil || port == 0 {
 		return nil, fmt.Errorf("page server %q: the port is a number from 1 to 65535", text)
 	}
-	host := text[:i]
-	if ip, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		host = ip.String()
-	}
+	host := strings.TrimSuffix(strings.TrimPrefix(text[:i], "["), "]") // as IPv6 addresses are written before a port
 	return &criu.PageServer{Address: host, Port: int32(port)}, nil
 }
 
