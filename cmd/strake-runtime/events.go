@@ -110,10 +110,12 @@ func watch(ctx context.Context, c *container.Container, interval time.Duration) 
 type runcStats struct {
 	CPU struct {
 		Usage struct {
-			Total  uint64   `json:"total,omitempty"`
-			PerCPU []uint64 `json:"percpu,omitempty"`
-			Kernel uint64   `json:"kernel"`
-			User   uint64   `json:"user"`
+			Total        uint64   `json:"total,omitempty"`
+			PerCPU       []uint64 `json:"percpu,omitempty"`
+			PerCPUKernel []uint64 `json:"percpu_kernel,omitempty"`
+			PerCPUUser   []uint64 `json:"percpu_user,omitempty"`
+			Kernel       uint64   `json:"kernel"`
+			User         uint64   `json:"user"`
 		} `json:"usage"`
 		Throttling struct {
 			Periods          uint64 `json:"periods,omitempty"`
@@ -122,21 +124,30 @@ type runcStats struct {
 		} `json:"throttling"`
 		PSI *cgroup.Pressure `json:"psi,omitempty"`
 	} `json:"cpu"`
+	CPUSet cgroup.CPUSetStats `json:"cpuset"`
 	Memory struct {
-		Cache uint64            `json:"cache,omitempty"`
-		Usage runcMemory        `json:"usage"`
-		Swap  runcMemory        `json:"swap"`
-		Raw   map[string]uint64 `json:"raw,omitempty"`
-		PSI   *cgroup.Pressure  `json:"psi,omitempty"`
+		Cache     uint64            `json:"cache,omitempty"`
+		Usage     runcMemory        `json:"usage"`
+		Swap      runcMemory        `json:"swap"` // with memory, as v1 counts it
+		Kernel    runcMemory        `json:"kernel"`
+		KernelTCP runcMemory        `json:"kernelTCP"`
+		Raw       map[string]uint64 `json:"raw,omitempty"`
+		PSI       *cgroup.Pressure  `json:"psi,omitempty"`
 	} `json:"memory"`
 	Pids struct {
 		Current uint64 `json:"current,omitempty"`
 		Limit   uint64 `json:"limit,omitempty"`
 	} `json:"pids"`
 	Blkio struct {
-		Bytes []runcIO         `json:"ioServiceBytesRecursive,omitempty"`
-		Ops   []runcIO         `json:"ioServicedRecursive,omitempty"`
-		PSI   *cgroup.Pressure `json:"psi,omitempty"`
+		Bytes       []runcIO         `json:"ioServiceBytesRecursive,omitempty"`
+		Ops         []runcIO         `json:"ioServicedRecursive,omitempty"`
+		Queued      []runcIO         `json:"ioQueueRecursive,omitempty"`
+		ServiceTime []runcIO         `json:"ioServiceTimeRecursive,omitempty"`
+		WaitTime    []runcIO         `json:"ioWaitTimeRecursive,omitempty"`
+		Merged      []runcIO         `json:"ioMergedRecursive,omitempty"`
+		Time        []runcIO         `json:"ioTimeRecursive,omitempty"`
+		Sectors     []runcIO         `json:"sectorsRecursive,omitempty"`
+		PSI         *cgroup.Pressure `json:"psi,omitempty"`
 	} `json:"blkio"`
 	Hugetlb map[string]runcMemory `json:"hugetlb"`
 }
@@ -158,17 +169,32 @@ type runcIO struct {
 func runcStatsOf(s *cgroup.Stats) *runcStats {
 	r := &runcStats{Hugetlb: map[string]runcMemory{}}
 	r.CPU.Usage.Total, r.CPU.Usage.PerCPU = s.CPU.Usage, s.CPU.PerCPU
+	r.CPU.Usage.PerCPUKernel, r.CPU.Usage.PerCPUUser = s.CPU.PerCPUSystem, s.CPU.PerCPUUser
+	r.CPUSet = s.CPUSet
 	r.CPU.Usage.Kernel, r.CPU.Usage.User = s.CPU.System, s.CPU.User
 	r.CPU.Throttling.Periods, r.CPU.Throttling.ThrottledPeriods = s.CPU.Periods, s.CPU.ThrottledPeriods
 	r.CPU.Throttling.ThrottledTime, r.CPU.PSI = s.CPU.ThrottledTime, s.CPU.Pressure
 	r.Memory.Cache, r.Memory.Raw, r.Memory.PSI = s.Memory.Cache, s.Memory.Stat, s.Memory.Pressure
 	r.Memory.Usage = runcMemory{s.Memory.Limit, s.Memory.Usage, s.Memory.MaxUsage, s.Memory.LimitHits}
-	r.Memory.Swap = runcMemory{Limit: s.Memory.SwapLimit, Usage: s.Memory.Swap}
+	counter := func(c cgroup.MemoryCounter) runcMemory { return runcMemory{c.Limit, c.Usage, c.MaxUsage, c.LimitHits} }
+	r.Memory.Swap = counter(s.Memory.Both)
+	r.Memory.Kernel, r.Memory.KernelTCP = counter(s.Memory.KernelMemory), counter(s.Memory.KernelTCP)
 	r.Pids.Current, r.Pids.Limit = s.Pids.Current, s.Pids.Limit
 	if s.Pids.Limit == cgroup.NoLimit {
 		r.Pids.Limit = 0
 	}
 	r.Blkio.PSI = s.IO.Pressure
+	for _, list := range []struct {
+		to   *[]runcIO
+		from []cgroup.IOEntry
+	}{
+		{&r.Blkio.Queued, s.IO.Queued}, {&r.Blkio.ServiceTime, s.IO.ServiceTime}, {&r.Blkio.WaitTime, s.IO.WaitTime},
+		{&r.Blkio.Merged, s.IO.Merged}, {&r.Blkio.Time, s.IO.Time}, {&r.Blkio.Sectors, s.IO.Sectors},
+	} {
+		for _, e := range list.from {
+			*list.to = append(*list.to, runcIO(e))
+		}
+	}
 	for _, d := range s.IO.Devices {
 		r.Blkio.Bytes = append(r.Blkio.Bytes, runcIO{d.Major, d.Minor, "Read", d.ReadBytes}, runcIO{d.Major, d.Minor, "Write", d.WriteBytes})
 		r.Blkio.Ops = append(r.Blkio.Ops, runcIO{d.Major, d.Minor, "Read", d.ReadOps}, runcIO{d.Major, d.Minor, "Write", d.WriteOps})

@@ -81,6 +81,7 @@ type Cgroup struct {
 	unit     *unit                 // the systemd manager's; nil for the cgroup file system alone
 	hold     Hold                  // see Config
 	release  func()                // ends the process that holds the scope, if there is one
+	owner    *int                  // see Config
 	rootless bool                  // see Config
 	optional bool                  // without permission, do without
 	settle   *specs.LinuxResources // see Settle
@@ -97,6 +98,9 @@ type Config struct {
 	Annotations map[string]string
 	// Hold is called by Create for a scope: systemd starts no empty one.
 	Hold Hold
+
+	// Owner is the host's user that a v2 cgroup is to belong to, if not to us.
+	Owner *int
 
 	// Rootless is a caller who may not be allowed to make cgroups. He asks the
 	// systemd instance of the user. A cgroup that he gave no path and no limits
@@ -133,7 +137,7 @@ func Name(cfg Config) (*Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.rootless, c.optional = cfg.Rootless, cfg.Rootless && cfg.Path == ""
+	c.owner, c.rootless, c.optional = cfg.Owner, cfg.Rootless, cfg.Rootless && cfg.Path == ""
 	if c.optional && host.Mode != Unified && !canMake(c.all) {
 		return &Cgroup{mode: host.Mode}, nil
 	}
@@ -159,7 +163,7 @@ func newScope(host *Host, cfg Config) (*Cgroup, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.unit, c.hold, c.rootless = u, cfg.Hold, cfg.Rootless
+	c.unit, c.hold, c.owner, c.rootless = u, cfg.Hold, cfg.Owner, cfg.Rootless
 	return c, nil
 }
 

@@ -75,13 +75,20 @@ func (c *Cgroup) fillCpuset(h hierarchy, p string) error {
 	return nil
 }
 
-// CPUSetStats are the settings in force; numbers other than the lists are v1's.
+// CPUSetStats are the settings in force; numbers other than the lists are v1's. The
+// JSON is that of runc's events.
 type CPUSetStats struct {
-	CPUs, Mems                                      []uint16
-	CPUExclusive, MemHardwall, MemExclusive         uint64
-	MemoryMigrate, MemorySpreadPage                 uint64
-	MemorySpreadSlab, MemoryPressure, LoadBalancing uint64
-	RelaxDomainLevel                                int64
+	CPUs             []uint16 `json:"cpus,omitempty"`
+	CPUExclusive     uint64   `json:"cpu_exclusive"`
+	Mems             []uint16 `json:"mems,omitempty"`
+	MemHardwall      uint64   `json:"mem_hardwall"`
+	MemExclusive     uint64   `json:"mem_exclusive"`
+	MemoryMigrate    uint64   `json:"memory_migrate"`
+	MemorySpreadPage uint64   `json:"memory_spread_page"`
+	MemorySpreadSlab uint64   `json:"memory_spread_slab"`
+	MemoryPressure   uint64   `json:"memory_pressure"`
+	LoadBalancing    uint64   `json:"sched_load_balance"`
+	RelaxDomainLevel int64    `json:"sched_relax_domain_level"`
 }
 
 func (c *CPUSetStats) readV1(r *reader) {

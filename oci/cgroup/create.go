@@ -94,6 +94,11 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 			return err
 		}
 	}
+	if c.owner != nil {
+		if err := c.giveAway(*c.owner); err != nil {
+			return err
+		}
+	}
 	undo.Release()
 	c.top = c.madeEverywhere()
 	return nil

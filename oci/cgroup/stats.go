@@ -24,13 +24,19 @@ type Stats struct {
 	Hugetlb []HugetlbStats // one per page size, sorted
 }
 
-// Pressure is a PSI file: shares of wall time lost.
-type Pressure struct{ Some, Full PressureLine }
+// Pressure is a PSI file: shares of wall time lost. The JSON is that of runc's
+// events.
+type Pressure struct {
+	Some PressureLine `json:"some"`
+	Full PressureLine `json:"full"`
+}
 
 // PressureLine has averages in per cent and the total in microseconds.
 type PressureLine struct {
-	Avg10, Avg60, Avg300 float64
-	Total                uint64
+	Avg10  float64 `json:"avg10"`
+	Avg60  float64 `json:"avg60"`
+	Avg300 float64 `json:"avg300"`
+	Total  uint64  `json:"total"`
 }
 
 // Stats reads all counters. It fails with fs.ErrNotExist if the cgroup is gone.

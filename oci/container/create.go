@@ -306,11 +306,39 @@ func PlanExec(o CreateOptions, process *specs.Process) (*plan.Program, error) {
 func newCgroup(o *CreateOptions, s *specs.Spec) (*cgroup.Cgroup, error) {
 	cg, err := cgroup.Name(cgroup.Config{
 		Path: s.Linux.CgroupsPath, ID: o.ID, Systemd: o.SystemdCgroup, Annotations: s.Annotations, Hold: hold, Rootless: o.Rootless,
+		Owner: cgroupOwner(s),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("linux.cgroupsPath: %w", err)
 	}
 	return cg, nil
+}
+
+// cgroupOwner is the host's user that the container's process is, if the
+// specification wants the cgroup to be his: it has a cgroup namespace of its own
+// and sees its cgroup writable (config-linux.md, "Cgroup ownership").
+func cgroupOwner(s *specs.Spec) *int {
+	own := slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.CgroupNamespace && n.Path == ""
+	})
+	writable := slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool {
+		return m.Source == "cgroup" && m.Destination == "/sys/fs/cgroup" && !slices.Contains(m.Options, "ro")
+	})
+	if !own || !writable || s.Process == nil {
+		return nil
+	}
+	uid := s.Process.User.UID
+	for _, m := range s.Linux.UIDMappings {
+		if uid >= m.ContainerID && uid-m.ContainerID < m.Size {
+			owner := int(m.HostID + uid - m.ContainerID)
+			return &owner
+		}
+	}
+	if len(s.Linux.UIDMappings) > 0 || uid == 0 {
+		return nil // nobody, or root, whose it is already
+	}
+	owner := int(uid)
+	return &owner
 }
 
 // initError says why there is no init. Of one that was killed, the cgroup, which

@@ -1,20 +1,33 @@
 #!/usr/bin/env bash
 # run.sh - the tests that touch cgroups, again, on a kernel with cgroup v2 only
-# (and AppArmor): a virtual machine, because the host may have v1. Slow: the
-# machine is emulated.
+# (and AppArmor): a virtual machine, because the host may have v1; and those of
+# systemd's scopes, in one that boots systemd. Slow: the machine is emulated.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-packages=(oci/cgroup oci/container)
 binaries=$PWD/.work/vm
 mkdir -p "$binaries"
-for p in "${packages[@]}"; do
-	go test -c -o "$binaries/${p//\//-}.test" "./$p"
-done
-failed=0
-for p in "${packages[@]}"; do
-	echo "== $p"
-	(cd "$p" && ../../test/vm/testvm --timeout 900 -- "$binaries/${p//\//-}.test") || failed=$((failed + 1))
-done
-echo "$((${#packages[@]} - failed)) passed, $failed failed"
+passed=0 failed=0
+
+# run PACKAGE [TESTVM OPTION...] [-- TEST FLAG...]
+run() {
+	local package=$1 options=() binary
+	shift
+	binary=$binaries/${package//\//-}.test
+	while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done
+	[ $# = 0 ] || shift
+	echo "== $package ${options[*]} $*"
+	[ -x "$binary" ] && [ "$binary" -nt "$binaries/started" ] || go test -c -o "$binary" "./$package"
+	if (cd "$package" && ../../test/vm/testvm --timeout 900 "${options[@]}" -- "$binary" "$@"); then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+	fi
+}
+
+touch "$binaries/started"
+run oci/cgroup
+run oci/container
+run oci/cgroup --systemd -- -test.run Scope
+echo "$passed passed, $failed failed"
 [ $failed = 0 ]

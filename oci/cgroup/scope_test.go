@@ -1,0 +1,133 @@
+package cgroup
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/testutil"
+)
+
+// newScope names a scope, held by a helper until the test puts one of its own in.
+func newScopeTest(t *testing.T, annotations map[string]string) *Cgroup {
+	t.Helper()
+	testutil.RequireRoot(t, "scopes are root's to make")
+	if _, err := os.Stat("/run/systemd/private"); err != nil {
+		t.Skip("systemd does not run here: see test/vm")
+	}
+	hold := func() (int, func(), error) {
+		h := startHelper(t, "wait")
+		return h.Process.Pid, func() { _ = h.Process.Kill(); _ = h.Wait() }, nil
+	}
+	c, err := Name(Config{Path: "strake-test.slice:cg:" + rand.Text()[:10], Systemd: true, Hold: hold, Annotations: annotations})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Kill(syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		if err := c.WaitEmpty(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if err := c.Delete(); err != nil {
+			t.Error(err)
+		}
+		if c.Exists() {
+			t.Error("the scope's cgroup is still there")
+		}
+	})
+	return c
+}
+
+func TestScope(t *testing.T) {
+	c := newScopeTest(t, map[string]string{annotationPrefix + "TimeoutStopUSec": "uint64 5000000"})
+	if !strings.HasPrefix(c.Path(), "/strake.slice/strake-test.slice/cg-") || !strings.HasSuffix(c.Path(), ".scope") {
+		t.Errorf("its path is %s", c.Path())
+	}
+	r := &specs.LinuxResources{
+		Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}},
+		Memory:  &specs.LinuxMemory{Limit: ptr(int64(64 << 20))},
+		CPU:     &specs.LinuxCPU{Quota: ptr(int64(12345)), Period: ptr(uint64(50000)), Cpus: "0"},
+		Pids:    &specs.LinuxPids{Limit: ptr(int64(1))},
+	}
+	if err := c.Create(r); err != nil {
+		t.Fatal(err)
+	}
+	h := startHelper(t, "wait")
+	if err := c.Apply(h.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	check := func(controller, file, want string) {
+		t.Helper()
+		if got := c.file(t, controller, file); c.mode == Unified && got != want {
+			t.Errorf("%s is %q, want %q", file, got, want)
+		}
+	}
+	check("memory", "memory.max", "67108864")
+	check("cpu", "cpu.max", "12500 50000")
+	check("pids", "pids.max", "1")
+	check("cpuset", "cpuset.cpus", "0")
+
+	// Another of the same name is refused, and harms nothing.
+	again, err := Name(Config{Path: "strake-test.slice:cg:" + strings.TrimSuffix(c.Path()[strings.LastIndex(c.Path(), "cg-")+3:], ".scope"), Systemd: true, Hold: c.hold})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Create(nil); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second scope of the name: %v; want ErrBusy", err)
+	}
+
+	// Another process, knowing what was saved, changes it. A quota alone keeps the
+	// period, and systemd's view stays the kernel's.
+	other, err := Open(c.Saved())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Set(&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: ptr(int64(25000))}, Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}}); err != nil {
+		t.Fatal(err)
+	}
+	check("cpu", "cpu.max", "25000 50000")
+	check("memory", "memory.max", "max")
+	check("pids", "pids.max", "1")
+}
+
+func TestScopeUndo(t *testing.T) {
+	c := newScopeTest(t, nil)
+	err := c.Create(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20))}, CPU: &specs.LinuxCPU{Mems: "1023"}})
+	if err == nil {
+		t.Fatal("a memory node that no host has was taken")
+	}
+	if c.Exists() {
+		t.Error("left a scope")
+	}
+}
+
+func TestGiveAway(t *testing.T) {
+	for _, mode := range modes(t) {
+		if mode != Unified {
+			t.Skip("v1 is not given away")
+		}
+		c := newTest(t, mode)
+		c.owner = ptr(1234)
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		h, _ := c.v2()
+		for file, want := range map[string]uint32{"": 1234, "/cgroup.procs": 1234, "/cgroup.subtree_control": 1234, "/memory.max": 0, "/cgroup.freeze": 0} {
+			var st syscall.Stat_t
+			if err := syscall.Stat(c.dir(h)+file, &st); err != nil || st.Uid != want {
+				t.Errorf("%q is of user %d, %v; want %d", file, st.Uid, err, want)
+			}
+		}
+	}
+}
