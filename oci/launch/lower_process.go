@@ -249,13 +249,13 @@ func (l *lowering) sched(o *plan.Op) error {
 	if len(o.Nums) != 7 {
 		return fmt.Errorf("sched wants 7 numbers, has %d", len(o.Nums))
 	}
-	const size = 48
+	const size = 56 // with the clamps of utilisation, which stay 0
 	b := binary.NativeEndian.AppendUint32(nil, size)
 	b = binary.NativeEndian.AppendUint32(b, uint32(o.Nums[0]))
 	b = binary.NativeEndian.AppendUint64(b, o.Nums[1])
 	b = binary.NativeEndian.AppendUint32(b, uint32(o.Nums[2]))
 	b = binary.NativeEndian.AppendUint32(b, uint32(o.Nums[3]))
-	for _, n := range o.Nums[4:] {
+	for _, n := range append(o.Nums[4:7:7], 0) {
 		b = binary.NativeEndian.AppendUint64(b, n)
 	}
 	l.main(unix.SYS_SCHED_SETATTR, 0, num(0), ptr(l.bytes(b)), num(0))

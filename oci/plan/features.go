@@ -34,5 +34,20 @@ func NamespaceTypes() []string {
 	return types
 }
 
+// MemoryPolicyModes are the modes of linux.memoryPolicy, sorted.
+func MemoryPolicyModes() []string { return names(memoryModes) }
+
+// MemoryPolicyFlags are its flags, sorted.
+func MemoryPolicyFlags() []string { return names(memoryFlags) }
+
+func names[K ~string, V any](m map[K]V) []string {
+	var list []string
+	for name := range m {
+		list = append(list, string(name))
+	}
+	slices.Sort(list)
+	return list
+}
+
 // CapabilityNames are the capabilities in the order of their numbers.
 func CapabilityNames() []string { return slices.Clone(abi.Capabilities) }

@@ -165,6 +165,10 @@ func TestRefusals(t *testing.T) {
 		want   string
 	}{
 		{func(s *specs.Spec, _ *Host) { s.Mounts[0].Options = []string{"tmpcopyup"} }, `mounts[0] ("proc" on "/proc"): option tmpcopyup is for a tmpfs`},
+		{func(s *specs.Spec, h *Host) {
+			h.Kernel = [2]int{6, 1}
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolWeightedInterleave, Nodes: "0"}
+		}, `linux.memoryPolicy (MPOL_WEIGHTED_INTERLEAVE): needs Linux 6.9: this is 6.1: not supported`},
 		{func(s *specs.Spec, h *Host) { s.Linux.MountLabel, h.SELinux = "l", false }, `linux.mountLabel (l): SELinux is not enabled`},
 		{func(s *specs.Spec, h *Host) {
 			h.Kernel = [2]int{6, 1}

@@ -31,6 +31,9 @@ var memoryModes = map[specs.MemoryPolicyModeType]uint64{
 	specs.MpolLocal: 4, specs.MpolPreferredMany: 5, specs.MpolWeightedInterleave: 6,
 }
 
+// memorySince are modes that came with a kernel later than the oldest we take.
+var memorySince = map[specs.MemoryPolicyModeType][2]int{specs.MpolPreferredMany: {5, 15}, specs.MpolWeightedInterleave: {6, 9}}
+
 var memoryFlags = map[specs.MemoryPolicyFlagType]uint64{
 	specs.MpolFNumaBalancing: 1 << 13, specs.MpolFRelativeNodes: 1 << 14, specs.MpolFStaticNodes: 1 << 15,
 }
@@ -69,6 +72,11 @@ func (b *builder) scheduling(p *specs.Process) error {
 		mode, ok := memoryModes[m.Mode]
 		if !ok {
 			return b.errorf("unknown mode")
+		}
+		if since, ok := memorySince[m.Mode]; ok {
+			if err := b.needs(since[0], since[1]); err != nil {
+				return err
+			}
 		}
 		for _, f := range m.Flags {
 			bit, ok := memoryFlags[f]
