@@ -124,6 +124,8 @@ type stallWatch struct {
 	timeout time.Duration
 	timer   *time.Timer
 	seen    atomic.Int64
+	waited  atomic.Int64 // nanoseconds that reads took since the last check
+	since   atomic.Int64 // Unix nanoseconds when the read under way began; 0: none is
 	stalled atomic.Bool
 }
 
@@ -133,9 +135,15 @@ func (r *Repository) watch(resp *http.Response) *stallWatch {
 	return w
 }
 
-// check runs once per timeout, not per read: a transfer costs no timer calls.
+// check runs once per timeout, not per read: a transfer costs no timer calls. A
+// reader that is busy elsewhere, with the disk or waiting for memory, is no stall of
+// the registry's.
 func (w *stallWatch) check() {
-	if w.seen.Swap(0) >= minStallBytes {
+	waited := time.Duration(w.waited.Swap(0))
+	if since := w.since.Load(); since != 0 {
+		waited += min(time.Since(time.Unix(0, since)), w.timeout)
+	}
+	if w.seen.Swap(0) >= minStallBytes || waited < w.timeout/2 {
 		w.timer.Reset(w.timeout)
 		return
 	}
@@ -144,7 +152,11 @@ func (w *stallWatch) check() {
 }
 
 func (w *stallWatch) Read(p []byte) (int, error) {
+	began := time.Now()
+	w.since.Store(began.UnixNano())
 	n, err := w.resp.Body.Read(p)
+	w.since.Store(0)
+	w.waited.Add(int64(time.Since(began)))
 	w.seen.Add(int64(n))
 	if err != nil && w.stalled.Load() {
 		err = fmt.Errorf("%w: less than %d bytes in %v", ErrUnavailable, minStallBytes, w.timeout)

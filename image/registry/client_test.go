@@ -315,6 +315,27 @@ func TestBlobFaults(t *testing.T) {
 	}
 }
 
+// A reader that is busy with something else for long is no stall.
+func TestBusyReader(t *testing.T) {
+	testutil.CheckLeaks(t)
+	s := start(t, fake.New())
+	blob := randomBlob(t, 16<<20) // more than the sockets hold
+	s.AddBlob(blob)
+	r := open(t, Config{StallTimeout: 20 * time.Millisecond}, s.Addr+"/a:1", nil)
+	in, err := r.Blob(t.Context(), descriptor(blob))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	<-time.After(200 * time.Millisecond)
+	if body, err := io.ReadAll(in); err != nil || !bytes.Equal(body, blob) {
+		t.Errorf("%d bytes, %v", len(body), err)
+	}
+	if q := s.Requests(); len(q) != 1 {
+		t.Errorf("asked again: %v", q)
+	}
+}
+
 func TestCancelledRead(t *testing.T) {
 	testutil.CheckLeaks(t)
 	s := start(t, fake.New())
