@@ -105,7 +105,7 @@ func callName(code int) string {
 		return "set_mempolicy"
 	case unix.SYS_ACCEPT4:
 		return "accept"
-	case unix.SYS_EXECVE, pLookup:
+	case unix.SYS_EXECVE, unix.SYS_EXECVEAT, pLookup:
 		return "exec"
 	case pCheck:
 		return "check"
