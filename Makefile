@@ -11,7 +11,7 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED := 0
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
-.PHONY: help build arm64 install demo test test-unit test-kubelet test-v2 bench lint generate clean
+.PHONY: help build arm64 install demo test test-unit test-kubelet test-callers test-v2 bench lint generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ test-unit: ## go test: without root, or a program that it uses, a test is skippe
 test-kubelet: build ## a real kubelet runs a static pod on straked (builds the kubelet: minutes)
 	test/install-packages test
 	test/kubelet/run.sh
+
+test-callers: build ## Podman, Docker and containerd on strake (installs them)
+	test/install-packages callers
+	test/e2e/callers/run.sh
 
 test-v2: ## the tests that touch cgroups on cgroup v2, in an emulated VM (slow)
 	test/vm/run.sh
