@@ -1,7 +1,9 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 )
@@ -25,7 +27,7 @@ func (c *Cgroup) giveAway(uid int) error {
 		if strings.ContainsRune(file, '/') {
 			continue
 		}
-		if err := os.Chown(c.dir(h)+"/"+file, uid, -1); err != nil && !os.IsNotExist(err) {
+		if err := os.Chown(c.dir(h)+"/"+file, uid, -1); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("give to user %d: %w", uid, err)
 		}
 	}
