@@ -30,19 +30,40 @@ func (c *child) reg(n uintptr) *int64 { return (*int64)(at(c.regs + 8*n)) }
 // run runs the instructions and never returns: the last one is an execve or an
 // exit, and an error is reported and ends the process.
 //
+// The one instruction that goes deep is called from here, not from runUntilCopy:
+// the frames of nosplit functions that call each other may have 792 bytes in all,
+// and those on arm64 are large.
+//
 //go:nosplit
 //go:norace
 //go:nocheckptr
 func (c *child) run() {
+	for pc := uintptr(0); ; pc++ {
+		pc = c.runUntilCopy(pc)
+		in := (*instr)(at(c.code + pc*unsafe.Sizeof(instr{})))
+		n, errno := copyTree(uintptr(*c.reg(in.args[0])), uintptr(*c.reg(in.args[1])), c.mem+uintptr(in.text))
+		if errno != 0 {
+			in.textLen = uint32(n)
+			c.fail(in, pc, errno, 0)
+		}
+	}
+}
+
+// runUntilCopy runs the instructions from pc on and returns the index of the
+// first pCopy that it meets.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (c *child) runUntilCopy(pc uintptr) uintptr {
 	var (
 		a     [6]uintptr
 		in    *instr
-		pc    uintptr
 		r     uintptr
 		errno syscall.Errno
 		tries int
 	)
-	for pc = 0; pc < c.ncode; {
+	for pc < c.ncode {
 		in = (*instr)(at(c.code + pc*unsafe.Sizeof(instr{})))
 		*(*uint32)(at(c.progress)) = uint32(pc)
 		for i := 0; i < 6; i++ {
@@ -73,10 +94,7 @@ func (c *child) run() {
 		case pLoad:
 			r = load(a[0], a[1]) & a[2]
 		case pCopy:
-			var n uintptr
-			if n, errno = copyTree(a[0], a[1], c.mem+uintptr(in.text)); errno != 0 {
-				in.textLen = uint32(n)
-			}
+			return pc
 		case pStore:
 			*(*uint32)(at(a[1])) = uint32(a[0])
 		case pStore64:
@@ -149,6 +167,7 @@ func (c *child) run() {
 		}
 	}
 	exit(0)
+	return 0
 }
 
 //go:nosplit

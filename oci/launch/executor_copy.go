@@ -58,14 +58,11 @@ func copyTree(from, to, text uintptr) (uintptr, syscall.Errno) {
 	c.names = c.value + copyValue
 	var name uintptr
 	depth := uintptr(0)
-	store(base, from)
-	store(base+8, to)
-	store(base+16, 0)
-	store(base+24, 0)
+	newFrame(base, from, to, c.stat)
 	for {
 		f := base + depth*copyFrame
 		if load(f+16, 8) == load(f+24, 8) {
-			n, _, e := syscall.RawSyscall(unix.SYS_GETDENTS64, load(f, 8), f+32+statxSize, copyDirs)
+			n, _, e := syscall.RawSyscall6(unix.SYS_GETDENTS64, load(f, 8), f+32+statxSize, copyDirs, 0, 0, 0)
 			if errno = e; errno != 0 {
 				break
 			}
@@ -78,7 +75,9 @@ func copyTree(from, to, text uintptr) (uintptr, syscall.Errno) {
 				break
 			}
 			// All of it is there: now its times, which that has changed.
-			errno = c.attributes(load(f, 8), load(f+8, 8), f+32)
+			if errno = c.attributes(load(f, 8), load(f+8, 8), f+32); errno == 0 {
+				errno = c.times(load(f+8, 8), 0, f+32, 0)
+			}
 			closeBoth(load(f, 8), load(f+8, 8))
 			depth--
 			if errno != 0 {
@@ -94,10 +93,25 @@ func copyTree(from, to, text uintptr) (uintptr, syscall.Errno) {
 		}
 		var src, dst uintptr
 		src, dst, errno = c.entry(load(f, 8), load(f+8, 8), name)
+		if errno == 0 && dst == 0 {
+			if errno = c.owner(load(f+8, 8), name); errno == 0 {
+				errno = c.times(load(f+8, 8), name, c.stat, abi.AtSymlinkNofollow)
+			}
+		}
+		if errno == 0 && dst != 0 && load(c.stat+statxMode, 2)&abi.SIFMT == abi.SIFREG {
+			if errno = c.content(src, dst); errno == 0 {
+				errno = c.attributes(src, dst, c.stat)
+			}
+			if errno == 0 {
+				errno = c.times(dst, 0, c.stat, 0)
+			}
+			closeBoth(src, dst)
+			dst = 0
+		}
 		if errno != 0 {
 			break
 		}
-		if src == 0 {
+		if dst == 0 {
 			continue
 		}
 		if depth++; depth == copyDepth {
@@ -106,29 +120,48 @@ func copyTree(from, to, text uintptr) (uintptr, syscall.Errno) {
 			errno = unix.ELOOP
 			break
 		}
-		f += copyFrame
-		store(f, src)
-		store(f+8, dst)
-		store(f+16, 0)
-		store(f+24, 0)
-		for i := uintptr(0); i < statxSize; i += 8 {
-			store(f+32+i, load(c.stat+i, 8))
-		}
+		newFrame(f+copyFrame, src, dst, c.stat)
 	}
 	n := uintptr(0)
 	if errno != 0 && name != 0 {
-		for ; n < msgText && load(name+n, 1) != 0; n++ {
-			*(*byte)(at(text + n)) = byte(load(name+n, 1))
-		}
+		n = copyText(text, name)
 	}
 	for ; depth > 0; depth-- {
 		closeBoth(load(base+depth*copyFrame, 8), load(base+depth*copyFrame+8, 8))
 	}
-	_, _, _ = syscall.RawSyscall(unix.SYS_MUNMAP, base, copySize, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, base, copySize, 0, 0, 0, 0)
 	return n, errno
 }
 
-// entry copies one entry. A directory is only made: src and dst are open then.
+// newFrame begins a directory: stat is the source's statx.
+//
+//go:nosplit
+//go:norace
+//go:noinline
+func newFrame(f, from, to, stat uintptr) {
+	store(f, from)
+	store(f+8, to)
+	store(f+16, 0)
+	store(f+24, 0)
+	for i := uintptr(0); i < statxSize; i += 8 {
+		store(f+32+i, load(stat+i, 8))
+	}
+}
+
+// copyText copies a name, as much of it as a message holds.
+//
+//go:nosplit
+//go:norace
+//go:noinline
+func copyText(text, name uintptr) (n uintptr) {
+	for ; n < msgText && load(name+n, 1) != 0; n++ {
+		*(*byte)(at(text + n)) = byte(load(name+n, 1))
+	}
+	return n
+}
+
+// entry makes one entry: a file is empty, a directory too, and src and dst are
+// open then. What is neither only wants its owner and times.
 //
 //go:nosplit
 //go:norace
@@ -140,38 +173,23 @@ func (c *copier) entry(from, to, name uintptr) (src, dst uintptr, errno syscall.
 	mode := load(c.stat+statxMode, 2)
 	switch mode & abi.SIFMT {
 	case abi.SIFDIR:
-		if _, _, errno = syscall.RawSyscall(unix.SYS_MKDIRAT, to, name, 0o700); errno != 0 {
+		if _, _, errno = syscall.RawSyscall6(unix.SYS_MKDIRAT, to, name, 0o700, 0, 0, 0); errno != 0 {
 			return 0, 0, errno
 		}
-		src, dst, errno = openBoth(from, to, name, unix.O_RDONLY|unix.O_DIRECTORY, unix.O_RDONLY|unix.O_DIRECTORY)
-		return src, dst, errno
+		return openBoth(from, to, name, unix.O_RDONLY|unix.O_DIRECTORY, unix.O_RDONLY|unix.O_DIRECTORY)
 	case abi.SIFREG:
-		src, dst, errno = openBoth(from, to, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
-		if errno != 0 {
-			return 0, 0, errno
-		}
-		errno = c.content(src, dst)
-		closeBoth(src, dst)
-		return 0, 0, errno
+		return openBoth(from, to, name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 	case unix.S_IFLNK:
 		n, _, errno := syscall.RawSyscall6(unix.SYS_READLINKAT, from, name, c.value, copyValue-1, 0, 0)
 		if errno != 0 {
 			return 0, 0, errno
 		}
 		*(*byte)(at(c.value + n)) = 0
-		if _, _, errno = syscall.RawSyscall(unix.SYS_SYMLINKAT, c.value, to, name); errno != 0 {
-			return 0, 0, errno
-		}
-		return 0, 0, c.owner(to, name, abi.AtSymlinkNofollow)
+		_, _, errno = syscall.RawSyscall6(unix.SYS_SYMLINKAT, c.value, to, name, 0, 0, 0)
+		return 0, 0, errno
 	}
 	dev := abi.Mkdev(uint32(load(c.stat+statxRdev, 4)), uint32(load(c.stat+statxRdev+4, 4)))
 	_, _, errno = syscall.RawSyscall6(unix.SYS_MKNODAT, to, name, mode, uintptr(dev), 0, 0)
-	if errno != 0 {
-		return 0, 0, errno
-	}
-	if errno = c.owner(to, name, abi.AtSymlinkNofollow); errno == 0 {
-		_, _, errno = syscall.RawSyscall(unix.SYS_FCHMODAT, to, name, mode&0o7777)
-	}
 	return 0, 0, errno
 }
 
@@ -196,25 +214,22 @@ func (c *copier) content(src, dst uintptr) syscall.Errno {
 			errno = 0
 		}
 	}
-	if errno != 0 {
-		return errno
-	}
-	return c.attributes(src, dst, c.stat)
+	return errno
 }
 
-// attributes gives an open file what another has.
+// attributes gives an open file what another has, but for its times.
 //
 //go:nosplit
 //go:norace
 func (c *copier) attributes(src, dst, stat uintptr) syscall.Errno {
-	_, _, errno := syscall.RawSyscall(unix.SYS_FCHOWN, dst, load(stat+statxUID, 4), load(stat+statxUID+4, 4))
+	_, _, errno := syscall.RawSyscall6(unix.SYS_FCHOWN, dst, load(stat+statxUID, 4), load(stat+statxUID+4, 4), 0, 0, 0)
 	if errno == 0 {
-		_, _, errno = syscall.RawSyscall(unix.SYS_FCHMOD, dst, load(stat+statxMode, 2)&0o7777, 0)
+		_, _, errno = syscall.RawSyscall6(unix.SYS_FCHMOD, dst, load(stat+statxMode, 2)&0o7777, 0, 0, 0, 0)
 	}
 	if errno != 0 {
 		return errno
 	}
-	list, _, errno := syscall.RawSyscall(unix.SYS_FLISTXATTR, src, c.names, copyNames)
+	list, _, errno := syscall.RawSyscall6(unix.SYS_FLISTXATTR, src, c.names, copyNames, 0, 0, 0)
 	if errno != 0 {
 		list = 0 // a file system without
 	}
@@ -233,20 +248,23 @@ func (c *copier) attributes(src, dst, stat uintptr) syscall.Errno {
 			return errno // those are kinds that a tmpfs or this user cannot have
 		}
 	}
-	return c.times(dst, 0, stat, 0)
+	return 0
 }
 
+// owner gives a link or a special file its owner, and its mode if it has one.
+//
 //go:nosplit
 //go:norace
-func (c *copier) owner(dir, name, flags uintptr) syscall.Errno {
-	_, _, errno := syscall.RawSyscall6(unix.SYS_FCHOWNAT, dir, name, load(c.stat+statxUID, 4), load(c.stat+statxUID+4, 4), flags, 0)
-	if errno != 0 {
-		return errno
+func (c *copier) owner(dir, name uintptr) syscall.Errno {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_FCHOWNAT, dir, name, load(c.stat+statxUID, 4), load(c.stat+statxUID+4, 4), abi.AtSymlinkNofollow, 0)
+	mode := load(c.stat+statxMode, 2)
+	if errno == 0 && mode&abi.SIFMT != unix.S_IFLNK {
+		_, _, errno = syscall.RawSyscall6(unix.SYS_FCHMODAT, dir, name, mode&0o7777, 0, 0, 0)
 	}
-	return c.times(dir, name, c.stat, flags)
+	return errno
 }
 
-// times sets those of access and change.
+// times sets those of access and change, of name in dir or of dir itself.
 //
 //go:nosplit
 //go:norace
@@ -270,7 +288,7 @@ func openBoth(from, to, name, readFlags, writeFlags uintptr) (src, dst uintptr, 
 	}
 	dst, _, errno = syscall.RawSyscall6(unix.SYS_OPENAT, to, name, writeFlags|both, 0o600, 0, 0)
 	if errno != 0 {
-		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, src, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, src, 0, 0, 0, 0, 0)
 		return 0, 0, errno
 	}
 	return src, dst, 0
@@ -279,8 +297,8 @@ func openBoth(from, to, name, readFlags, writeFlags uintptr) (src, dst uintptr, 
 //go:nosplit
 //go:norace
 func closeBoth(a, b uintptr) {
-	_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, a, 0, 0)
-	_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, b, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, a, 0, 0, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, b, 0, 0, 0, 0, 0)
 }
 
 // isDots says whether a name is "." or "..".
