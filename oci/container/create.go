@@ -127,7 +127,8 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	place := func() error { return nil }
 	var net netDevices
 	undo.Push("return network devices", net.back)
-	hooks := &hookRunner{ctx: ctx, spec: s, id: o.ID, bundle: o.Bundle, state: in.hookState}
+	hooks := &hookRunner{ctx: ctx, spec: s, id: o.ID, bundle: o.Bundle,
+		creating: in.given[plan.InHook], created: in.given[plan.InCreated]}
 	child, err := launch.Run(ctx, launch.Request{
 		Program:  prog,
 		Prepared: prepared,

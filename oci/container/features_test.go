@@ -1,6 +1,7 @@
 package container
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -53,7 +54,9 @@ func TestHooksRunInTheirOrderAndNamespaces(t *testing.T) {
 		StartContainer: hook("startContainer"), Poststart: hook("poststart"), Poststop: hook("poststop"),
 	}
 	s.Process.Args[2] += "; sleep 0.3"
-	e.mustRun(s)
+	c, init := e.start(s)
+	wait(t, init)
+	must(t, c.Delete(t.Context(), false))
 	data, err := os.ReadFile(log)
 	must(t, err)
 	own, err := os.Readlink("/proc/self/ns/mnt")
@@ -70,6 +73,24 @@ func TestHooksRunInTheirOrderAndNamespaces(t *testing.T) {
 			t.Errorf("%s: mount namespace %s, the host's is %s", f[0], f[1], own)
 		}
 		contains(t, line, ` v {"ociVersion":`, `"id":"strake-core-`)
+		// runtime.md, "State": the pid is as the hook's namespace sees it.
+		status, pid := "creating", init.Pid
+		if inContainer {
+			pid = 1
+		}
+		switch f[0] {
+		case "startContainer":
+			status = "created"
+		case "poststart":
+			status = "running"
+		case "poststop":
+			status, pid = "stopped", 0
+		}
+		var state specs.State
+		must(t, json.Unmarshal([]byte(line[strings.Index(line, "{"):]), &state))
+		if string(state.Status) != status || state.Pid != pid || state.Bundle != e.bundle {
+			t.Errorf("%s: state %+v, want status %s, pid %d", f[0], state, status, pid)
+		}
 	}
 	got := strings.Join(order, " ")
 	// poststart runs beside the program.

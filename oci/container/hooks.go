@@ -8,9 +8,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // hookRunner runs the hooks that belong to the runtime's namespaces during
@@ -20,7 +24,10 @@ type hookRunner struct {
 	spec   *specs.Spec
 	id     string
 	bundle string
-	state  *os.File // standard input of the hooks that the child runs
+
+	// Standard inputs of the hooks that the child runs; nil if it has none.
+	creating *os.File // of createContainer hooks
+	created  *os.File // of startContainer hooks
 }
 
 // beforePivot runs prestart and createRuntime hooks, while init waits.
@@ -34,15 +41,55 @@ func (h *hookRunner) beforePivot(pid int) error {
 	if err := runHooks(h.ctx, "createRuntime", hooks.CreateRuntime, state); err != nil {
 		return err
 	}
-	if h.state == nil {
+	return h.tellChild(pid, state)
+}
+
+// tellChild writes the states for the hooks that the child runs, which see the pid
+// that it has in its own PID namespace (runtime.md, "State").
+func (h *hookRunner) tellChild(pid int, state specs.State) (err error) {
+	if h.creating == nil && h.created == nil {
 		return nil
 	}
-	data, err := json.Marshal(state)
-	if err != nil {
+	if state.Pid, err = pidInside(pid); err != nil {
 		return err
 	}
-	_, err = h.state.WriteAt(data, 0)
-	return err
+	for _, to := range []struct {
+		status specs.ContainerState
+		file   *os.File
+	}{{specs.StateCreating, h.creating}, {specs.StateCreated, h.created}} {
+		if to.file == nil {
+			continue
+		}
+		state.Status = to.status
+		data, err := json.Marshal(state)
+		if err != nil {
+			return err
+		}
+		if _, err := to.file.WriteAt(data, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxProcStatus bounds /proc/PID/status, which has a few hundred bytes and the groups.
+const maxProcStatus = 1 << 20
+
+// pidInside is the pid that a process has in its own PID namespace, the last of
+// those that its status shows.
+func pidInside(pid int) (int, error) {
+	name := "/proc/" + strconv.Itoa(pid) + "/status"
+	data, err := sys.ReadFile(name, maxProcStatus)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if pids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			fields := strings.Fields(pids)
+			return strconv.Atoi(fields[len(fields)-1])
+		}
+	}
+	return 0, fmt.Errorf("%s: it shows no NSpid", name)
 }
 
 // runHooks runs hooks one after the other, each with the state on its standard

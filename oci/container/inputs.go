@@ -16,11 +16,10 @@ import (
 
 // inputs opens the descriptors that a program starts with.
 type inputs struct {
-	fds       map[plan.Reg]int
-	given     map[string]*os.File // by kind
-	extra     []*os.File
-	owned     []*os.File
-	hookState *os.File
+	fds   map[plan.Reg]int
+	given map[string]*os.File // by kind
+	extra []*os.File
+	owned []*os.File
 }
 
 func newInputs(stdin, stdout, stderr *os.File, extra []*os.File) *inputs {
@@ -78,9 +77,8 @@ func (in *inputs) find(i plan.Input) (*os.File, error) {
 		f, err = sys.OpenNamespace(i.Path, i.Type)
 	case plan.InCgroup:
 		f, err = sys.Open(i.Path, os.O_WRONLY)
-	case plan.InHook:
+	case plan.InHook, plan.InCreated:
 		f, err = sys.NewMemFile("hook-state")
-		in.hookState = f
 	case plan.InIDMapNS:
 		f, err = idmapNamespace(i.IDMap)
 	case plan.InMount:

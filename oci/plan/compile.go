@@ -330,16 +330,17 @@ func (b *builder) hooksBeforePivot() error {
 	if len(h.CreateContainer) > 0 {
 		b.op(Op{Do: OpFchdir, Dir: b.root}) // as with runc, they start in the rootfs
 	}
-	b.hooks("createContainer", h.CreateContainer, false)
+	b.hooks("createContainer", h.CreateContainer, InHook, false)
 	return nil
 }
 
-// hooks appends hooks to run. Without an environment of its own a hook may have
-// the process's (ofProcess), else it has none.
-func (b *builder) hooks(name string, hooks []specs.Hook, ofProcess bool) {
+// hooks appends hooks to run, with an input of that kind as their standard input.
+// Without an environment of its own a hook may have the process's (ofProcess), else
+// it has none.
+func (b *builder) hooks(name string, hooks []specs.Hook, state string, ofProcess bool) {
 	for i, h := range hooks {
 		b.at("hooks."+name+"["+itoa(i)+"]", h.Path)
-		o := Op{Do: OpHook, Dir: b.named(InHook), Path: h.Path, Args: h.Args, Env: h.Env,
+		o := Op{Do: OpHook, Dir: b.named(state), Path: h.Path, Args: h.Args, Env: h.Env,
 			Data: "error running " + name + " hook #" + itoa(i)}
 		if ofProcess && h.Env == nil {
 			o.Env, o.B = b.env, 1

@@ -348,7 +348,7 @@ func (b *builder) startAndExec() error {
 		}
 		b.late()
 		b.late = func() {}
-		b.hooks("startContainer", h.StartContainer, true)
+		b.hooks("startContainer", h.StartContainer, InCreated, true)
 	}
 	b.exec()
 	return nil

@@ -146,21 +146,22 @@ func (o *Op) Where() string {
 
 // Inputs that a program finds in its registers when it starts.
 const (
-	InSync    = "sync"      // socket to the parent
-	InProc    = "proc"      // the host's /proc, O_PATH
-	InNull    = "null"      // the host's /dev/null, read and write
-	InStdin   = "stdin"     // caller's
-	InStdout  = "stdout"    // caller's
-	InStderr  = "stderr"    // caller's
-	InExtra   = "extra"     // caller's, Index counts from 0
-	InGate    = "gate"      // listening socket of the start gate
-	InNS      = "namespace" // Path (or the target process) and Type say which
-	InPidfd   = "pidfd"     // of the process to join
-	InRoot    = "root"      // root directory of the process to join, O_PATH
-	InHook    = "hookstate" // memfd with the state for hooks
-	InIDMapNS = "idmap"     // user namespace with a mount's mapping: IDMap
-	InMount   = "mount"     // copy of the mount tree at the runtime's Path, attached nowhere; with IDMap idmapped
-	InCgroup  = "cgroup"    // file of a cgroup to write to, Path
+	InSync    = "sync"         // socket to the parent
+	InProc    = "proc"         // the host's /proc, O_PATH
+	InNull    = "null"         // the host's /dev/null, read and write
+	InStdin   = "stdin"        // caller's
+	InStdout  = "stdout"       // caller's
+	InStderr  = "stderr"       // caller's
+	InExtra   = "extra"        // caller's, Index counts from 0
+	InGate    = "gate"         // listening socket of the start gate
+	InNS      = "namespace"    // Path (or the target process) and Type say which
+	InPidfd   = "pidfd"        // of the process to join
+	InRoot    = "root"         // root directory of the process to join, O_PATH
+	InHook    = "hookstate"    // memfd with the state for createContainer hooks
+	InCreated = "createdstate" // memfd with the state for startContainer hooks
+	InIDMapNS = "idmap"        // user namespace with a mount's mapping: IDMap
+	InMount   = "mount"        // copy of the mount tree at the runtime's Path, attached nowhere; with IDMap idmapped
+	InCgroup  = "cgroup"       // file of a cgroup to write to, Path
 )
 
 // Input is one of them.
@@ -188,7 +189,7 @@ type MountIDs struct {
 // Steps at which the child waits for the parent (OpSync's A).
 const (
 	SyncUserNS = 1 // write the id maps, oom_score_adj
-	SyncHooks  = 2 // run prestart and createRuntime hooks; write the hooks' state
+	SyncHooks  = 2 // run prestart and createRuntime hooks; write the other hooks' states
 	SyncPin    = 4 // open the namespaces
 	SyncLimits = 3 // set the limits that need privilege on the host
 	SyncNet    = 5 // move network devices into the network namespace
