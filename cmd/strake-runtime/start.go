@@ -27,7 +27,9 @@ func bindStart(a *app, f *flags) func(context.Context, []string) error {
 		err = c.Start(ctx)
 		if late := new(timeoutError); errors.As(err, &late) {
 			// What its caller has given up must not begin after all.
-			err = errors.Join(err, c.Kill(syscall.SIGKILL, true))
+			if kill := c.Kill(syscall.SIGKILL, true); !errors.Is(kill, container.ErrNotExist) {
+				err = errors.Join(err, kill)
+			}
 		}
 		return err
 	}

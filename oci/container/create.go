@@ -26,7 +26,7 @@ import (
 // Create makes the container. When it returns, init exists, has done everything
 // but its execve and waits for Start; that its program can be executed has been
 // checked. The process is a child of the caller, who collects its exit. On an
-// error, and when ctx ends, nothing is left.
+// error, and when ctx ends, nothing is left and the poststop hooks have run.
 func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err error) {
 	var undo cleanup.Stack
 	defer undo.Run(&err)
@@ -71,8 +71,11 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 
-	// 4. The cgroup, with all limits.
+	// The state is left to them, so that the id is not taken before they end.
 	r := newRecord(&o, s, cg)
+	undo.Push("poststop hooks", func() error { return c.runHooks(context.WithoutCancel(ctx), &r, specs.StateStopped) })
+
+	// 4. The cgroup, with all limits.
 	if err := c.makeCgroup(&r, &o, s, cg); err != nil {
 		return nil, nil, err
 	}

@@ -126,6 +126,60 @@ func TestFailingHooksUndoCreate(t *testing.T) {
 	}
 }
 
+// Whichever hook fails, the container is destroyed and the poststop hooks run, once
+// and with it stopped (runtime.md, "Lifecycle").
+func TestFailingHookIsFollowedByPoststop(t *testing.T) {
+	if !sealed(t) {
+		return
+	}
+	e := newEnv(t)
+	log := filepath.Join(e.bundle, "log")
+	fail := []specs.Hook{{Path: "/bin/false"}}
+	for _, tt := range []struct {
+		name  string
+		hooks specs.Hooks
+		start bool // it is one of start
+	}{
+		{"prestart", specs.Hooks{Prestart: fail}, false}, //nolint:staticcheck // deprecated, but used
+		{"createRuntime", specs.Hooks{CreateRuntime: fail}, false},
+		{"createContainer", specs.Hooks{CreateContainer: fail}, false},
+		{"startContainer", specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/false"}}}, true},
+		{"poststart", specs.Hooks{Poststart: fail}, true},
+	} {
+		for _, run := range []bool{false, true} {
+			must(t, os.WriteFile(log, nil, 0o600))
+			s := e.spec("exec sleep 1000")
+			s.Hooks = &tt.hooks
+			s.Hooks.Poststop = []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat >> " + log + "; echo >> " + log}, Env: []string{"PATH=/bin"}}, {Path: "/bin/false"}}
+			o := CreateOptions{ID: e.id(), Bundle: e.bundle, StateRoot: e.state, Spec: s}
+			if run {
+				o.Run = func(*Process) error { return nil }
+			}
+			c, p, err := Create(t.Context(), o)
+			if tt.start && !run {
+				must(t, err)
+				err = c.Start(t.Context())
+				if code := wait(t, p); code == 0 {
+					t.Errorf("%s: the program has not been killed", tt.name)
+				}
+			}
+			if err == nil {
+				t.Errorf("%s (run %v): no error", tt.name, run)
+				must(t, c.Delete(t.Context(), true))
+				continue
+			}
+			contains(t, err.Error(), "hooks."+tt.name+"[0] (/bin/false): error running "+tt.name+" hook #0: ", "hooks.poststop[1] (/bin/false)")
+			e.gone(o.ID)
+			data, err := os.ReadFile(log)
+			must(t, err)
+			var state specs.State
+			if err := json.Unmarshal(data, &state); err != nil || state.Status != specs.StateStopped || state.Pid != 0 || state.ID != o.ID {
+				t.Errorf("%s (run %v): poststop hooks got %q: %v", tt.name, run, data, err)
+			}
+		}
+	}
+}
+
 func TestJoinedUserNamespaceGetsNewOnesInside(t *testing.T) {
 	e := newEnv(t)
 	shareRootfs(t, e)

@@ -180,7 +180,9 @@ func (e *env) run(s *specs.Spec, change ...func(*CreateOptions)) (result, error)
 	}
 	startErr := c.Start(e.t.Context())
 	code := wait(e.t, p)
-	must(e.t, c.Delete(e.t.Context(), false))
+	if err := c.Delete(e.t.Context(), false); startErr == nil || !errors.Is(err, ErrNotExist) { // which a failed hook leaves
+		must(e.t, err)
+	}
 	e.gone(o.ID)
 	return result{text(), code}, startErr
 }

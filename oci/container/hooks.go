@@ -93,7 +93,7 @@ func pidInside(pid int) (int, error) {
 }
 
 // runHooks runs hooks one after the other, each with the state on its standard
-// input. The first that fails ends it.
+// input. The first that fails ends it, but once the container is stopped.
 func runHooks(ctx context.Context, name string, hooks []specs.Hook, state specs.State) error {
 	if len(hooks) == 0 {
 		return nil
@@ -102,12 +102,16 @@ func runHooks(ctx context.Context, name string, hooks []specs.Hook, state specs.
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for i, h := range hooks {
 		if err := runHook(ctx, h, data); err != nil {
-			return fmt.Errorf("hooks.%s[%d] (%s): error running %s hook #%d: %w", name, i, h.Path, name, i, err)
+			errs = append(errs, fmt.Errorf("hooks.%s[%d] (%s): error running %s hook #%d: %w", name, i, h.Path, name, i, err))
+			if state.Status != specs.StateStopped {
+				break
+			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // maxHookOutput is how much of a failing hook's output its error shows.
@@ -155,8 +159,8 @@ func (t *tail) Write(p []byte) (int, error) {
 }
 
 // runHooks runs the hooks of a status that was reached after create: poststart
-// when running, poststop when stopped. By the runtime-spec their failure does
-// not undo anything; the error is for the caller's log.
+// when running, the first of which to fail ends it, poststop when stopped, which
+// all run, whichever fails.
 func (c *Container) runHooks(ctx context.Context, r *record, status specs.ContainerState) error {
 	if !r.Hooks {
 		return nil
@@ -170,9 +174,5 @@ func (c *Container) runHooks(ctx context.Context, r *record, status specs.Contai
 		state.Pid = r.Pid
 		return runHooks(ctx, "poststart", s.Hooks.Poststart, state)
 	}
-	var errs []error
-	for i := range s.Hooks.Poststop {
-		errs = append(errs, runHooks(ctx, "poststop", s.Hooks.Poststop[i:i+1], state))
-	}
-	return errors.Join(errs...)
+	return runHooks(ctx, "poststop", s.Hooks.Poststop, state)
 }

@@ -77,6 +77,7 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 	}
 	r := newRecord(&o.CreateOptions, s, cg)
 	r.Restored = true
+	undo.Push("poststop hooks", func() error { return c.runHooks(context.WithoutCancel(ctx), &r, specs.StateStopped) })
 	if err := c.makeCgroup(&r, &o.CreateOptions, s, cg); err != nil {
 		return nil, nil, err
 	}

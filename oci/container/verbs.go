@@ -32,7 +32,8 @@ func (c *Container) listen() (*os.File, error) { return sys.ListenPacket(c.dir, 
 
 // Start lets init execute its program, returns once that has happened, and runs
 // the poststart hooks. The error is of class ErrExec if it was the execve that
-// failed, and ErrNotCreated if init does not wait (any more).
+// failed, and ErrNotCreated if init does not wait (any more). When a hook fails,
+// nothing is left of the container but what Delete leaves.
 func (c *Container) Start(ctx context.Context) error {
 	r, err := c.load()
 	if err != nil {
@@ -69,13 +70,27 @@ func (c *Container) Start(ctx context.Context) error {
 	}
 	if err != nil {
 		var gate *launch.GateError
-		if errors.As(err, &gate) && gate.IsExec() {
+		isGate := errors.As(err, &gate)
+		if isGate && gate.IsHook() {
+			return c.undoStart(ctx, err)
+		}
+		if isGate && gate.IsExec() {
 			err = &execFailure{err}
 		}
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	_ = os.Remove(filepath.Join(c.dir, gateSocket)) // delete removes it with the rest
-	return c.runHooks(ctx, r, specs.StateRunning)
+	if err := c.runHooks(ctx, r, specs.StateRunning); err != nil {
+		return c.undoStart(ctx, err)
+	}
+	return nil
+}
+
+// undoStart is what a failing hook of a start has for a consequence: the container
+// is stopped and destroyed, and the poststop hooks run (runtime.md, "Lifecycle",
+// steps 7 and 9).
+func (c *Container) undoStart(ctx context.Context, cause error) error {
+	return errors.Join(fmt.Errorf("start container %s: %w", c.id, cause), c.Delete(context.WithoutCancel(ctx), true))
 }
 
 // giveListener hands a seccomp listener to the agent that the config names.

@@ -40,6 +40,9 @@ type GateError struct {
 func (e *GateError) Error() string { return e.Text + ": " + hookText(e.Errno) }
 func (e *GateError) Unwrap() error { return e.Errno }
 
+// IsHook says whether it was a hook.
+func (e *GateError) IsHook() bool { return strings.HasPrefix(e.Text, "hooks.") }
+
 // IsExec says whether it was the execve.
 func (e *GateError) IsExec() bool { return strings.HasPrefix(e.Text, "exec ") }
 
