@@ -193,7 +193,7 @@ func hold() (pid int, release func(), err error) {
 	case pid := <-born:
 		return pid, func() {
 			close(done)
-			_ = <-ended // that it was killed
+			<-ended // that it was killed
 		}, nil
 	case err := <-ended:
 		return 0, nil, err
