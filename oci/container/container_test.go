@@ -217,6 +217,22 @@ func TestBadProgramsAreReportedByCreate(t *testing.T) {
 	}
 }
 
+// With slashes as the separators the dots are those of names, and the other way
+// round (sysctl.d(5)).
+func TestSysctlOfDeviceWithADot(t *testing.T) {
+	e := newEnv(t)
+	netns := holder(t, syscall.CLONE_NEWNET) + "net"
+	inNetNS(t, netns, "ip", "link", "add", "x0.100", "type", "veth")
+	for i, key := range []string{"net/ipv4/conf/x0.100/tag", "net.ipv4.conf.x0/100.tag"} {
+		s := e.spec("cat /proc/sys/net/ipv4/conf/x0.100/tag")
+		join(s, specs.NetworkNamespace, netns)
+		s.Linux.Sysctl = map[string]string{key: itoa(7 + i)}
+		if out := e.mustRun(s); out != itoa(7+i)+"\n" {
+			t.Errorf("%s: %q", key, out)
+		}
+	}
+}
+
 func TestErrorsNameTheField(t *testing.T) {
 	e := newEnv(t)
 	for _, tt := range []struct {
@@ -231,6 +247,10 @@ func TestErrorsNameTheField(t *testing.T) {
 		{func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/etc/passwd" }, `linux.namespaces[1].path: /etc/passwd is not a namespace`},
 		{func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/self/ns/uts" }, `is not a namespace of type network`},
 		{func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/5" }, `process.cwd (/proc/self/fd/5)`},
+		{func(s *specs.Spec) {
+			join(s, specs.NetworkNamespace, "/proc/self/ns/net")
+			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "1024"}
+		}, `linux.sysctl[net.ipv4.ip_unprivileged_port_start]: the network namespace /proc/self/ns/net is the host's`},
 		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.ipv4.no_such": "1"} }, `linux.sysctl[net.ipv4.no_such] (1): open: no such file or directory`},
 		{func(s *specs.Spec) { s.Root.Path = "missing" }, `root.path (`},
 	} {

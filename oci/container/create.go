@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/strake-containers/strake/oci/launch"
 	"github.com/strake-containers/strake/oci/plan"
 	"github.com/strake-containers/strake/oci/resctrl"
+	"github.com/strake-containers/strake/oci/spec"
 )
 
 // Create makes the container. When it returns, init exists, has done everything
@@ -251,6 +253,9 @@ func ready(o *CreateOptions, proc *Process) error {
 
 // compile makes the program of a container's init.
 func compile(o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) (*plan.Program, error) {
+	if err := checkNetSysctls(s); err != nil {
+		return nil, err
+	}
 	h, err := hostFacts()
 	if err != nil {
 		return nil, err
@@ -304,6 +309,34 @@ func PlanExec(o CreateOptions, process *specs.Process) (*plan.Program, error) {
 	}
 	return plan.Exec(s, p, h, plan.Config{ID: o.ID, Bundle: o.Bundle, CgroupPath: cg.Path(), CgroupJoin: cg.JoinFiles(),
 		OwnStdio: ownStdio(o.Stdin, o.Stdout, o.Stderr)})
+}
+
+// checkNetSysctls refuses sysctls of a network namespace that is the host's by
+// another name. The config alone does not show that, so that it has been valid.
+func checkNetSysctls(s *specs.Spec) error {
+	i := slices.IndexFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	if i < 0 || s.Linux.Namespaces[i].Path == "" {
+		return nil
+	}
+	for key := range s.Linux.Sysctl {
+		if !strings.HasPrefix(spec.SysctlPath(key), "net/") {
+			continue
+		}
+		name := s.Linux.Namespaces[i].Path
+		theirs, err := os.Stat(name)
+		if err != nil {
+			return fmt.Errorf("linux.namespaces[%d].path: %w", i, err)
+		}
+		ours, err := os.Stat("/proc/self/ns/net")
+		if err != nil {
+			return err
+		}
+		if os.SameFile(ours, theirs) {
+			return fmt.Errorf("linux.sysctl[%s]: the network namespace %s is the host's: it would change the host", key, name)
+		}
+		return nil
+	}
+	return nil
 }
 
 // newCgroup names the container's cgroup.

@@ -118,6 +118,9 @@ func PinNamespaces(s *specs.Spec) (_ Namespaces, err error) {
 		lx = *s.Linux
 	}
 	own.Linux = &lx
+	if err := checkNetSysctls(&own); err != nil {
+		return nil, err
+	}
 	lx.Namespaces = slices.DeleteFunc(slices.Clone(lx.Namespaces), func(n specs.LinuxNamespace) bool {
 		return n.Type == specs.PIDNamespace || n.Type == specs.MountNamespace
 	})

@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/abi"
+	"github.com/strake-containers/strake/oci/spec"
 )
 
 // nsFlags are the namespaces in the order of joining: the user namespace first,
@@ -281,14 +282,7 @@ func (b *builder) identity() error {
 func (b *builder) sysctls() error {
 	for _, key := range sortedKeys(b.spec.Linux.Sysctl) {
 		b.at("linux.sysctl["+key+"]", b.spec.Linux.Sysctl[key])
-		name := key
-		if !strings.Contains(name, "/") {
-			name = strings.ReplaceAll(name, ".", "/")
-		} else {
-			// sysctl(8): with slashes as separators, dots belong to names.
-			name = strings.Clone(name)
-		}
-		b.writeProc("sys/"+name, b.spec.Linux.Sysctl[key])
+		b.writeProc("sys/"+spec.SysctlPath(key), b.spec.Linux.Sysctl[key])
 	}
 	return nil
 }

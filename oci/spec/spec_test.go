@@ -58,6 +58,14 @@ func TestValidate(t *testing.T) {
 		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} }, "linux.sysctl[kernel.panic]: invalid config: belongs to no namespace"},
 		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/../kernel/panic": "1"} }, "is not a sysctl's name"},
 		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.ipv4.conf.eth0/1.forwarding": "1"} }, ""},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/ipv4/conf/eth0..1/forwarding": "1"} }, ""},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.//.kernel.panic": "1"} }, "is not a sysctl's name"},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/ipv4/./ip_forward": "1"} }, "is not a sysctl's name"},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/ipv4/": "1"} }, "is not a sysctl's name"},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net/ipv4.ip_forward": "1"} }, ""},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel/domainname": "d"} }, ""},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.hostname": "h"} }, "linux.sysctl[kernel.hostname]: invalid config: conflicts with the field hostname"},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel/hostname": "h"} }, "conflicts with the field hostname"},
 		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"fs.mqueue.msg_max": "1"} }, ""},
 		{func(s *specs.Spec) {
 			s.Linux.Namespaces, s.Linux.Sysctl = s.Linux.Namespaces[:2], map[string]string{"net.core.somaxconn": "1"}

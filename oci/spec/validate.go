@@ -220,9 +220,19 @@ func (c *checker) mappings(f string, m []specs.LinuxIDMapping) {
 	}
 }
 
+// SysctlPath is the path of a sysctl below /proc/sys. Its separators are what its
+// name has first: slashes, or dots, between which a slash stands for a dot
+// (sysctl.d(5)).
+func SysctlPath(key string) string {
+	if i := strings.IndexAny(key, "./"); i < 0 || key[i] == '/' {
+		return key
+	}
+	return strings.NewReplacer(".", "/", "/", ".").Replace(key)
+}
+
 // ipcSysctls belong to the IPC namespace.
-var ipcSysctls = []string{"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall",
-	"kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"}
+var ipcSysctls = []string{"kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall",
+	"kernel/shmmax", "kernel/shmmni", "kernel/shm_rmid_forced"}
 
 // sysctls lets through those that belong to a namespace that the container has:
 // all others would change the host.
@@ -231,22 +241,22 @@ func (c *checker) sysctls(m map[string]string, have map[specs.LinuxNamespaceType
 		f := "linux.sysctl[" + key + "]"
 		c.text(f, key)
 		c.text(f, value)
-		name := key
-		if strings.Contains(name, "/") {
-			name = strings.ReplaceAll(name, "/", ".")
-		}
-		if slices.Contains(strings.Split(name, "."), "") || strings.Contains(key, "..") {
+		file := SysctlPath(key)
+		if path.Clean("/"+file) != "/"+file {
 			c.bad(f, "is not a sysctl's name")
 		}
 		var ns specs.LinuxNamespaceType
 		switch {
-		case slices.Contains(ipcSysctls, name) || strings.HasPrefix(name, "fs.mqueue."):
+		case slices.Contains(ipcSysctls, file) || strings.HasPrefix(file, "fs/mqueue/"):
 			ns = specs.IPCNamespace
-		case strings.HasPrefix(name, "net."):
+		case strings.HasPrefix(file, "net/"):
 			ns = specs.NetworkNamespace
-		case name == "kernel.hostname" || name == "kernel.domainname":
+		case file == "kernel/hostname":
+			c.bad(f, "conflicts with the field hostname: use that")
+			continue
+		case file == "kernel/domainname":
 			ns = specs.UTSNamespace
-		case strings.HasPrefix(name, "user."):
+		case strings.HasPrefix(file, "user/"):
 			ns = specs.UserNamespace
 		default:
 			c.bad(f, "belongs to no namespace: it would change the host")
