@@ -256,6 +256,45 @@ func TestDevicesTimeNamespaceAndOtherFields(t *testing.T) {
 	contains(t, text(), "640 3:4 a:e5\n666 0:0 a:c8", "86400", "i686", "0\t1")
 }
 
+// What the rootfs has in the place of a device is taken for it only if it is one of
+// its type and number.
+func TestDeviceThatIsThereAlready(t *testing.T) {
+	e := newEnv(t)
+	place := filepath.Join(e.bundle, "rootfs/dev/it")
+	must(t, os.Mkdir(filepath.Dir(place), 0o755))
+	fifo := specs.LinuxDevice{Path: "/dev/it", Type: "p"}
+	fuse := specs.LinuxDevice{Path: "/dev/it", Type: "c", Major: 10, Minor: 229}
+	const other = `linux.devices[0] (/dev/it): check: no such device`
+	for _, tt := range []struct {
+		device specs.LinuxDevice
+		make   func() error
+		want   string
+	}{
+		{fifo, func() error { return nil }, ""},
+		{fifo, func() error { return syscall.Mkfifo(place, 0o600) }, ""},
+		{fifo, func() error { return os.WriteFile(place, nil, 0o600) }, other},
+		{fifo, func() error { return os.Mkdir(place, 0o755) }, other},
+		{fifo, func() error { return os.Symlink("/etc/passwd", place) }, other},
+		{fifo, func() error { return syscall.Mknod(place, syscall.S_IFCHR|0o600, 10<<8|229) }, other},
+		{fuse, func() error { return syscall.Mkfifo(place, 0o600) }, other},
+		{fuse, func() error { return syscall.Mknod(place, syscall.S_IFCHR|0o600, 10<<8|229) }, ""},
+	} {
+		must(t, os.RemoveAll(place))
+		must(t, tt.make())
+		s := e.spec("ls -l /dev/it")
+		s.Mounts = s.Mounts[:1] // no /dev of its own
+		s.Linux.Devices = []specs.LinuxDevice{tt.device}
+		r, err := e.run(s)
+		if tt.want == "" && err == nil {
+			contains(t, r.out[:1], tt.device.Type)
+			continue
+		}
+		if tt.want == "" || err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("a device of type %s: %q, error %v, want %q", tt.device.Type, r.out, err, tt.want)
+		}
+	}
+}
+
 func TestNoPivot(t *testing.T) {
 	e := newEnv(t)
 	contains(t, e.mustRun(e.spec("echo in; ls /"), func(o *CreateOptions) { o.NoPivot = true }), "in\n", "dir")

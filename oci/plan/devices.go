@@ -84,13 +84,14 @@ func (b *builder) devices() {
 // host's node of that name is bound instead.
 func (b *builder) device(dev Reg, d *specs.LinuxDevice) {
 	var mode, perm uint64
+	number := abi.Mkdev(uint32(d.Major), uint32(d.Minor))
 	switch d.Type {
 	case "c", "u":
 		mode = abi.SIFCHR
 	case "b":
 		mode = abi.SIFBLK
 	case "p":
-		mode = abi.SIFIFO
+		mode, number = abi.SIFIFO, 0 // it has none
 	default:
 		b.fail(b.errorf("unknown device type %q", d.Type))
 		return
@@ -108,20 +109,16 @@ func (b *builder) device(dev Reg, d *specs.LinuxDevice) {
 	if b.inUser && mode != abi.SIFIFO {
 		on := b.reg()
 		src := b.clone(path.Clean(d.Path), false)
-		b.op(Op{Do: OpCheckDev, Dir: src, A: mode, B: abi.Mkdev(uint32(d.Major), uint32(d.Minor))})
+		b.op(Op{Do: OpCheckDev, Dir: src, A: mode, B: number})
 		b.op(Op{Do: OpMkpath, Out: on, Dir: at, Path: name, A: KindFile, B: 0o666, C: abi.ResolveNoSymlinks})
 		b.attach(src, on)
 		b.close(src)
 	} else {
 		node := b.reg()
-		b.op(Op{Do: OpMknod, Dir: at, Path: name, A: mode | perm, B: abi.Mkdev(uint32(d.Major), uint32(d.Minor)), Allow: []int{abi.EEXIST}})
-		if mode != abi.SIFIFO {
-			b.op(Op{Do: OpOpen, Out: node, Dir: at, Path: name, A: abi.OPath | FlagNofollow, C: abi.ResolveBeneath})
-			b.op(Op{Do: OpCheckDev, Dir: node, A: mode, B: abi.Mkdev(uint32(d.Major), uint32(d.Minor))})
-			b.close(node)
-		} else {
-			b.free = append(b.free, node)
-		}
+		b.op(Op{Do: OpMknod, Dir: at, Path: name, A: mode | perm, B: number, Allow: []int{abi.EEXIST}})
+		b.op(Op{Do: OpOpen, Out: node, Dir: at, Path: name, A: abi.OPath | FlagNofollow, C: abi.ResolveBeneath})
+		b.op(Op{Do: OpCheckDev, Dir: node, A: mode, B: number})
+		b.close(node)
 		if d.UID != nil || d.GID != nil {
 			b.op(Op{Do: OpChown, Dir: at, Path: name, A: owner(d.UID), B: owner(d.GID)})
 		}
