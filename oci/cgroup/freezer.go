@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // Freeze stops every process of the cgroup and its descendants and waits until
@@ -75,6 +80,81 @@ func (c *Cgroup) setFrozen(frozen bool) error {
 		return writeFile(c.dir(h)+"/freezer.state", "FROZEN")
 	}
 	return writeFile(c.dir(h)+"/freezer.state", "THAWED")
+}
+
+// ThawProcess lets a process go that has been sent SIGKILL, from whichever cgroups
+// of the v1 freezer it and its threads are in: there a frozen process does not
+// even die, and whoever may write to cgroups can have put it into another one
+// than its container's. Pidfd is the process's own, so that its number is not
+// taken for another's. ErrBusy if a cgroup above holds it: that one is of more
+// than this process.
+func ThawProcess(pid int, pidfd *os.File) error {
+	host, err := DetectHost()
+	if err != nil {
+		return err
+	}
+	mount, ok := host.V1Mounts["freezer"]
+	if !ok {
+		return nil
+	}
+	// 1. Where its threads are.
+	tasks := "/proc/" + strconv.Itoa(pid) + "/task"
+	threads, err := os.ReadDir(tasks)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("thaw process %d: %w", pid, err)
+	}
+	var in []string
+	for _, thread := range threads {
+		text, err := readFile(tasks + "/" + thread.Name() + "/cgroup")
+		if isErrno(err, syscall.ENOENT, syscall.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("thaw process %d: %w", pid, err)
+		}
+		if p := freezerPath(text); p != "" && !slices.Contains(in, p) {
+			in = append(in, p)
+		}
+	}
+	// 2. That was of this process if it has not ended.
+	if _, _, ended := sys.PidFDExit(sys.Fd(pidfd)); ended {
+		return nil
+	}
+	// 3. Thaw them.
+	for _, p := range in {
+		file := mount + p + "/freezer.state"
+		if err := writeFile(file, "THAWED"); err != nil {
+			if isErrno(err, syscall.ENOENT, syscall.ENODEV) {
+				continue
+			}
+			return fmt.Errorf("thaw process %d: %w", pid, err)
+		}
+		state, err := readFile(file)
+		if err == nil && strings.TrimSpace(state) != "THAWED" {
+			return fmt.Errorf("thaw process %d: %s stays %s: %w: thaw the cgroup above it that is frozen", pid, file, strings.TrimSpace(state), ErrBusy)
+		}
+	}
+	return nil
+}
+
+// freezerPath is the v1 freezer's path in the text of a /proc/PID/cgroup; "" if it
+// is the root, which cannot freeze, or out of this cgroup namespace.
+func freezerPath(text string) string {
+	for line := range strings.Lines(text) {
+		_, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		controllers, p, _ := strings.Cut(rest, ":")
+		if !slices.Contains(strings.Split(controllers, ","), "freezer") {
+			continue
+		}
+		if p == "/" || !strings.HasPrefix(p, "/") || slices.Contains(strings.Split(p, "/"), "..") {
+			return ""
+		}
+		return p
+	}
+	return ""
 }
 
 // Frozen reports whether every process of the cgroup is stopped by Freeze, of

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/cgroup"
 )
 
 func TestRunShowsWhatTheConfigAsksFor(t *testing.T) {
@@ -163,6 +165,43 @@ func TestLifecycle(t *testing.T) {
 	if _, err := Load(e.state, c.ID()); !errors.Is(err, ErrNotExist) {
 		t.Errorf("load of a deleted container: %v", err)
 	}
+}
+
+// Not even SIGKILL ends who is in a frozen cgroup of the v1 freezer, and it need
+// not be the container's own.
+func TestDeleteOfOneFrozenElsewhere(t *testing.T) {
+	e := newEnv(t)
+	host, err := cgroup.DetectHost()
+	must(t, err)
+	mount, ok := host.V1Mounts["freezer"]
+	if !ok {
+		t.Skip("no v1 freezer here")
+	}
+	c, p := e.start(e.spec("exec sleep 1000"))
+	elsewhere := mount + "/elsewhere-" + c.ID()
+	below := elsewhere + "/below"
+	must(t, os.MkdirAll(below, 0o755))
+	t.Cleanup(func() { must(t, errors.Join(os.Remove(below), os.Remove(elsewhere))) })
+	put := func(file, text string) {
+		t.Helper()
+		must(t, os.WriteFile(file, []byte(text), 0))
+	}
+	put(below+"/tasks", itoa(p.Pid))
+	put(elsewhere+"/freezer.state", "FROZEN")
+	if err := c.Delete(t.Context(), true); !errors.Is(err, cgroup.ErrBusy) || !strings.Contains(err.Error(), "above it") {
+		t.Errorf("delete of one whose cgroup is frozen from above: %v", err)
+	}
+	put(elsewhere+"/freezer.state", "THAWED")
+	must(t, sys.WaitReadable(t.Context(), p.PidFD))
+	must(t, c.Delete(t.Context(), true))
+
+	c, p = e.start(e.spec("exec sleep 1000"))
+	put(below+"/tasks", itoa(p.Pid))
+	put(below+"/freezer.state", "FROZEN")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	defer put(below+"/freezer.state", "THAWED")
+	must(t, c.Delete(ctx, true))
 }
 
 func TestStartOfADeadInitSaysSo(t *testing.T) {

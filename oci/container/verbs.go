@@ -266,6 +266,9 @@ func (c *Container) end(ctx context.Context, r *record, force bool) error {
 			}
 		}
 	}
+	if err := cgroup.ThawProcess(r.Pid, pidfd); err != nil {
+		return err
+	}
 	return sys.WaitReadable(ctx, pidfd)
 }
 
