@@ -10,11 +10,11 @@ import (
 
 // What an Inotify can watch for.
 const (
-	InModify     = unix.IN_MODIFY      // written to
-	InCreate     = unix.IN_CREATE      // made in the watched directory
-	InMovedTo    = unix.IN_MOVED_TO    // renamed into it
-	InMovedFrom  = unix.IN_MOVED_FROM  // renamed out of it
-	InDeleteSelf = unix.IN_DELETE_SELF // the watched file or directory itself removed
+	InModify    = unix.IN_MODIFY     // written to
+	InCreate    = unix.IN_CREATE     // made in the watched directory
+	InMovedTo   = unix.IN_MOVED_TO   // renamed into it
+	InMovedFrom = unix.IN_MOVED_FROM // renamed out of it
+	InDelete    = unix.IN_DELETE     // removed from the watched directory
 )
 
 // Inotify tells of changes to files and directories (inotify(7)). Wait may run

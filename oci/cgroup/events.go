@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"context"
+	"path/filepath"
 
 	"github.com/strake-containers/strake/internal/sys"
 )
@@ -28,7 +29,9 @@ func readEvents(dir string) (events, error) {
 
 // waitEvents waits until done says yes of dir's cgroup.events, which the kernel
 // reports through inotify at each change. It asks first, and asks again once
-// it watches, so a change in between is not lost.
+// it watches, so a change in between is not lost. A removal ends it with ENOENT or
+// ENODEV: the file itself does not tell of that, nor of a change that the kernel
+// was still holding back (it reports one in 10 ms), but the directory above does.
 func waitEvents(ctx context.Context, dir string, done func(events) bool) error {
 	e, err := readEvents(dir)
 	if err != nil || done(e) {
@@ -39,7 +42,10 @@ func waitEvents(ctx context.Context, dir string, done func(events) bool) error {
 		return err
 	}
 	defer func() { _ = watch.Close() }()
-	if err := watch.Add(dir+"/cgroup.events", sys.InModify|sys.InDeleteSelf); err != nil {
+	if err := watch.Add(dir+"/cgroup.events", sys.InModify); err != nil {
+		return err
+	}
+	if err := watch.Add(filepath.Dir(dir), sys.InDelete); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = watch.Close() })

@@ -297,6 +297,37 @@ func TestFreezeAndKill(t *testing.T) {
 	})
 }
 
+// Nothing is said of the events of a cgroup that is removed: who waits for one
+// must be told of that.
+func TestWaitEndsWithTheCgroup(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		h, ok := c.v2()
+		if !ok {
+			t.Skip("no cgroup v2 here")
+		}
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		watched, asked := make(chan struct{}), 0
+		ended := make(chan error, 1)
+		go func() {
+			ended <- waitEvents(ctxFor(t, 20*time.Second), c.dir(h), func(events) bool {
+				if asked++; asked == 2 {
+					close(watched)
+				}
+				return false
+			})
+		}()
+		<-watched
+		if err := c.Delete(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ended; !isErrno(err, syscall.ENOENT, syscall.ENODEV) {
+			t.Errorf("wait for a cgroup that is removed: %v", err)
+		}
+	})
+}
+
 // On a hybrid host we freeze through v2; what somebody froze through v1 dies too.
 func TestKillFrozenByV1(t *testing.T) {
 	eachMode(t, func(t *testing.T, c *Cgroup) {

@@ -196,7 +196,7 @@ func hold() (pid int, release func(), err error) {
 	case pid := <-born:
 		return pid, func() {
 			close(done)
-			<-ended // that it was killed
+			<-ended //nolint:errcheck // it says that it was killed
 		}, nil
 	case err := <-ended:
 		return 0, nil, err
