@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"github.com/strake-containers/strake/internal/version"
+	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/oci/host"
 	"github.com/strake-containers/strake/oci/plan"
 	"github.com/strake-containers/strake/oci/seccomp"
@@ -28,6 +31,10 @@ func bindFeatures(_ *app, _ *flags) func(context.Context, []string) error {
 
 func featuresOf(h plan.Host) features.Features {
 	yes := true
+	flags := seccomp.Flags()
+	if !h.AtLeast(5, 19) {
+		flags = slices.DeleteFunc(flags, func(f string) bool { return f == string(specs.LinuxSeccompFlagWaitKillableRecv) })
+	}
 	return features.Features{
 		OCIVersionMin: "1.0.0",
 		OCIVersionMax: specs.Version,
@@ -41,7 +48,7 @@ func featuresOf(h plan.Host) features.Features {
 			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &yes, Rdma: &yes},
 			Seccomp: &features.Seccomp{
 				Enabled: &yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(),
-				Archs: seccomp.Archs(), KnownFlags: seccomp.Flags(), SupportedFlags: seccomp.Flags(),
+				Archs: seccomp.Archs(), KnownFlags: seccomp.Flags(), SupportedFlags: flags,
 			},
 			Apparmor:        &features.Apparmor{Enabled: &yes},
 			Selinux:         &features.Selinux{Enabled: &yes},
@@ -50,6 +57,8 @@ func featuresOf(h plan.Host) features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
+		PotentiallyUnsafeConfigAnnotations: []string{container.CRIUConfigAnnotation, cgroup.AnnotationPrefix},
+
 		Annotations: map[string]string{"containers.strake.version": version.Version},
 	}
 }

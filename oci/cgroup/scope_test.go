@@ -47,7 +47,7 @@ func newScopeTest(t *testing.T, annotations map[string]string) *Cgroup {
 }
 
 func TestScope(t *testing.T) {
-	c := newScopeTest(t, map[string]string{annotationPrefix + "TimeoutStopUSec": "uint64 5000000"})
+	c := newScopeTest(t, map[string]string{AnnotationPrefix + "TimeoutStopUSec": "uint64 5000000"})
 	if !strings.HasPrefix(c.Path(), "/strake.slice/strake-test.slice/cg-") || !strings.HasSuffix(c.Path(), ".scope") {
 		t.Errorf("its path is %s", c.Path())
 	}

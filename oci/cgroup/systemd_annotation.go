@@ -8,9 +8,9 @@ import (
 	"github.com/strake-containers/strake/internal/dbus"
 )
 
-// annotationPrefix begins the annotations that set properties of the scope:
+// AnnotationPrefix begins the annotations that set properties of the scope:
 // "org.systemd.property.TimeoutStopUSec": "uint64 10000000".
-const annotationPrefix = "org.systemd.property."
+const AnnotationPrefix = "org.systemd.property."
 
 // maxProperty bounds the text of one property.
 const maxProperty = 1 << 14
@@ -21,7 +21,7 @@ const maxProperty = 1 << 14
 func annotatedProperties(annotations map[string]string) ([]property, error) {
 	var all []property
 	for _, key := range sortedKeys(annotations) {
-		name, ok := strings.CutPrefix(key, annotationPrefix)
+		name, ok := strings.CutPrefix(key, AnnotationPrefix)
 		if !ok {
 			continue
 		}

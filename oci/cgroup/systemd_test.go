@@ -174,7 +174,7 @@ func TestAnnotatedProperties(t *testing.T) {
 		}
 	}
 	all, err := annotatedProperties(map[string]string{
-		annotationPrefix + "TimeoutStopUSec": "uint64 3", annotationPrefix + "RuntimeMaxSec": "2.5", "other": "x",
+		AnnotationPrefix + "TimeoutStopUSec": "uint64 3", AnnotationPrefix + "RuntimeMaxSec": "2.5", "other": "x",
 	})
 	if err != nil || len(all) != 2 {
 		t.Fatalf("%d properties, %v", len(all), err)
@@ -183,7 +183,7 @@ func TestAnnotatedProperties(t *testing.T) {
 		t.Error("seconds have not become microseconds")
 	}
 	for key, value := range map[string]string{"A-B": "1", "x": "1", "TimeoutStopSec": "'a'", "Delegate": "maybe"} {
-		if _, err := annotatedProperties(map[string]string{annotationPrefix + key: value}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", annotationPrefix+key)) {
+		if _, err := annotatedProperties(map[string]string{AnnotationPrefix + key: value}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", AnnotationPrefix+key)) {
 			t.Errorf("%s=%s: %v; want an error that names the annotation", key, value, err)
 		}
 	}

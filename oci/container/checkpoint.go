@@ -55,12 +55,11 @@ const (
 	restoreLog      = "restore.log"
 )
 
-// criuConfig is the configuration file that CRIU reads beside its own, as with
-// runc, unless the annotation gives another one or, empty, none.
-const (
-	criuConfig           = "/etc/criu/runc.conf"
-	criuConfigAnnotation = "org.criu.config"
-)
+// CRIUConfigAnnotation is the annotation that gives the configuration file that
+// CRIU reads beside its own or, empty, none. Without it that is runc's.
+const CRIUConfigAnnotation = "org.criu.config"
+
+const criuConfig = "/etc/criu/runc.conf"
 
 // criuLogLevel makes CRIU's log say why.
 const criuLogLevel = 4
@@ -288,7 +287,7 @@ func (o *Images) options(dirs *imageDirs, log string, annotations map[string]str
 	if dirs.work != nil {
 		opts.WorkDirFD = int32(sys.Fd(dirs.work))
 	}
-	if file, ok := annotations[criuConfigAnnotation]; ok {
+	if file, ok := annotations[CRIUConfigAnnotation]; ok {
 		opts.ConfigFile = file
 	}
 	return opts, nil

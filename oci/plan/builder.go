@@ -60,7 +60,7 @@ func (b *builder) unsupported(what string) error {
 
 // needs is an error of the present field on a kernel older than major.minor.
 func (b *builder) needs(major, minor int) error {
-	if b.host.atLeast(major, minor) {
+	if b.host.AtLeast(major, minor) {
 		return nil
 	}
 	return b.errorf("needs Linux %d.%d: this is %d.%d: %w", major, minor, b.host.Kernel[0], b.host.Kernel[1], ErrUnsupported)

@@ -198,7 +198,7 @@ func (b *builder) hide() {
 	lx := b.spec.Linux
 	// One empty directory covers all masked ones, where the kernel (6.15) can copy
 	// a mount that is attached nowhere; before, each gets its own.
-	share := b.host.atLeast(6, 15)
+	share := b.host.AtLeast(6, 15)
 	var empty Reg
 	seen := make(map[string]bool, len(lx.MaskedPaths))
 	for i, p := range lx.MaskedPaths {

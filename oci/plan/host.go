@@ -26,7 +26,8 @@ type CgroupV1 struct {
 
 func (h *Host) has(capability int) bool { return h.Capabilities&(1<<capability) != 0 }
 
-func (h *Host) atLeast(major, minor int) bool {
+// AtLeast says whether the kernel is of this version or later.
+func (h *Host) AtLeast(major, minor int) bool {
 	return h.Kernel[0] > major || h.Kernel[0] == major && h.Kernel[1] >= minor
 }
 

@@ -68,7 +68,7 @@ func (b *builder) labels(p *specs.Process) error {
 			return b.unsupported("AppArmor is not enabled on this host: a profile")
 		}
 		attr := "self/attr/apparmor/exec"
-		if !b.host.atLeast(5, 8) {
+		if !b.host.AtLeast(5, 8) {
 			attr = "self/attr/exec"
 		}
 		b.op(Op{Do: OpWrite, Dir: b.named(InProc), Path: attr, Data: "exec " + p.ApparmorProfile, C: abi.ResolveInRoot})

@@ -152,7 +152,7 @@ func (b *builder) mountRootFrom(m Mount) error {
 // 256 bytes, and a path with a colon needs no escape. Kernels before 6.8 know
 // only the old way, a page of options.
 func (b *builder) overlay(o mountOptions) {
-	if !b.host.atLeast(6, 8) {
+	if !b.host.AtLeast(6, 8) {
 		var opts []string
 		for _, kv := range o.values {
 			opts = append(opts, kv[0]+"="+kv[1])

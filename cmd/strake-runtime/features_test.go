@@ -1,0 +1,55 @@
+package main
+
+import (
+	"encoding/json"
+	testflag "flag" // flag is a type of ours
+	"os"
+	"slices"
+	"testing"
+
+	"github.com/strake-containers/strake/oci/plan"
+)
+
+var update = testflag.Bool("update", false, "write the golden files anew")
+
+// What is in the golden file is a promise to whoever asks before they write a config.
+func TestFeatures(t *testing.T) {
+	const file = "testdata/features.golden"
+	f := featuresOf(plan.Host{Kernel: [2]int{6, 12}})
+	f.Annotations = nil // the version
+	got, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("%s differs; run go test -update and read git diff", file)
+	}
+}
+
+func TestFeaturesOfAnOlderKernel(t *testing.T) {
+	const name = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" // since Linux 5.19
+	for kernel, want := range map[[2]int]bool{{5, 18}: false, {5, 19}: true} {
+		f := featuresOf(plan.Host{Kernel: kernel}).Linux.Seccomp
+		if !slices.Contains(f.KnownFlags, name) || slices.Contains(f.SupportedFlags, name) != want {
+			t.Errorf("Linux %v: %+v", kernel, f)
+		}
+	}
+}
+
+// Annotations that an engine must not let its users set (features.md).
+func TestUnsafeAnnotationsAreTold(t *testing.T) {
+	got := featuresOf(plan.Host{}).PotentiallyUnsafeConfigAnnotations
+	if want := []string{"org.criu.config", "org.systemd.property."}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
