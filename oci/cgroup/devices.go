@@ -150,12 +150,16 @@ func (f *deviceFilter) add(rule specs.LinuxDeviceCgroup) error {
 			e.access |= accessWrite
 		case 'm':
 			e.access |= accessMknod
+		case 'a': // no access, but other runtimes take it beside one
 		default:
 			return fmt.Errorf("access: %.20q is not made of r, w and m", rule.Access)
 		}
 	}
-	if rule.Access == "" {
+	switch {
+	case rule.Access == "":
 		e.access = accessAll
+	case e.access == 0:
+		return fmt.Errorf("access: %.20q is none of r, w and m", rule.Access)
 	}
 	switch rule.Type {
 	case "", "a":

@@ -188,6 +188,7 @@ func TestDeviceFilter(t *testing.T) {
 		device(false, "c", 10, 200, "m"),
 		device(false, "c", 10, -1, "w"), // broader than what is allowed
 		device(true, "a", 42, 1, ""),    // both kinds
+		device(false, "c", 42, 1, "wa"), // an a is nothing
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +197,7 @@ func TestDeviceFilter(t *testing.T) {
 	for _, e := range f.exceptions {
 		got = append(got, e.String())
 	}
-	for _, want := range []string{"b 8:* rw", "c 10:200 r", "b 42:1 rwm", "c 42:1 rwm", "c 1:3 rwm", "c *:* m"} {
+	for _, want := range []string{"b 8:* rw", "c 10:200 r", "b 42:1 rwm", "c 42:1 rm", "c 1:3 rwm", "c *:* m"} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%q is missing from %q", want, got)
 		}
@@ -210,6 +211,7 @@ func TestDeviceFilter(t *testing.T) {
 	for _, bad := range [][]specs.LinuxDeviceCgroup{
 		{device(true, "x", 1, 1, "r")},
 		{device(true, "c", 1, 1, "rx")},
+		{device(false, "c", 1, 1, "a")},
 		{device(true, "c", -2, 1, "r")},
 		{device(true, "c", 1<<33, 1, "r")},
 		{device(true, "c", 8, -1, "r"), device(false, "c", 8, 1, "r")}, // a hole

@@ -18,7 +18,9 @@ func sendListener(s *specs.Spec, state specs.State, pid int, f *os.File) error {
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: sc.ListenerMetadata, State: state,
 	})
 	if err == nil {
-		err = sys.SendFile(sc.ListenerPath, data, f)
+		if err = sys.SendFile(sc.ListenerPath, data, f); err != nil {
+			err = fmt.Errorf("failed to connect with seccomp agent: %w", err)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("linux.seccomp.listenerPath: %w", err)

@@ -153,7 +153,7 @@ func TestSeccompNotify(t *testing.T) {
 
 	// Without an agent there is no start, and what is left can be deleted.
 	s.Linux.Seccomp.ListenerPath = "/no/agent"
-	if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), "linux.seccomp.listenerPath: connect /no/agent: no such file") {
+	if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), "linux.seccomp.listenerPath: failed to connect with seccomp agent: connect /no/agent: no such file") {
 		t.Errorf("error %v", err)
 	}
 }

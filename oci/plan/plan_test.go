@@ -196,7 +196,15 @@ func TestRefusals(t *testing.T) {
 		{func(s *specs.Spec, _ *Host) { s.Process.Scheduler = &specs.Scheduler{Policy: "X"} }, `process.scheduler (X): unknown policy`},
 		{func(s *specs.Spec, _ *Host) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "9-1"}
-		}, `linux.memoryPolicy (MPOL_BIND): "9-1" is not a list`},
+		}, `linux.memoryPolicy (MPOL_BIND): "9-1" is not a list such as 0-3,7: invalid memory policy nodes`},
+		{func(s *specs.Spec, _ *Host) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} },
+			`linux.memoryPolicy: invalid memory policy mode`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"x"}}
+		}, `linux.memoryPolicy (MPOL_BIND): invalid memory policy flag "x"`},
+		{func(s *specs.Spec, _ *Host) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolDefault, Nodes: "0-7"}
+		}, `linux.memoryPolicy (MPOL_DEFAULT): mode requires 0 nodes but got 8`},
 		{func(s *specs.Spec, _ *Host) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 		}, ""},

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"bytes"
+	"fmt"
+	"math/bits"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,7 +73,7 @@ func (b *builder) scheduling(p *specs.Process) error {
 		b.at("linux.memoryPolicy", string(m.Mode))
 		mode, ok := memoryModes[m.Mode]
 		if !ok {
-			return b.errorf("unknown mode")
+			return b.errorf("invalid memory policy mode: it is unknown")
 		}
 		if since, ok := memorySince[m.Mode]; ok {
 			if err := b.needs(since[0], since[1]); err != nil {
@@ -81,13 +83,16 @@ func (b *builder) scheduling(p *specs.Process) error {
 		for _, f := range m.Flags {
 			bit, ok := memoryFlags[f]
 			if !ok {
-				return b.errorf("unknown flag %q", f)
+				return b.errorf("invalid memory policy flag %q: it is unknown", f)
 			}
 			mode |= bit
 		}
 		nodes, err := b.mask(m.Nodes)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: invalid memory policy nodes", err)
+		}
+		if n := ones(nodes); n > 0 && (m.Mode == specs.MpolDefault || m.Mode == specs.MpolLocal) {
+			return b.errorf("mode requires 0 nodes but got %d: leave out nodes", n)
 		}
 		b.op(Op{Do: OpMempolicy, A: mode, Raw: nodes})
 	}
@@ -124,6 +129,15 @@ func (b *builder) allCPUs() error {
 	b.at("process", "CPU affinity")
 	b.op(Op{Do: OpAffinity, Raw: bytes.Repeat([]byte{0xff}, (maxBit+1)/8), Allow: []int{abi.EPERM, abi.EINVAL}, Warn: true})
 	return nil
+}
+
+// ones counts the bits of a mask.
+func ones(mask []byte) int {
+	n := 0
+	for _, b := range mask {
+		n += bits.OnesCount8(b)
+	}
+	return n
 }
 
 // maxBit is the largest number in a mask of CPUs or memory nodes.

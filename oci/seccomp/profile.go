@@ -154,7 +154,7 @@ func (p *profile) add(s specs.LinuxSyscall) error {
 	}
 	for i, name := range s.Names {
 		if v == RetNotify && name == "write" {
-			return fmt.Errorf("names[%d]: write cannot notify: handing over the listener needs it", i)
+			return fmt.Errorf("names[%d]: %s cannot be used for the write syscall: handing over the listener needs it", i, specs.ActNotify)
 		}
 		found, ok := lookup(name)
 		for a := range p.arches {
