@@ -32,6 +32,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/oci/launch"
 )
 
 // app is what the global flags said.
@@ -113,6 +114,12 @@ func (a *app) outcome(name string, err error) int {
 func (a *app) fail(name string, err error) {
 	a.log.write(levelError, err.Error())
 	if a.log.toStderr() {
+		return
+	}
+	// What the execve of the container's program says is the program's own line, as
+	// a shell's would be: callers look for it alone.
+	if refusal := launch.Execve(err); refusal != nil {
+		fmt.Fprintln(os.Stderr, refusal)
 		return
 	}
 	fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))

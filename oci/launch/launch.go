@@ -127,6 +127,18 @@ func execName(name string) string {
 	return "exec " + name
 }
 
+// Execve finds in an error what execve said of the container's program, behind a
+// gate or without one; nil if it is about something else.
+func Execve(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok && e.Op.Do == plan.OpExec {
+		return e
+	}
+	if e, ok := errors.AsType[*GateError](err); ok && e.IsExec() {
+		return e
+	}
+	return nil
+}
+
 // self is the identity of the running program's file.
 var self = sync.OnceValues(func() (fileID, error) {
 	var st unix.Statx_t

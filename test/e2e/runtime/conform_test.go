@@ -230,6 +230,18 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
+// What execve refuses is one line of the program's own, as callers expect it.
+func TestExecveErrorIsBare(t *testing.T) {
+	h := newHost(t)
+	bundle := h.bundle(func(s *specs.Spec) { s.Process.Args = []string{"/script"} })
+	if err := os.WriteFile(filepath.Join(bundle, "rootfs", "script"), []byte("#!/no/such interpreter\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.do("run", "--bundle", bundle, "a"); r.code == 0 || r.err != "exec /script: no such file or directory\n" {
+		t.Errorf("run: %d, %q", r.code, r.err)
+	}
+}
+
 // exec --cgroup, with and without controllers.
 func TestExecSubCgroup(t *testing.T) {
 	h := newHost(t)
