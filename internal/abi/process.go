@@ -52,8 +52,9 @@ var Capabilities = []string{
 	"CAP_CHECKPOINT_RESTORE",
 }
 
-// CapSysAdmin and CapSysResource are numbers in Capabilities.
+// Numbers of capabilities in Capabilities.
 const (
+	CapSetgid      = 6
 	CapSysAdmin    = 21
 	CapSysResource = 24
 )

@@ -21,6 +21,15 @@ func Capabilities() (uint64, error) {
 	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted), nil
 }
 
+// CanMount says whether this process may make and copy mounts in its mount
+// namespace: it takes CAP_SYS_ADMIN in the user namespace that owns that.
+func CanMount() bool {
+	const noFlags = 1<<31 - 1
+	// The permission is looked at first, then the flags, which are none.
+	_, err := unix.Fsopen("tmpfs", noFlags)
+	return err != unix.EPERM
+}
+
 // NoFileLimit is this process's limit of open files.
 func NoFileLimit() (soft, hard uint64, err error) {
 	var l unix.Rlimit

@@ -46,6 +46,9 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 	if err != nil {
 		return err
 	}
+	if c.none() {
+		return nil // without limits, which compile has seen to; and its owner makes no device
+	}
 
 	// 2. The scope.
 	if c.unit != nil {
@@ -492,7 +495,7 @@ func enableControllers(dir string, wanted []string) error {
 // one. Keep it before Create, if a Create that is killed is to be undone.
 func (c *Cgroup) Missing() string {
 	top := ""
-	for p := c.path; p != "/"; p = path.Dir(p) {
+	for p := c.path; p != "/" && p != ""; p = path.Dir(p) { // "" is no cgroup
 		for _, h := range c.all {
 			if exists(h.mount + p) {
 				return top

@@ -86,6 +86,9 @@ func (c *Cgroup) compile(r *specs.LinuxResources) ([]group, error) {
 		if len(settings) == 0 {
 			continue
 		}
+		if !found && c.none() {
+			return nil, fmt.Errorf("rootless needs no limits, as there is no permission for cgroups, but linux.resources.%s is given: %w", settings[0].field, ErrNone)
+		}
 		if !found {
 			return nil, fmt.Errorf("linux.resources.%s: this host has no %s controller (cgroup %v): %w", settings[0].field, res.v1, c.mode, ErrUnsupported)
 		}

@@ -94,6 +94,11 @@ func writeMaps(proc string, p *plan.Program) error {
 	if err := os.WriteFile(proc+"uid_map", []byte(p.UIDMap), 0); err != nil {
 		return fmt.Errorf("linux.uidMappings: %w", err)
 	}
+	if p.DenySetgroups {
+		if err := os.WriteFile(proc+"setgroups", []byte("deny"), 0); err != nil {
+			return fmt.Errorf("linux.gidMappings: %w", err)
+		}
+	}
 	if err := os.WriteFile(proc+"gid_map", []byte(p.GIDMap), 0); err != nil {
 		return fmt.Errorf("linux.gidMappings: %w", err)
 	}

@@ -32,6 +32,7 @@ func read() (plan.Host, error) {
 	if h.Capabilities, err = sys.Capabilities(); err != nil {
 		return h, fmt.Errorf("own capabilities: %w", err)
 	}
+	h.NoMounts = !sys.CanMount()
 	h.AppArmor = startsWith("/sys/module/apparmor/parameters/enabled", 'Y')
 	_, err = os.Stat("/sys/fs/selinux/enforce")
 	h.SELinux = err == nil

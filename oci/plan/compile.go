@@ -185,7 +185,18 @@ func (b *builder) becomeUserRoot() {
 		b.UIDMap, b.GIDMap = IDMap(b.spec.Linux.UIDMappings), IDMap(b.spec.Linux.GIDMappings)
 	}
 	if b.UIDMap != "" || b.OOM != nil {
+		// An undumpable process's files in /proc are the host's root's, so that an
+		// ordinary user could not write the maps. Whoever looks into a member of
+		// this new user namespace meanwhile needs to be privileged in it.
+		seen := b.UIDMap != "" && !b.host.has(abi.CapSetgid)
+		b.DenySetgroups = seen
+		if seen {
+			b.op(Op{Do: OpPrctl, A: abi.PrSetDumpable, B: 1})
+		}
 		b.op(Op{Do: OpSync, A: SyncUserNS})
+		if seen {
+			b.op(Op{Do: OpPrctl, A: abi.PrSetDumpable, B: 0})
+		}
 	}
 	b.at("linux.uidMappings", "root of the user namespace")
 	b.op(Op{Do: OpGroups, Allow: []int{abi.EPERM}})

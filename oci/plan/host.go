@@ -6,8 +6,11 @@ type Host struct {
 	Kernel       [2]int `json:"kernel"` // major, minor
 	Arch         string `json:"arch"`   // as seccomp profiles name it: SCMP_ARCH_X86_64
 	Capabilities uint64 `json:"capabilities"`
-	AppArmor     bool   `json:"apparmor"`
-	SELinux      bool   `json:"selinux"`
+	// NoMounts says that the runtime may not copy mounts of its own mount
+	// namespace, only a process in new ones may.
+	NoMounts bool `json:"noMounts,omitempty"`
+	AppArmor bool `json:"apparmor"`
+	SELinux  bool `json:"selinux"`
 	// CgroupV2 says that the hierarchy with the controllers is version 2.
 	CgroupV2 bool       `json:"cgroupV2"`
 	CgroupV1 []CgroupV1 `json:"cgroupV1,omitempty"`

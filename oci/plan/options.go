@@ -273,7 +273,9 @@ func mappingOf(entry string, own []specs.LinuxIDMapping) (m specs.LinuxIDMapping
 
 // source is the copy of a bind mount's source. It is the parent's to make where
 // the child could not: in a user namespace it may lack the way to it and may not
-// map its ids, in a mount namespace that it joined the path is another's.
+// map its ids, in a mount namespace that it joined the path is another's. A
+// parent that may make no mounts, an ordinary user, leaves to the child what the
+// child can.
 func (b *builder) source(mount *specs.Mount, o mountOptions) (Reg, error) {
 	source := mount.Source
 	if !path.IsAbs(source) {
@@ -283,7 +285,7 @@ func (b *builder) source(mount *specs.Mount, o mountOptions) (Reg, error) {
 	if err != nil {
 		return 0, err
 	}
-	byParent := ids != nil || b.inUser || b.ns[specs.MountNamespace].path != ""
+	byParent := ids != nil || b.inUser && !b.host.NoMounts || b.ns[specs.MountNamespace].path != ""
 	var src Reg
 	if byParent {
 		src = b.input(Input{Kind: InMount, Path: source, Recursive: o.recursive, IDMap: ids})

@@ -207,8 +207,12 @@ type Program struct {
 	Regs   int     `json:"regs"` // registers are 1…Regs
 
 	// What the parent does at the syncs.
-	UIDMap string  `json:"uidMap,omitempty"`
-	GIDMap string  `json:"gidMap,omitempty"`
+	UIDMap string `json:"uidMap,omitempty"`
+	GIDMap string `json:"gidMap,omitempty"`
+	// DenySetgroups goes before the map of groups, where the parent is an ordinary
+	// user (user_namespaces(7)).
+	DenySetgroups bool `json:"denySetgroups,omitempty"`
+
 	OOM    *int    `json:"oomScoreAdj,omitempty"` // by the parent: the child lacks the privilege
 	Limits []Limit `json:"limits,omitempty"`
 	// Stays is where the process leaves a mount that outlives it, since its mount
