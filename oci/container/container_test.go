@@ -251,6 +251,9 @@ func TestBadProgramsAreReportedByCreate(t *testing.T) {
 		t.Errorf("late failure, by start: %v", err)
 	}
 	c, _ := e.start(e.spec("exec sleep 100"))
+	if _, err := e.exec(c, &specs.Process{Args: []string{"/bin/true"}, Cwd: "/no/such"}); err == nil || !strings.HasSuffix(err.Error(), "process.cwd (/no/such): chdir: no such file or directory") {
+		t.Errorf("exec in a directory that is not there: %v", err)
+	}
 	if _, err := e.exec(c, &specs.Process{Args: []string{"nope"}, Cwd: "/", Env: []string{"PATH=/bin"}}); !errors.Is(err, ErrExec) {
 		t.Errorf("exec: %v", err)
 	}

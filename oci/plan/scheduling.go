@@ -56,6 +56,11 @@ func (b *builder) scheduling(p *specs.Process) error {
 			}
 			flags |= bit
 		}
+		if s.Policy == specs.SchedDeadline {
+			if err := b.deadline(s); err != nil {
+				return err
+			}
+		}
 		b.op(Op{Do: OpSched, Nums: []uint64{policy, flags, uint64(uint32(s.Nice)), uint64(uint32(s.Priority)), s.Runtime, s.Deadline, s.Period}})
 	}
 	if io := p.IOPriority; io != nil {
@@ -104,6 +109,29 @@ func (b *builder) scheduling(p *specs.Process) error {
 			persona = linux32
 		}
 		b.op(Op{Do: OpPersona, A: persona})
+	}
+	return nil
+}
+
+// deadline checks what sched(7) says of SCHED_DEADLINE's times, in nanoseconds: of
+// which one is wrong, the kernel says nothing.
+func (b *builder) deadline(s *specs.Scheduler) error {
+	const least, most = 1 << 10, 1<<63 - 1
+	period := s.Period
+	if period == 0 {
+		period = s.Deadline
+	}
+	switch {
+	case s.Deadline == 0:
+		return b.errorf("deadline: is missing")
+	case s.Runtime < least || s.Runtime > most:
+		return b.errorf("runtime: %d ns is not between %d and %d", s.Runtime, uint64(least), uint64(most))
+	case s.Runtime > s.Deadline:
+		return b.errorf("runtime: %d ns is more than the deadline, %d", s.Runtime, s.Deadline)
+	case s.Deadline > period:
+		return b.errorf("deadline: %d ns is more than the period, %d", s.Deadline, period)
+	case period > most:
+		return b.errorf("period: %d ns is more than %d", period, uint64(most))
 	}
 	return nil
 }
