@@ -268,6 +268,11 @@ func compile(o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) (*plan.Program,
 	for _, m := range o.RootfsMounts {
 		cfg.RootfsMounts = append(cfg.RootfsMounts, plan.Mount(m))
 	}
+	if o.NoPivot {
+		if cfg.Revealing, err = revealing(rootfsPath(o.Bundle, s)); err != nil {
+			return nil, err
+		}
+	}
 	if sharesMounts(s) {
 		if cfg.RootfsParent, err = mountPointOf(rootfsPath(o.Bundle, s)); err != nil {
 			return nil, fmt.Errorf("linux.rootfsPropagation: %w", err)

@@ -325,3 +325,34 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 	}
 	e.gone(id)
 }
+
+// What of the host's stays below the root must not let a user namespace mount a
+// procfs or sysfs that nothing masks.
+func TestNoPivotRevealsNothing(t *testing.T) {
+	e := newEnv(t)
+	for _, change := range []func(*specs.Spec){func(*specs.Spec) {}, func(s *specs.Spec) { shareRootfs(t, e); inUserNS(s) }} {
+		s := e.spec("busybox unshare -mrpf sh -c 'mount -t proc none /tmp'; busybox unshare -mrn sh -c 'mount -t sysfs none /tmp'; echo done")
+		for _, set := range []*[]string{&s.Process.Capabilities.Bounding, &s.Process.Capabilities.Effective, &s.Process.Capabilities.Permitted} {
+			*set = append(*set, "CAP_SETFCAP")
+		}
+		change(s)
+		out := e.mustRun(s, func(o *CreateOptions) { o.NoPivot = true })
+		if strings.Count(out, "ermission denied")+strings.Count(out, "not permitted") != 2 {
+			t.Errorf("mounts that must fail: %s", out)
+		}
+		if data, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !strings.Contains(string(data), " /proc ") {
+			t.Errorf("the host's procfs: %v", err)
+		}
+	}
+}
+
+func TestTimeAndUserNamespace(t *testing.T) {
+	e := newEnv(t)
+	shareRootfs(t, e)
+	s := inUserNS(e.spec("cat /proc/self/timens_offsets"))
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 7881}, "boottime": {Secs: 1337}}
+	if out := strings.Join(strings.Fields(e.mustRun(s)), " "); out != "monotonic 7881 0 boottime 1337 0" {
+		t.Error(out)
+	}
+}

@@ -69,6 +69,11 @@ func answer(step, pid int, p *plan.Program, hooks *hookRunner) error {
 		if err := writeMaps(proc, p); err != nil {
 			return err
 		}
+		if p.TimeOffsets != "" {
+			if err := os.WriteFile(proc+"timens_offsets", []byte(p.TimeOffsets), 0); err != nil {
+				return fmt.Errorf("linux.timeOffsets: %w", err)
+			}
+		}
 		if p.OOM != nil {
 			err := os.WriteFile(proc+"oom_score_adj", []byte(strconv.Itoa(*p.OOM)), 0)
 			if err != nil && !(*p.OOM < 0 && errors.Is(err, os.ErrPermission)) {
@@ -231,6 +236,30 @@ func sendConsole(socket string, p *Process) error {
 	err := p.Console.Close()
 	p.Console = nil
 	return err
+}
+
+// maxMountInfo bounds the table of the host's mounts: a line each, of which there
+// may be 100 000 (fs.mount-max).
+const maxMountInfo = 64 << 20
+
+// revealing are the mount points of procfs and sysfs outside of the rootfs.
+func revealing(rootfs string) (points []string, err error) {
+	data, err := sys.ReadFile("/proc/self/mountinfo", maxMountInfo)
+	if err != nil {
+		return nil, err
+	}
+	escapes := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+	for line := range strings.Lines(string(data)) {
+		left, right, _ := strings.Cut(line, " - ")
+		f, fs := strings.Fields(left), strings.Fields(right)
+		if len(f) < 5 || len(fs) == 0 || fs[0] != "proc" && fs[0] != "sysfs" {
+			continue
+		}
+		if p := escapes.Replace(f[4]); p != rootfs && !strings.HasPrefix(p, rootfs+"/") {
+			points = append(points, p)
+		}
+	}
+	return points, nil
 }
 
 // sharesMounts says whether mounts of the container may reach the host.

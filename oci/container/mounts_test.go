@@ -321,3 +321,18 @@ func mountInfo(text string) map[string]mountLine {
 	}
 	return info
 }
+
+// A source below the rootfs is what earlier mounts have made of it.
+func TestSourceBelowAnEarlierMount(t *testing.T) {
+	for _, change := range []func(*specs.Spec){func(*specs.Spec) {}, func(s *specs.Spec) { inUserNS(s) }} {
+		e := newEnv(t)
+		src, root := t.TempDir(), filepath.Join(e.bundle, "rootfs")
+		must(t, os.WriteFile(filepath.Join(src, "f"), []byte("bound\n"), 0o644))
+		must(t, os.MkdirAll(filepath.Join(root, "mnt"), 0o755))
+		shareRootfs(t, e)
+		s := e.spec("cat /final/f")
+		change(s)
+		s.Mounts = append(s.Mounts, bind("/mnt", src), bind("/final", filepath.Join(root, "mnt"), "rbind"))
+		contains(t, e.mustRun(s), "bound\n")
+	}
+}

@@ -184,7 +184,7 @@ func (b *builder) becomeUserRoot() {
 	if b.ns[specs.UserNamespace].path == "" {
 		b.UIDMap, b.GIDMap = IDMap(b.spec.Linux.UIDMappings), IDMap(b.spec.Linux.GIDMappings)
 	}
-	if b.UIDMap != "" || b.OOM != nil {
+	if b.UIDMap != "" || b.OOM != nil || b.TimeOffsets != "" {
 		// An undumpable process's files in /proc are the host's root's, so that an
 		// ordinary user could not write the maps. Whoever looks into a member of
 		// this new user namespace meanwhile needs to be privileged in it.
@@ -206,6 +206,9 @@ func (b *builder) becomeUserRoot() {
 
 // session compiles what the process is before it has a root.
 func (b *builder) session() error {
+	if err := b.newTime(); err != nil {
+		return err
+	}
 	if b.inUser {
 		b.OOM = b.spec.Process.OOMScoreAdj
 		b.becomeUserRoot()
@@ -216,15 +219,25 @@ func (b *builder) session() error {
 	b.op(Op{Do: OpSetsid})
 	b.op(Op{Do: OpUmask, A: 0})
 	b.sessionKeyring()
-	if n, ok := b.ns[specs.TimeNamespace]; ok && n.path == "" {
-		b.at("linux.timeOffsets", "")
-		if err := b.needs(6, 0); err != nil { // before, execve does not enter it
-			return err
-		}
-		b.op(Op{Do: OpUnshare, A: abi.CloneNewTime})
-		if v := timeOffsets(b.spec.Linux.TimeOffsets); v != "" {
-			b.writeProc("self/timens_offsets", v)
-		}
+	return nil
+}
+
+// newTime makes the time namespace. Root of a user namespace does not own the file
+// for the offsets, so the parent writes it then.
+func (b *builder) newTime() error {
+	if n, ok := b.ns[specs.TimeNamespace]; !ok || n.path != "" {
+		return nil
+	}
+	b.at("linux.timeOffsets", "")
+	if err := b.needs(6, 0); err != nil { // before, execve does not enter it
+		return err
+	}
+	b.op(Op{Do: OpUnshare, A: abi.CloneNewTime})
+	v := timeOffsets(b.spec.Linux.TimeOffsets)
+	if b.inUser {
+		b.TimeOffsets = v
+	} else if v != "" {
+		b.writeProc("self/timens_offsets", v)
 	}
 	return nil
 }
@@ -379,6 +392,7 @@ func (b *builder) enterRoot() error {
 	case !b.ownNS: // others live in it: its root stays
 		b.op(Op{Do: OpChroot})
 	case b.cfg.NoPivot:
+		b.unreveal()
 		slash := b.reg()
 		b.op(Op{Do: OpOpen, Out: slash, Path: "/", A: abi.OPath | FlagDirectory})
 		b.op(Op{Do: OpMove, Dir: b.root, On: slash})
@@ -405,6 +419,30 @@ func (b *builder) enterRoot() error {
 	}
 	b.close(b.root)
 	return nil
+}
+
+// unreveal detaches the host's procfs and sysfs. Mounts that came with a copy into
+// a user namespace are locked, and covered.
+func (b *builder) unreveal() {
+	for _, p := range slices.Backward(b.cfg.Revealing) {
+		b.at("root.path", "--no-pivot: "+p)
+		// What is done to it is not to reach the host.
+		b.op(Op{Do: OpSetattr, Path: p, C: abi.MSSlave, D: abi.AtRecursive, Allow: []int{abi.ENOENT, abi.EINVAL}})
+		if !b.inUser {
+			b.op(Op{Do: OpUmount, Path: p, A: abi.MntDetach, Allow: []int{abi.ENOENT, abi.EINVAL}})
+			continue
+		}
+		on := b.reg()
+		b.op(Op{Do: OpOpen, Out: on, Path: p, A: abi.OPath | FlagDirectory, Allow: []int{abi.ENOENT}})
+		_ = b.ifOpen(on, func() error {
+			empty := b.emptyDir()
+			b.op(Op{Do: OpMove, Dir: empty, On: on})
+			b.close(empty)
+			return nil
+		})
+		b.close(on)
+	}
+	b.at("root.path", "--no-pivot")
 }
 
 // IDMap is a mapping in the form of /proc/PID/uid_map.

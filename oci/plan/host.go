@@ -62,6 +62,10 @@ type Config struct {
 	OwnStdio     [3]bool
 	NoPivot      bool
 	NoNewKeyring bool
+	// Revealing are the host's mounts of procfs and sysfs, each before those below
+	// it: with NoPivot they would stay in the mount namespace, and as long as they
+	// are there the kernel lets a user namespace mount others without masks.
+	Revealing []string
 	// NoGate has the program go on as soon as its parent knows that it is ready.
 	NoGate bool
 }

@@ -275,7 +275,8 @@ func mappingOf(entry string, own []specs.LinuxIDMapping) (m specs.LinuxIDMapping
 // the child could not: in a user namespace it may lack the way to it and may not
 // map its ids, in a mount namespace that it joined the path is another's. A
 // parent that may make no mounts, an ordinary user, leaves to the child what the
-// child can.
+// child can. What is below the rootfs, to which it has the way, it copies itself, as
+// earlier mounts have made it.
 func (b *builder) source(mount *specs.Mount, o mountOptions) (Reg, error) {
 	source := mount.Source
 	if !path.IsAbs(source) {
@@ -285,7 +286,8 @@ func (b *builder) source(mount *specs.Mount, o mountOptions) (Reg, error) {
 	if err != nil {
 		return 0, err
 	}
-	byParent := ids != nil || b.inUser && !b.host.NoMounts || b.ns[specs.MountNamespace].path != ""
+	byChild := b.host.NoMounts || strings.HasPrefix(path.Clean(source), b.rootDir()+"/")
+	byParent := ids != nil || b.inUser && !byChild || b.ns[specs.MountNamespace].path != ""
 	var src Reg
 	if byParent {
 		src = b.input(Input{Kind: InMount, Path: source, Recursive: o.recursive, IDMap: ids})

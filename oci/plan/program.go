@@ -213,6 +213,9 @@ type Program struct {
 	// user (user_namespaces(7)).
 	DenySetgroups bool `json:"denySetgroups,omitempty"`
 
+	// TimeOffsets are those of the time namespace, if the process may not set them.
+	TimeOffsets string `json:"timeOffsets,omitempty"`
+
 	OOM    *int    `json:"oomScoreAdj,omitempty"` // by the parent: the child lacks the privilege
 	Limits []Limit `json:"limits,omitempty"`
 	// Stays is where the process leaves a mount that outlives it, since its mount

@@ -346,17 +346,22 @@ func dropValue(values [][2]string, key string) [][2]string {
 // the host is meant inside it, as runc takes it.
 func (b *builder) destination(m *specs.Mount) string {
 	dest := path.Clean("/" + m.Destination)
-	root := b.spec.Root.Path
-	if !path.IsAbs(root) {
-		root = path.Join(b.cfg.Bundle, root)
-	}
-	if root = path.Clean(root); root == "/" {
+	root := b.rootDir()
+	if root == "/" {
 		return dest
 	}
 	if inside, ok := strings.CutPrefix(dest, root+"/"); ok {
 		return "/" + inside
 	}
 	return dest
+}
+
+// rootDir is the rootfs's directory on the host.
+func (b *builder) rootDir() string {
+	if path.IsAbs(b.spec.Root.Path) {
+		return path.Clean(b.spec.Root.Path)
+	}
+	return path.Join(b.cfg.Bundle, b.spec.Root.Path)
 }
 
 // cgroupMount compiles a mount of type cgroup: on version 2 the hierarchy, on
