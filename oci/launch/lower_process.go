@@ -87,12 +87,15 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		id := l.words(uint64(self.devMajor)|uint64(self.devMinor)<<32, self.ino)
 		l.emit(pLookup, l.found, ptr(cands), ptr(buf), ptr(id))
 	case plan.OpGate:
+		// Who hears that it is ready may stop it.
+		if o.Dir != 0 {
+			l.stoppable()
+		}
 		l.emit(pReady, 0)
 		if o.Dir == 0 {
 			return nil
 		}
 		l.gated = true
-		l.stoppable()
 		conn := l.scratch + 6
 		l.emit(unix.SYS_ACCEPT4, conn, reg(o.Dir), num(0), num(0), num(unix.SOCK_CLOEXEC))
 		l.emit(pReport, 0, reg(conn))
