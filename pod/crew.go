@@ -292,35 +292,39 @@ func (m *Manager) onMonitor(ctx context.Context, p *sandbox, fn func(Monitor) er
 }
 
 // monitorLost sees to a monitor whose connection broke, for all its pods, and
-// returns when that is done, whoever does it.
+// returns when that is done, whoever does it. While one is being replaced, the
+// next may be lost already: whoever has waited looks again.
 func (m *Manager) monitorLost(p *sandbox, was Monitor) {
-	p.mu.Lock()
-	c := p.crew
-	lost := p.monitor == was
-	p.mu.Unlock()
-	if !lost || c == nil {
-		return
-	}
-	m.crews.mu.Lock()
-	if c.conn != was {
+	for {
+		p.mu.Lock()
+		c := p.crew
+		lost := p.monitor == was
+		p.mu.Unlock()
+		if !lost || c == nil {
+			return
+		}
+		m.crews.mu.Lock()
+		others := c.replacing
+		if others == nil && c.conn != was {
+			m.crews.mu.Unlock()
+			return
+		}
+		done := make(chan struct{})
+		if others == nil {
+			c.replacing = done
+		}
 		m.crews.mu.Unlock()
+		if others != nil {
+			<-others
+			continue
+		}
+		m.recoverCrew(p, c, was)
+		m.crews.mu.Lock()
+		c.replacing = nil
+		m.crews.mu.Unlock()
+		close(done)
 		return
 	}
-	done, first := c.replacing, c.replacing == nil
-	if first {
-		done = make(chan struct{})
-		c.replacing = done
-	}
-	m.crews.mu.Unlock()
-	if !first {
-		<-done
-		return
-	}
-	m.recoverCrew(p, c, was)
-	m.crews.mu.Lock()
-	c.replacing = nil
-	m.crews.mu.Unlock()
-	close(done)
 }
 
 // recoverCrew connects pods with their monitor again or, if that is gone, with one

@@ -222,7 +222,8 @@ func (n *realNode) talk(m *Manager, id string) *talker {
 	connected, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		err := m.Attach(ctx, id, Streams{Stdin: inR, Stdout: outW, Connected: func() { close(connected) }})
-		_ = outW.CloseWithError(err)
+		why := errors.Join(errors.New("the attachment has ended"), err)
+		_, _ = outW.CloseWithError(why), inR.CloseWithError(why)
 		ended <- err
 	}()
 	n.t.Cleanup(func() {
