@@ -396,6 +396,24 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// A scheduler that no child inherits is that of the process itself.
+func TestExecWithASchedulerOfItsOwn(t *testing.T) {
+	e := newEnv(t)
+	s := e.spec("")
+	s.Process.Args = []string{"sleep", "1000"}
+	c, _ := e.start(s)
+	x := sh("")
+	x.Args = []string{"cat", "/proc/self/stat"}
+	x.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 1e6, Deadline: 1e7, Period: 1e7,
+		Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork}}
+	r, err := e.exec(c, x)
+	must(t, err)
+	const policy, deadline = 40, "6" // proc_pid_stat(5), counted from 0
+	if f := strings.Fields(r.out); len(f) <= policy || f[policy] != deadline {
+		t.Errorf("policy of %q", r.out)
+	}
+}
+
 func TestIdmappedBindMount(t *testing.T) {
 	e := newEnv(t)
 	if h, err := hostFacts(); err != nil || h.Kernel[0] < 6 || h.Kernel[0] == 6 && h.Kernel[1] < 3 {

@@ -60,7 +60,8 @@ func (b *builder) joinAll() error {
 	// its PID namespace, unless a user namespace is in between: at the host's root
 	// directory and the memory of a process with all privileges. So all of the work
 	// is done outside, and a sibling is born inside when nothing is left of that.
-	b.bornLast = flags&abi.CloneNewPID != 0 && flags&abi.CloneNewUser == 0
+	// But a scheduler that no child inherits has to be set by who executes.
+	b.bornLast = flags&abi.CloneNewPID != 0 && flags&abi.CloneNewUser == 0 && !ownScheduler(b.spec.Process.Scheduler)
 	if flags&abi.CloneNewPID != 0 && !b.bornLast {
 		b.PidNS = pidfd
 		flags &^= abi.CloneNewPID

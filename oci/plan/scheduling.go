@@ -40,6 +40,12 @@ var memoryFlags = map[specs.MemoryPolicyFlagType]uint64{
 	specs.MpolFNumaBalancing: 1 << 13, specs.MpolFRelativeNodes: 1 << 14, specs.MpolFStaticNodes: 1 << 15,
 }
 
+// ownScheduler says that a child of a process with that scheduler has another
+// one (sched(7)): after a fork it is SCHED_OTHER's, or there is no fork.
+func ownScheduler(s *specs.Scheduler) bool {
+	return s != nil && (s.Policy == specs.SchedDeadline || slices.Contains(s.Flags, specs.SchedFlagResetOnFork))
+}
+
 // scheduling compiles priorities, memory policy and personality.
 func (b *builder) scheduling(p *specs.Process) error {
 	if s := p.Scheduler; s != nil {
