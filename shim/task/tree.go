@@ -1,11 +1,13 @@
 package task
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/strake-containers/strake/internal/sys"
 )
@@ -37,9 +39,18 @@ func (t *task) killTree(p *process) {
 	_ = t.signal(p, syscall.SIGKILL) // a stopped process dies of it
 	for _, fd := range found {
 		_ = signalFD(fd, syscall.SIGKILL) // ESRCH: it has ended
-		_ = fd.Close()                    // only signalled
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), treeDies)
+	defer cancel()
+	for _, fd := range found {
+		_ = sys.WaitReadable(ctx, fd) // one that the kernel holds dies later
+		_ = fd.Close()                // only signalled and waited for
 	}
 }
+
+// treeDies is how long killTree waits for what it has killed: whoever hears that
+// a process has timed out finds nothing of it any more.
+const treeDies = time.Second
 
 // childrenOf lists the children of all threads of a process.
 func childrenOf(pid int) []int {

@@ -314,7 +314,11 @@ func verbs(h *host) map[string]verb {
 		if status != "created" {
 			return
 		}
-		if out, code := h.do("start", id); code != 0 && (!strings.Contains(out, "its init has died") || h.status() != "stopped") {
+		out, code := h.do("start", id)
+		if code == 0 {
+			return
+		}
+		if h.stopped(); h.status() != "stopped" {
 			h.t.Fatalf("start: exit code %d: %s", code, out)
 		}
 	}
