@@ -10,10 +10,7 @@ import (
 // SetPipeSize asks for a pipe or FIFO of at least size bytes. The kernel refuses
 // where the user has too many pipe pages already; the pipe then stays as it was.
 func SetPipeSize(f *os.File, size int) error {
-	return control(f, func(fd uintptr) error {
-		_, err := unix.FcntlInt(fd, unix.F_SETPIPE_SZ, size)
-		return os.NewSyscallError("fcntl(F_SETPIPE_SZ)", err)
-	})
+	return control(f, func(fd uintptr) error { return Widen(int(fd), size) })
 }
 
 // SetWinsize sets the size of a terminal, in characters, by either of its ends.

@@ -60,6 +60,12 @@ func PipeSize(f *os.File) (n int, err error) {
 	return n, errors.Join(ctlErr, os.NewSyscallError("fcntl(F_GETPIPE_SZ)", err))
 }
 
+// Widen makes a pipe, a bare descriptor, hold size bytes.
+func Widen(fd, size int) error {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, size)
+	return os.NewSyscallError("fcntl(F_SETPIPE_SZ)", err)
+}
+
 // MapShared maps the first size bytes of a file, which is made that long, to be
 // read and written; what is in the mapping outlives the process. The caller
 // keeps f.

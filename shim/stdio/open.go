@@ -163,6 +163,9 @@ func (io *IO) openLogFIFO(cfg Config, path string, i int, w *lineWriter) error {
 	if err == nil {
 		p, err = newPump(f, w, func(b []byte) { io.hub.write(kind, b) })
 	}
+	if err == nil && cfg.Terminal {
+		p.full, err = isFull(io.moveTo)
+	}
 	if err != nil {
 		_ = f.Close() // unused
 		return fmt.Errorf("log: %w", err)

@@ -22,6 +22,8 @@ type pump struct {
 	lines *lineWriter
 	show  func([]byte) // to attached clients
 	shown int          // bytes at the FIFO's head that have been
+	// full says that the FIFO takes no more. Nil: it holds more than a piece then.
+	full func() bool
 
 	stopping atomic.Bool
 	late     int           // bytes taken since
@@ -39,6 +41,20 @@ func newPump(fifo *os.File, lines *lineWriter, show func([]byte)) (*pump, error)
 		lines.piece = min(maxLine, size/4)
 	}
 	return &pump{file: fifo, raw: raw, lines: lines, show: show, done: make(chan struct{})}, nil
+}
+
+// isFull returns what says that a FIFO that is written to takes no more. Of one
+// that has been closed it says no.
+func isFull(fifo *os.File) (func() bool, error) {
+	raw, err := fifo.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	return func() bool {
+		full := false
+		err := raw.Control(func(fd uintptr) { full = !sys.Room(int(fd)) })
+		return err == nil && full
+	}, nil
 }
 
 // run pumps until it is stopped, and closes the FIFO.
@@ -101,6 +117,11 @@ func (p *pump) move(have int, last bool) error {
 		p.show(buf[p.shown:n])
 	}
 	taken, err := p.lines.write(buf[:n], last && n >= have, p.take)
+	if err == nil && taken == 0 && (n < min(have, readSize) || p.full != nil && p.full()) {
+		// A terminal's output comes in pieces of a byte, each of which takes a place
+		// of its own: no more of this line can come, or be seen, before it is taken.
+		taken, err = p.lines.write(buf[:n], true, p.take)
+	}
 	p.shown = n - taken
 	p.late += taken
 	return err
@@ -138,6 +159,7 @@ func (p *pump) peek(buf []byte) (n int, err error) {
 		if err := syscall.Pipe2(peekPipe.ends[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
 			return 0, os.NewSyscallError("pipe2", err)
 		}
+		_ = sys.Widen(peekPipe.ends[1], logPipeSize) // as a FIFO; else less is seen at once
 	}
 	r, w := peekPipe.ends[0], peekPipe.ends[1]
 	var got int

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/testutil"
 )
 
@@ -361,4 +362,51 @@ func TestCloseStdin(t *testing.T) {
 		t.Errorf("%q, %v", data, err)
 	}
 	finish(t, s, cmd)
+}
+
+// What a terminal echoes comes a byte at a time, and each takes a place in the
+// FIFO: a long line fills it before it has an end.
+func TestLineInManyPieces(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	log := newLog(t, path, 0)
+	w := newFed(t, log)
+	var err error
+	if w.pump.full, err = isFull(w.in); err != nil {
+		t.Fatal(err)
+	}
+	fifo, err := w.in.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, from, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); from.Close() })
+	go w.pump.run()
+	want := strings.Repeat("x", 300)
+	for i := range want {
+		if _, err := from.WriteString(want[i : i+1]); err != nil {
+			t.Fatal(err)
+		}
+		if err := fifo.Write(func(fd uintptr) bool {
+			var n int
+			n, err = sys.Move(int(r.Fd()), int(fd), 1)
+			return n == 1 || !errors.Is(err, syscall.EAGAIN)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.pump.stop()
+	<-w.pump.done
+	got := ""
+	for _, line := range content(t, path) {
+		got += strings.TrimPrefix(line, "stdout P ")
+	}
+	if got != want {
+		t.Errorf("the log has %q", got)
+	}
 }
