@@ -39,21 +39,47 @@ func MakePins(dir string) error {
 	if err := os.WriteFile(at, nil, 0o600); err != nil {
 		return err
 	}
-	ns, err := newEmptyMountNS(dir)
-	if err != nil {
-		return fmt.Errorf("pins %s: %w", dir, err)
+	err := mountEmptyNS(dir, at, anyCPU)
+	// The kernel lets a mount namespace be mounted only in one that is older, and
+	// goes by their numbers, of which (since 6.18) each CPU has a supply of its own.
+	// Where ours was made, the next number is greater.
+	for cpu := 0; errors.Is(err, unix.ELOOP) && cpu < maxCPUs; cpu++ {
+		if e := mountEmptyNS(dir, at, cpu); !errors.Is(e, unix.EINVAL) { // no such CPU, or not ours
+			err = e
+		}
 	}
-	defer func() { _ = ns.Close() }() // mounted below, or of no use
-	if err := mountFile(ns, unix.AT_FDCWD, at); err != nil {
+	if err != nil {
 		return fmt.Errorf("pins %s: %w", dir, err)
 	}
 	return nil
 }
 
+const (
+	anyCPU  = -1
+	maxCPUs = 1024 // in a unix.CPUSet
+)
+
+// mountEmptyNS makes an empty mount namespace on a CPU and mounts it.
+func mountEmptyNS(dir, at string, cpu int) error {
+	ns, err := newEmptyMountNS(dir, cpu)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }() // mounted below, or of no use
+	return mountFile(ns, unix.AT_FDCWD, at)
+}
+
 // newEmptyMountNS makes a mount namespace with nothing but an empty tmpfs, which
 // it mounts on dir first.
-func newEmptyMountNS(dir string) (ns *os.File, err error) {
-	err = onThread(func() error {
+func newEmptyMountNS(dir string, cpu int) (ns *os.File, err error) {
+	err = onThread(func() error { // the thread ends with it
+		if cpu != anyCPU {
+			var set unix.CPUSet
+			set.Set(cpu)
+			if err := unix.SchedSetaffinity(0, &set); err != nil {
+				return os.NewSyscallError("sched_setaffinity", err)
+			}
+		}
 		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
 			return os.NewSyscallError("unshare", err)
 		}

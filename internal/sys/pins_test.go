@@ -3,12 +3,32 @@ package sys_test
 import (
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/testutil"
 )
+
+// In a mount namespace that was made on another CPU there are pins, too.
+func TestPinsInAMountNamespace(t *testing.T) {
+	testutil.RequireRoot(t, "mounts")
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two CPUs")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cpus := range [][2]string{{"0", "1"}, {"1", "0"}} {
+		out, err := exec.Command("taskset", "-c", cpus[0], "unshare", "-m", "taskset", "-c", cpus[1],
+			self, "-test.run=^TestPins$").CombinedOutput()
+		if err != nil {
+			t.Errorf("namespace of CPU %s, on CPU %s: %v\n%s", cpus[0], cpus[1], err, out)
+		}
+	}
+}
 
 // What is pinned outlives everybody who had it open, a process's exit code too.
 func TestPins(t *testing.T) {
