@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,19 @@ func NewNetNS(path string) error {
 		err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
 		return os.NewSyscallError("mount", err)
 	})
+}
+
+// KeepNetNS is NewNetNS for a network namespace that is there already, at from.
+func KeepNetNS(from, path string) error {
+	ns, err := OpenNetNS(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }() // opened for reading only
+	if err := InNetNS(ns, func() error { return LinkUp("lo") }); err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
+	return os.NewSyscallError("mount", unix.Mount("/proc/self/fd/"+strconv.Itoa(Fd(ns)), path, "", unix.MS_BIND, ""))
 }
 
 // InNetNS runs fn on a thread in the network namespace of ns. The caller keeps

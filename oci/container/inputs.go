@@ -83,13 +83,15 @@ func (in *inputs) find(i plan.Input) (*os.File, error) {
 		f, err = idmapNamespace(i.IDMap)
 	case plan.InMount:
 		f, err = mountCopy(&i)
+	case plan.InOverlay:
+		f, err = overlay(&i)
 	default:
 		return nil, fmt.Errorf("program wants unknown input %q", i.Kind)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if i.Kind == plan.InMount || i.Kind == plan.InIDMapNS {
+	if i.Kind == plan.InMount || i.Kind == plan.InOverlay || i.Kind == plan.InIDMapNS {
 		in.owned = append(in.owned, f) // each is another's
 	} else {
 		in.own(i.Kind+i.Path, f)
@@ -175,6 +177,16 @@ func mountCopy(i *plan.Input) (_ *os.File, err error) {
 		return nil, fmt.Errorf("idmap: %w (does the file system of %s take id mappings?)", err, i.Path)
 	}
 	return f, nil
+}
+
+// overlay makes an overlay with idmapped layers.
+func overlay(i *plan.Input) (*os.File, error) {
+	ns, err := idmapNamespace(i.IDMap)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = ns.Close() }() // the mounts have it
+	return sys.NewMappedOverlay(i.Args, ns)
 }
 
 // ownStdio says which of the standard files are to belong to the process's user.

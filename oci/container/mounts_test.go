@@ -336,3 +336,64 @@ func TestSourceBelowAnEarlierMount(t *testing.T) {
 		contains(t, e.mustRun(s), "bound\n")
 	}
 }
+
+// Layers that are the host's root's are those of root in a user namespace, whose
+// root has no way to the bundle; what is written is the mapped user's.
+func TestOverlayWithMappedLayers(t *testing.T) {
+	e := newEnv(t)
+	must(t, os.Chmod(e.bundle, 0o700))
+	top, upper, work, image, root := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	must(t, os.WriteFile(filepath.Join(top, "top"), nil, 0o644))
+	must(t, os.WriteFile(filepath.Join(image, "of-image"), nil, 0o600))
+	user := holder(t, syscall.CLONE_NEWUSER, syscall.SysProcIDMap{HostID: 100000, Size: 65536})
+	maps := []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
+	options := []string{"lowerdir=" + top + ":" + filepath.Join(e.bundle, "rootfs"), "upperdir=" + upper, "workdir=" + work,
+		"uidmap=0:100000:65536", "gidmap=0:100000:65536"}
+	must(t, os.Chown(upper, 100000, 100000))
+	for _, path := range []string{"", user + "user"} {
+		s := e.spec("stat -c '%u %g' /top /bin /image/of-image; touch /new /top")
+		s.Root.Path = root
+		join(s, specs.UserNamespace, path)
+		s.Linux.UIDMappings, s.Linux.GIDMappings = maps, maps
+		s.Mounts = append(s.Mounts, specs.Mount{
+			Destination: "/image", Type: "overlay", Source: "overlay", UIDMappings: maps, GIDMappings: maps,
+			Options: []string{"ro", "lowerdir+=" + image, "lowerdir+=" + top},
+		})
+		out := e.mustRun(s, func(o *CreateOptions) {
+			o.RootfsMounts = []Mount{{Type: "overlay", Source: "overlay", Options: options}}
+		})
+		if out != "0 0\n0 0\n0 0\n" {
+			t.Errorf("%q: owners %q", path, out)
+		}
+		for _, f := range []string{"new", "top"} {
+			info, err := os.Stat(filepath.Join(upper, f))
+			must(t, err)
+			if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 100000 {
+				t.Errorf("%q: %s is user %d's", path, f, uid)
+			}
+		}
+	}
+
+	// A rootfs that is a directory, behind the same 0700.
+	must(t, os.Chown(filepath.Join(e.bundle, "rootfs"), 100000, 100000))
+	s := e.spec("stat -c '%u' /bin")
+	join(s, specs.UserNamespace, user+"user")
+	s.Linux.UIDMappings, s.Linux.GIDMappings = maps, maps
+	if out := e.mustRun(s); out != "65534\n" {
+		t.Errorf("owner %q", out)
+	}
+	s.Root.Path = root
+	for options, want := range map[string]string{
+		"uidmap=0:1:2":              "uidmap and gidmap must come together",
+		"uidmap=0:1":                "uidmap",
+		"uidmap=0:1:2 gidmap=0:1:x": "gidmap",
+		"uidmap=0:1:2 gidmap=0:1:2": "no such file",
+	} {
+		_, err := e.run(s, func(o *CreateOptions) {
+			o.RootfsMounts = []Mount{{Type: "overlay", Source: "overlay", Options: append(strings.Fields(options), "lowerdir=/no/such")}}
+		})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", options, err)
+		}
+	}
+}

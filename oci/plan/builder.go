@@ -33,6 +33,7 @@ type builder struct {
 	ns       map[specs.LinuxNamespaceType]namespace
 	env      []string
 	bornLast bool // see joinAll
+	rootOn   Reg  // what the rootfs is mounted on
 	inUser   bool // the process is in a user namespace other than the host's
 	ownNS    bool // the process has a new mount namespace
 }

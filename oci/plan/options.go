@@ -199,6 +199,8 @@ func (b *builder) mountIDs(mount *specs.Mount, o mountOptions) (*MountIDs, error
 	switch user := b.ns[specs.UserNamespace]; {
 	case o.ids != "":
 		return ids, b.optionIDs(ids, o.ids)
+	case len(mount.UIDMappings) > 0 && user.path != "" && slices.Equal(mount.UIDMappings, lx.UIDMappings) && slices.Equal(mount.GIDMappings, lx.GIDMappings):
+		ids.UserNS = user.path // what it has is known: no other has to be made
 	case len(mount.UIDMappings) > 0:
 		ids.UID, ids.GID = IDMap(mount.UIDMappings), IDMap(mount.GIDMappings)
 	case user.path != "":

@@ -161,6 +161,7 @@ const (
 	InCreated = "createdstate" // memfd with the state for startContainer hooks
 	InIDMapNS = "idmap"        // user namespace with a mount's mapping: IDMap
 	InMount   = "mount"        // copy of the mount tree at the runtime's Path, attached nowhere; with IDMap idmapped
+	InOverlay = "overlay"      // overlay of Args (fs options) whose lower layers have IDMap, attached nowhere
 	InCgroup  = "cgroup"       // file of a cgroup to write to, Path
 )
 
@@ -175,6 +176,7 @@ type Input struct {
 
 	IDMap     *MountIDs `json:"idmap,omitempty"`
 	Recursive bool      `json:"recursive,omitempty"` // of InMount: all mounts below too
+	Args      []string  `json:"args,omitempty"`      // of InOverlay
 }
 
 // MountIDs is a mount's id mapping: maps in the form of /proc/PID/uid_map or a

@@ -96,13 +96,11 @@ func (b *builder) setattrPath(mountpoint string, p propagation) {
 // mountRoot makes the rootfs a mount of its own at its directory: pivot_root
 // wants that, and its attributes can then be changed.
 func (b *builder) mountRoot() error {
-	dir := b.spec.Root.Path
-	if !path.IsAbs(dir) {
-		dir = path.Join(b.cfg.Bundle, dir)
+	dir := b.rootDir()
+	if b.rootOn == 0 {
+		b.openRootDir()
 	}
 	b.at("root.path", strconv.Quote(dir))
-	on := b.reg()
-	b.op(Op{Do: OpOpen, Out: on, Path: dir, A: abi.OPath | FlagDirectory})
 	mounted := false
 	for i, m := range b.cfg.RootfsMounts {
 		if m.Target != "" {
@@ -117,7 +115,12 @@ func (b *builder) mountRoot() error {
 			return err
 		}
 	}
-	if !mounted {
+	switch {
+	case mounted:
+	case b.inUser && b.ownNS && !b.host.NoMounts && b.cutOff.kind != abi.MSShared:
+		b.root = b.input(Input{Kind: InMount, Path: dir, Recursive: true})
+		b.setattr(b.root, 0, 0, b.cutOff.kind, true)
+	default:
 		b.root = b.clone(dir, true)
 	}
 	if !b.ownNS {
@@ -126,16 +129,35 @@ func (b *builder) mountRoot() error {
 		b.setattr(b.root, 0, 0, abi.MSPrivate, true)
 		b.Stays = dir
 	}
-	b.attach(b.root, on)
+	b.attach(b.root, b.rootOn)
 	return nil
 }
 
+// openRootDir opens what the rootfs is mounted on.
+func (b *builder) openRootDir() {
+	b.at("root.path", strconv.Quote(b.rootDir()))
+	b.rootOn = b.reg()
+	b.op(Op{Do: OpOpen, Out: b.rootOn, Path: b.rootDir(), A: abi.OPath | FlagDirectory})
+}
+
 func (b *builder) mountRootFrom(m Mount) error {
-	o, err := b.parseOptions(m.Options, m.Type == "bind" || m.Type == "rbind")
+	options, ids, err := b.layerIDs(m.Options)
+	if err != nil {
+		return err
+	}
+	o, err := b.parseOptions(options, m.Type == "bind" || m.Type == "rbind")
 	if err != nil {
 		return err
 	}
 	switch {
+	case ids != nil && o.bind:
+		b.root = b.input(Input{Kind: InMount, Path: m.Source, Recursive: o.recursive || m.Type == "rbind", IDMap: ids})
+		b.finish(b.root, o, o.set, o.clear)
+	case ids != nil && m.Type == "overlay":
+		b.root, err = b.mappedOverlay(o, ids)
+		return err
+	case ids != nil:
+		return b.errorf("uidmap and gidmap are for a bind mount and for an overlay's layers")
 	case o.bind:
 		b.root = b.clone(m.Source, o.recursive || m.Type == "rbind")
 		b.finish(b.root, o, o.set, o.clear)
@@ -146,6 +168,60 @@ func (b *builder) mountRootFrom(m Mount) error {
 		b.finish(b.root, o, 0, 0)
 	}
 	return nil
+}
+
+// layerIDs takes the options uidmap=C:H:S and gidmap=C:H:S out, by which a caller
+// asks for idmapped layers, as containerd has them: id C of a layer is H on the host.
+// What an overlay's upper directory has is the host's ids.
+func (b *builder) layerIDs(options []string) (rest []string, ids *MountIDs, err error) {
+	var uids, gids []specs.LinuxIDMapping
+	for _, opt := range options {
+		key, value, _ := strings.Cut(opt, "=")
+		to := &uids
+		switch key {
+		case "uidmap":
+		case "gidmap":
+			to = &gids
+		default:
+			rest = append(rest, opt)
+			continue
+		}
+		m, err := mappingOf(strings.ReplaceAll(value, ":", "-"), nil)
+		if err != nil {
+			return nil, nil, b.errorf("option %s: %w", key, err)
+		}
+		*to = append(*to, m)
+	}
+	if len(uids)+len(gids) == 0 {
+		return rest, nil, nil
+	}
+	if len(uids) == 0 || len(gids) == 0 {
+		return nil, nil, b.errorf("uidmap and gidmap must come together")
+	}
+	ids, err = b.mountIDs(&specs.Mount{UIDMappings: uids, GIDMappings: gids}, mountOptions{})
+	return rest, ids, err
+}
+
+// mappedOverlay is an overlay whose layers are idmapped. A child in a user namespace
+// cannot make it, nor can an overlay as a whole be mapped: it is the parent's.
+func (b *builder) mappedOverlay(o mountOptions, ids *MountIDs) (Reg, error) {
+	if err := b.needs(6, 8); err != nil {
+		return 0, err
+	}
+	var args []string
+	for _, kv := range o.values {
+		if kv[0] != "lowerdir" {
+			args = append(args, kv[0]+"="+kv[1])
+			continue
+		}
+		for _, layer := range splitLayers(kv[1]) {
+			args = append(args, "lowerdir+="+layer)
+		}
+	}
+	m := b.input(Input{Kind: InOverlay, Args: append(args, o.flags...), IDMap: ids})
+	b.finish(m, o, o.set, o.clear)
+	b.setattr(m, 0, 0, b.cutOff.kind, true)
+	return m, nil
 }
 
 // overlay mounts an overlay. Layers go in one by one: an fsconfig string holds
@@ -309,6 +385,14 @@ func (b *builder) fileSystem(m *specs.Mount, dest string, o *mountOptions) (Reg,
 	own := *o
 	if m.Type == "tmpfs" {
 		own.set &^= abi.MountAttrRdonly // until all is in it
+	}
+	if m.Type == "overlay" {
+		if ids, err := b.mountIDs(m, own); ids != nil || err != nil {
+			if err != nil {
+				return 0, err
+			}
+			return b.mappedOverlay(own, ids)
+		}
 	}
 	source := m.Source
 	if source == "" {

@@ -29,6 +29,9 @@ func (p *Program) String() string {
 		if in.Kind == InExtra {
 			fmt.Fprintf(&s, " %d", in.Index)
 		}
+		for _, a := range in.Args {
+			s.WriteString(" " + a)
+		}
 		if in.Recursive {
 			s.WriteString(" recursive")
 		}

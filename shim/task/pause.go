@@ -46,6 +46,11 @@ func (s *Service) startPause(ctx context.Context, b *sandbox, ns container.Names
 	if err := os.WriteFile(filepath.Join(rootfs, "pause"), pauseProgram(), 0o555); err != nil {
 		return nil, err
 	}
+	// Root of the pod's user namespace makes /dev in it.
+	ids := idMapsOf(b.spec)
+	if err := os.Chown(rootfs, hostID(ids.uid, 0), hostID(ids.gid, 0)); err != nil {
+		return nil, err
+	}
 	spec, err := pauseSpec(b, rootfs, ns)
 	if err != nil {
 		return nil, err
