@@ -119,9 +119,16 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if err := m.store.AddContainer(p.id, c.id); err != nil {
 		return err
 	}
-	for _, d := range []string{filepath.Join(dir, "upper"), filepath.Join(dir, "work"), bundleDir, filepath.Join(bundleDir, "rootfs")} {
+	upper := filepath.Join(dir, "upper")
+	for _, d := range []string{upper, filepath.Join(dir, "work"), bundleDir, filepath.Join(bundleDir, "rootfs")} {
 		// upper is the container's "/": traversable for whoever it runs as.
 		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	user := p.record.Config.UserNS()
+	if user != nil {
+		if err := chownRoot(user, upper); err != nil {
 			return err
 		}
 	}
@@ -153,7 +160,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 		return err
 	}
 	undo.Push("delete container", func() error { return m.destroy(ctx, p, c.id) })
-	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, overlay(rootfs.Layers, dir))); err != nil {
+	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, overlay(rootfs.Layers, dir, user))); err != nil {
 		m.suspect(p, monitor, err)
 		return err
 	}
@@ -219,14 +226,30 @@ func (m *Manager) createOptions(r *containerRecord, bundleDir string, rootfs cli
 // overlay is the container's root: the image's layers under its own. It is
 // volatile: what a container wrote dies with it, and unmounting it then need not
 // wait for the disk. Index and metacopy stay off whatever the host's default is:
-// layers are shared by many overlays.
-func overlay(layers []string, dir string) client.Mount {
-	return client.Mount{Type: "overlay", Source: "overlay", Options: []string{
+// layers are shared by many overlays. In a user namespace they are idmapped, while
+// what the container writes has the host's ids.
+func overlay(layers []string, dir string, user *bundle.UserNamespace) client.Mount {
+	options := []string{
 		"lowerdir=" + strings.Join(layers, ":"),
 		"upperdir=" + filepath.Join(dir, "upper"),
 		"workdir=" + filepath.Join(dir, "work"),
 		"volatile", "index=off", "metacopy=off",
-	}}
+	}
+	if user != nil {
+		for _, m := range user.UIDs {
+			options = append(options, fmt.Sprintf("uidmap=%d:%d:%d", m.ContainerID, m.HostID, m.Length))
+		}
+		for _, m := range user.GIDs {
+			options = append(options, fmt.Sprintf("gidmap=%d:%d:%d", m.ContainerID, m.HostID, m.Length))
+		}
+	}
+	return client.Mount{Type: "overlay", Source: "overlay", Options: options}
+}
+
+// chownRoot gives a file of ours to root of a user namespace; nil is the host's.
+func chownRoot(user *bundle.UserNamespace, path string) error {
+	uid, gid := user.Root()
+	return os.Lchown(path, uid, gid)
 }
 
 // compile gathers what the container's spec depends on and compiles it.

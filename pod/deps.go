@@ -32,6 +32,7 @@ type Network = network.Network
 // NetNS makes network namespaces on paths; see package netns.
 type NetNS interface {
 	New(path string) error
+	Keep(from, path string) error
 	Remove(path string) error
 	Do(path string, fn func() error) error
 }
@@ -41,6 +42,9 @@ type HostNetNS struct{}
 
 // New makes a network namespace with its loopback up and mounts it on path.
 func (HostNetNS) New(path string) error { return netns.New(path) }
+
+// Keep mounts the network namespace at from, with its loopback up, on path.
+func (HostNetNS) Keep(from, path string) error { return netns.Keep(from, path) }
 
 // Remove unmounts and removes path; it is idempotent.
 func (HostNetNS) Remove(path string) error { return netns.Remove(path) }

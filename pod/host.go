@@ -33,6 +33,7 @@ func hostFacts() bundle.Host {
 	if _, err := fmt.Sscanf(string(release), "%d.%d", &major, &minor); err == nil {
 		h.Layered = major > 6 || major == 6 && minor >= 8
 	}
+	h.UserNS = h.Layered && exists("/proc/self/ns/user")
 	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	h.AppArmor = err == nil && bytes.HasPrefix(enabled, []byte("Y"))
 	if h.CgroupV2 {
@@ -47,6 +48,9 @@ func hostFacts() bundle.Host {
 	h.Capabilities = ownCapabilities()
 	return h
 }
+
+// UserNamespaces says whether pods can have user namespaces of their own on this host.
+func UserNamespaces() bool { return hostFacts().UserNS }
 
 // ownCapabilities are the ones that this process, and so its children, can give.
 func ownCapabilities() []string {

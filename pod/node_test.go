@@ -221,6 +221,8 @@ func (v fakeNetNS) New(path string) error {
 	return os.WriteFile(path, nil, 0o600)
 }
 
+func (v fakeNetNS) Keep(_, path string) error { return v.New(path) }
+
 func (v fakeNetNS) Remove(path string) error {
 	if err := v.step(context.Background(), "netns.Remove", ""); err != nil {
 		return err

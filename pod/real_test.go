@@ -97,7 +97,7 @@ func newRealNode(t *testing.T) *realNode {
 func (n *realNode) makeLayer() {
 	n.t.Helper()
 	layer := n.layer()
-	for _, dir := range []string{"bin", "etc", "tmp", "root", "home/user"} {
+	for _, dir := range []string{"bin", "etc", "tmp", "root", "mnt", "home/user"} {
 		if err := os.MkdirAll(filepath.Join(layer, dir), 0o755); err != nil {
 			n.t.Fatal(err)
 		}
@@ -116,7 +116,7 @@ func (n *realNode) makeLayer() {
 			n.t.Fatal(err)
 		}
 	}
-	for _, applet := range []string{"sh", "sleep", "id", "cat", "echo", "env", "hostname", "ls", "nc", "ps", "stty", "true", "wc", "mount", "touch", "df"} {
+	for _, applet := range []string{"sh", "sleep", "id", "cat", "echo", "env", "hostname", "ls", "nc", "ps", "stty", "true", "wc", "mount", "touch", "df", "stat"} {
 		if err := os.Symlink("busybox", filepath.Join(layer, "bin", applet)); err != nil {
 			n.t.Fatal(err)
 		}

@@ -27,6 +27,10 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 	if err := bundle.ValidatePod(&c); err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
+	if c.UserNS() != nil && !m.host.UserNS {
+		return "", fmt.Errorf("run pod %s/%s: linux.security_context.namespace_options.userns_options: not supported: a user namespace of the pod's own needs Linux 6.8: %w",
+			c.Namespace, c.Name, bundle.ErrUnsupported)
+	}
 	if runtimeHandler == "" {
 		runtimeHandler = m.o.DefaultRuntime
 	}
@@ -92,22 +96,34 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 		return err
 	}
 
-	// 2. The network namespace, with nothing in it yet.
+	// 2. The network namespace, with nothing in it yet. That of a pod with a user
+	// namespace comes with the sandbox, since it belongs to that.
 	w.enter("network namespace")
+	user := p.record.Config.UserNS()
 	if p.record.NetNS != "" {
 		undo.Push("remove network namespace", func() error { return m.o.NetNS.Remove(p.record.NetNS) })
-		if err := m.o.NetNS.New(p.record.NetNS); err != nil {
-			return err
+		if user == nil {
+			if err := m.o.NetNS.New(p.record.NetNS); err != nil {
+				return err
+			}
 		}
 	}
 
 	// 3. The network and the sandbox, at once: neither needs the other.
 	w.enter("network and sandbox")
 	undo.Push("stop sandbox", func() error { return m.endSandbox(ctx, p) })
+	if user != nil {
+		if err := m.startSandbox(ctx, p); err != nil {
+			return err
+		}
+	}
 	undo.Push("tear down network", func() error { return m.detach(ctx, p) })
 	network := make(chan error, 1)
 	go func() { network <- m.attach(ctx, p) }()
-	sandboxErr := m.startSandbox(ctx, p)
+	var sandboxErr error
+	if user == nil {
+		sandboxErr = m.startSandbox(ctx, p)
+	}
 	if err := errors.Join(<-network, sandboxErr); err != nil {
 		return err
 	}
@@ -195,10 +211,19 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 	if err != nil {
 		return err
 	}
+	user := p.record.Config.UserNS()
+	if user != nil && started.Namespaces["user"] == "" {
+		return fmt.Errorf("linux.security_context.namespace_options.userns_options: not supported by runtime handler %q: %w", p.record.Runtime, bundle.ErrUnsupported)
+	}
+	if user != nil && p.record.NetNS != "" {
+		if err := m.o.NetNS.Keep(started.Namespaces["network"], p.record.NetNS); err != nil {
+			return err
+		}
+	}
 	m.joinSandbox(p, started)
 	if shm := filepath.Join(dir, "shm"); p.shared.Shm == shm {
 		// Not through Mkdir's mode, which umask narrows.
-		return errors.Join(os.Mkdir(shm, 0o700), os.Chmod(shm, 0o777|os.ModeSticky))
+		return errors.Join(os.Mkdir(shm, 0o700), os.Chmod(shm, 0o777|os.ModeSticky), chownRoot(user, shm))
 	}
 	return nil
 }
@@ -272,8 +297,14 @@ func (m *Manager) writePodFiles(p *sandbox) error {
 	}
 	for name, data := range map[string][]byte{"hosts": hosts, "hostname": []byte(hostname + "\n"), "resolv.conf": resolv} {
 		// Mounted into containers: whoever they run as reads them.
-		if err := os.WriteFile(filepath.Join(m.store.PodDir(p.id), name), data, 0o644); err != nil {
+		path := filepath.Join(m.store.PodDir(p.id), name)
+		if err := os.WriteFile(path, data, 0o644); err != nil {
 			return err
+		}
+		if user := c.UserNS(); user != nil {
+			if err := chownRoot(user, path); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

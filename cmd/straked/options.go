@@ -120,7 +120,7 @@ func findMonitor() (string, error) {
 func handlers(c config.Config) []cri.Handler {
 	var out []cri.Handler
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
-		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: true})
+		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: true, UserNamespaces: pod.UserNamespaces()})
 	}
 	return out
 }

@@ -23,6 +23,18 @@ import (
 // reboot or a crash, is used again.
 func New(path string) (err error) {
 	defer wrap(&err, "make", path)
+	return onFile(path, sys.NewNetNS)
+}
+
+// Keep is New for a network namespace that is there already, at from: a path below
+// /proc, so that it belongs to another user namespace than this process's.
+func Keep(from, path string) (err error) {
+	defer wrap(&err, "keep", path)
+	return onFile(path, func(path string) error { return sys.KeepNetNS(from, path) })
+}
+
+// onFile makes a file, which fill mounts a namespace on.
+func onFile(path string, fill func(path string) error) (err error) {
 	var undo cleanup.Stack
 	defer undo.Run(&err)
 
@@ -42,7 +54,7 @@ func New(path string) (err error) {
 	_ = f.Close() // nothing was written
 	undo.Push("remove "+path, func() error { return os.Remove(path) })
 
-	if err := sys.NewNetNS(path); err != nil {
+	if err := fill(path); err != nil {
 		return err
 	}
 	undo.Release()

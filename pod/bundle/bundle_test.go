@@ -195,16 +195,25 @@ func TestPodsRefused(t *testing.T) {
 		"port_mappings[0].host_ip": func(c *PodConfig) {
 			c.PortMappings = []PortMapping{{HostPort: 1, ContainerPort: 1, HostIP: "x"}}
 		},
-		"linux.cgroup_parent":           func(c *PodConfig) { c.CgroupParent = "kubepods" },
-		"/kubepods.slice/a.slice":       func(c *PodConfig) { c.CgroupParent = "/kubepods.slice/a.slice" },
-		"namespace_options.network":     func(c *PodConfig) { c.Namespaces.Network = NamespaceContainer },
-		"namespace_options.pid":         func(c *PodConfig) { c.Namespaces.PID = NamespaceTarget },
-		"userns_options: not supported": func(c *PodConfig) { c.Namespaces.User = &UserNamespace{} },
-		"userns_options.mode":           func(c *PodConfig) { c.Namespaces.User = &UserNamespace{Mode: NamespaceTarget} },
-		"linux.sysctls[vm.swappiness]":  func(c *PodConfig) { c.Sysctls = map[string]string{"vm.swappiness": "1"} },
-		"linux.sysctls[net/../vm.x]":    func(c *PodConfig) { c.Sysctls = map[string]string{"net/../vm.x": "1"} },
-		"the host's network namespace":  func(c *PodConfig) { c.Namespaces.Network = NamespaceNode; c.Sysctls = map[string]string{"net.x": "1"} },
-		"the host's IPC namespace":      func(c *PodConfig) { c.Namespaces.IPC = NamespaceNode; c.Sysctls = map[string]string{"kernel.sem": "1"} },
+		"linux.cgroup_parent":                     func(c *PodConfig) { c.CgroupParent = "kubepods" },
+		"/kubepods.slice/a.slice":                 func(c *PodConfig) { c.CgroupParent = "/kubepods.slice/a.slice" },
+		"namespace_options.network":               func(c *PodConfig) { c.Namespaces.Network = NamespaceContainer },
+		"namespace_options.pid":                   func(c *PodConfig) { c.Namespaces.PID = NamespaceTarget },
+		"userns_options.uids: has no id for root": func(c *PodConfig) { c.Namespaces.User = &UserNamespace{} },
+		"userns_options.gids: has no id for root": func(c *PodConfig) { c.Namespaces.User = testUserNS(); c.Namespaces.User.GIDs = nil },
+		"userns_options.uids[0]: maps no ids":     func(c *PodConfig) { c.Namespaces.User = testUserNS(); c.Namespaces.User.UIDs[0].Length = 0 },
+		"userns_options.uids[1]: overlaps": func(c *PodConfig) {
+			c.Namespaces.User = testUserNS()
+			c.Namespaces.User.UIDs = append(c.Namespaces.User.UIDs, IDMapping{HostID: 100010, ContainerID: 70000, Length: 1})
+		},
+		"userns_options.uids: the node's":      func(c *PodConfig) { c.Namespaces.User = testUserNS(); c.Namespaces.User.Mode = NamespaceNode },
+		"namespace_options.ipc: not supported": func(c *PodConfig) { c.Namespaces.User = testUserNS(); c.Namespaces.IPC = NamespaceNode },
+		"namespace_options.pid: not supported": func(c *PodConfig) { c.Namespaces.User = testUserNS(); c.Namespaces.PID = NamespaceNode },
+		"userns_options.mode":                  func(c *PodConfig) { c.Namespaces.User = &UserNamespace{Mode: NamespaceTarget} },
+		"linux.sysctls[vm.swappiness]":         func(c *PodConfig) { c.Sysctls = map[string]string{"vm.swappiness": "1"} },
+		"linux.sysctls[net/../vm.x]":           func(c *PodConfig) { c.Sysctls = map[string]string{"net/../vm.x": "1"} },
+		"the host's network namespace":         func(c *PodConfig) { c.Namespaces.Network = NamespaceNode; c.Sysctls = map[string]string{"net.x": "1"} },
+		"the host's IPC namespace":             func(c *PodConfig) { c.Namespaces.IPC = NamespaceNode; c.Sysctls = map[string]string{"kernel.sem": "1"} },
 	} {
 		c := testPod()
 		change(c)

@@ -83,6 +83,30 @@ type UserNamespace struct {
 	GIDs []IDMapping   `json:"gids,omitempty"`
 }
 
+// UserNS is the pod's own user namespace; nil is the host's.
+func (c *PodConfig) UserNS() *UserNamespace {
+	if u := c.Namespaces.User; u != nil && u.Mode == NamespacePod {
+		return u
+	}
+	return nil
+}
+
+// Root is root of the user namespace as the host numbers it; nil is the host's own.
+func (u *UserNamespace) Root() (uid, gid int) {
+	host := func(table []IDMapping) int {
+		for _, m := range table {
+			if m.ContainerID == 0 {
+				return int(m.HostID)
+			}
+		}
+		return 0
+	}
+	if u == nil {
+		return 0, 0
+	}
+	return host(u.UIDs), host(u.GIDs)
+}
+
 // IDMapping maps Length ids from ContainerID on to those from HostID on.
 type IDMapping struct {
 	HostID      uint32 `json:"hostID"`

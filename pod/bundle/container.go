@@ -80,6 +80,9 @@ func Container(in ContainerInput) (*Compiled, error) {
 	if spec.Linux.Namespaces, err = namespaces(&in); err != nil {
 		return nil, err
 	}
+	if user := in.Pod.UserNS(); user != nil {
+		spec.Linux.UIDMappings, spec.Linux.GIDMappings = idMappings(user.UIDs), idMappings(user.GIDs)
+	}
 	if spec.Linux.Resources, err = LinuxResources(c.Resources, in.Host); err != nil {
 		return nil, err
 	}
@@ -206,6 +209,9 @@ func namespaces(in *ContainerInput) ([]specs.LinuxNamespace, error) {
 		}
 	}
 	pod := in.Pod.Namespaces
+	if in.Pod.UserNS() != nil {
+		shared(specs.UserNamespace)
+	}
 	add(specs.MountNamespace, "")
 	if pod.Network == NamespacePod {
 		shared(specs.NetworkNamespace)

@@ -45,6 +45,12 @@ func testPod() *PodConfig {
 	}
 }
 
+func testUserNS() *UserNamespace {
+	return &UserNamespace{
+		UIDs: []IDMapping{{HostID: 100000, Length: 65536}}, GIDs: []IDMapping{{HostID: 200000, Length: 65536}},
+	}
+}
+
 func testHost() *Host {
 	return &Host{
 		Hugetlb: true, SwapLimit: true, Layered: true,
@@ -76,6 +82,7 @@ func testInput() ContainerInput {
 func TestGoldenPods(t *testing.T) {
 	for name, change := range map[string]func(*PodConfig){
 		"pod-default":      func(*PodConfig) {},
+		"pod-userns":       func(c *PodConfig) { c.Namespaces.User = testUserNS() },
 		"pod-host-network": func(c *PodConfig) { c.Namespaces.Network = NamespaceNode },
 		"pod-shared-pid": func(c *PodConfig) {
 			c.Namespaces.PID = NamespacePod
@@ -110,6 +117,21 @@ func TestGoldenContainers(t *testing.T) {
 			in.Config.Namespaces = in.Pod.Namespaces
 			in.Host.CgroupV2 = true
 			in.Sandbox = Sandbox{Shm: "/dev/shm", Hosts: "/p/hosts", ResolvConf: "/p/resolv.conf"}
+		},
+		"container-userns": func(in *ContainerInput) {
+			in.Pod.Namespaces.User, in.Config.Namespaces.User = testUserNS(), testUserNS()
+			in.Sandbox.Namespaces["user"] = "/proc/7/fd/11"
+			in.ImageMounts = map[int][]string{1: {"/layers/2", "/layers/1"}, 2: {"/layers/3"}}
+			ids := testUserNS()
+			in.Config.Mounts = []Mount{
+				{ContainerPath: "/data", HostPath: "/h/1", UIDMappings: ids.UIDs, GIDMappings: ids.GIDs},
+				{ContainerPath: "/imgs", Image: "data:2", Readonly: true},
+				{ContainerPath: "/img", Image: "data:1", Readonly: true},
+			}
+		},
+		"container-userns-host-network": func(in *ContainerInput) {
+			in.Pod.Namespaces.User, in.Pod.Namespaces.Network = testUserNS(), NamespaceNode
+			in.Sandbox.Namespaces = map[string]string{"user": "/proc/7/fd/11", "ipc": "/proc/7/fd/8"}
 		},
 		"container-shared-pid": func(in *ContainerInput) {
 			in.Pod.Namespaces.PID = NamespacePod

@@ -10,6 +10,7 @@ type Host struct {
 	AppArmor     bool     // enabled in the kernel
 	SELinux      bool     // enabled in the kernel
 	Layered      bool     // overlays can be mounted from any number of layers: Linux 6.8
+	UserNS       bool     // pods can have user namespaces, and their overlays idmapped layers: Linux 6.8
 	Capabilities []string // that the daemon can give, "CAP_…"; none means all that are known
 	// Seccomp makes the filter of a profile that is not Unconfined, for a process
 	// whose bounding set this is.

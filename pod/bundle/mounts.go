@@ -24,6 +24,10 @@ func defaultMounts(in *ContainerInput) []specs.Mount {
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
+	if in.Pod.UserNS() != nil && in.Pod.Namespaces.Network == NamespaceNode {
+		// sysfs shows a network namespace, and is mounted only by who owns that.
+		mounts[4] = specs.Mount{Destination: "/sys", Type: "bind", Source: "/sys", Options: []string{"bind", "rprivate", "nosuid", "noexec", "nodev", access}}
+	}
 	if in.Sandbox.Shm != "" {
 		mounts = append(mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: in.Sandbox.Shm, Options: []string{"rbind", "nosuid", "noexec", "nodev", "rw"}})
 	} else {
@@ -88,6 +92,9 @@ func askedMount(in *ContainerInput, i int) (specs.Mount, error) {
 		if len(layers) > 1 && !in.Host.Layered {
 			return out, unsupported(field+".image", "%q has %d layers, which needs Linux 6.8", m.Image, len(layers))
 		}
+		if user := in.Pod.UserNS(); user != nil {
+			out.UIDMappings, out.GIDMappings = idMappings(user.UIDs), idMappings(user.GIDs)
+		}
 		if len(layers) > 1 {
 			// One option for each: the kernel takes 256 bytes in one.
 			out.Type, out.Source, out.Options = "overlay", "overlay", []string{"ro"}
@@ -116,8 +123,10 @@ func askedMount(in *ContainerInput, i int) (specs.Mount, error) {
 		out.Options = append(out.Options, "rw")
 	}
 	out.Options = append(out.Options, m.Options...)
-	if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
+	if len(m.UIDMappings) > 0 {
 		out.UIDMappings, out.GIDMappings = idMappings(m.UIDMappings), idMappings(m.GIDMappings)
+	}
+	if len(out.UIDMappings) > 0 {
 		out.Options = append(out.Options, "idmap")
 	}
 	return out, nil

@@ -2,7 +2,9 @@ package bundle
 
 import (
 	"maps"
+	"math"
 	"path"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -62,6 +64,12 @@ func Pod(in PodInput) (*specs.Spec, error) {
 	add := func(t specs.LinuxNamespaceType, nsPath string) {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: nsPath})
 	}
+	user := c.UserNS()
+	if user != nil {
+		add(specs.UserNamespace, "")
+		s.Linux.UIDMappings, s.Linux.GIDMappings = idMappings(user.UIDs), idMappings(user.GIDs)
+		in.NetNS = "" // to be owned by the user namespace, it is made in it
+	}
 	if c.Namespaces.Network == NamespacePod {
 		add(specs.NetworkNamespace, in.NetNS)
 		add(specs.UTSNamespace, "")
@@ -69,7 +77,12 @@ func Pod(in PodInput) (*specs.Spec, error) {
 	}
 	if c.Namespaces.IPC == NamespacePod {
 		add(specs.IPCNamespace, "")
-		s.Mounts = []specs.Mount{{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + ShmSize}}}
+		options := []string{"nosuid", "noexec", "nodev", "mode=1777", "size=" + ShmSize}
+		if user != nil {
+			uid, gid := user.Root()
+			options = append(options, "uid="+strconv.Itoa(uid), "gid="+strconv.Itoa(gid))
+		}
+		s.Mounts = []specs.Mount{{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: options}}
 	}
 	if c.Namespaces.PID == NamespacePod {
 		add(specs.PIDNamespace, "")
@@ -84,13 +97,25 @@ func sysctls(c *PodConfig) map[string]string {
 	set := map[string]string{}
 	if c.Namespaces.Network == NamespacePod {
 		set["net.ipv4.ip_unprivileged_port_start"] = "0"
-		set["net.ipv4.ping_group_range"] = "0 2147483647"
+		set["net.ipv4.ping_group_range"] = "0 " + strconv.FormatUint(lastGID(c.UserNS()), 10)
 	}
 	maps.Copy(set, c.Sysctls)
 	if len(set) == 0 {
 		return nil
 	}
 	return set
+}
+
+// lastGID ends the pod's groups: of a user namespace those that follow its root's.
+func lastGID(user *UserNamespace) uint64 {
+	if user != nil {
+		for _, m := range user.GIDs {
+			if m.ContainerID == 0 {
+				return uint64(m.Length) - 1
+			}
+		}
+	}
+	return math.MaxInt32
 }
 
 // Hostname is the pod's UTS host name. A pod's name may be longer than the

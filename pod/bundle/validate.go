@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"math"
 	"net/netip"
 	"path"
 	"slices"
@@ -98,8 +99,22 @@ func ValidateContainer(p *PodConfig, c *ContainerConfig) error {
 	if _, err := ParseSignal(c.StopSignal); c.StopSignal != "" && err != nil {
 		return err
 	}
-	if n := c.Namespaces; n.PID == NamespaceTarget && n.TargetID == "" {
-		return invalid("linux.security_context.namespace_options.target_id", "is empty with pid mode TARGET")
+	return validNamespaces(p, &c.Namespaces)
+}
+
+func validNamespaces(p *PodConfig, n *Namespaces) error {
+	const field = "linux.security_context.namespace_options"
+	if n.PID == NamespaceTarget && n.TargetID == "" {
+		return invalid(field+".target_id", "is empty with pid mode TARGET")
+	}
+	if p.UserNS() != nil && n.PID == NamespaceNode {
+		return unsupported(field+".pid", "NODE with a user namespace of the pod's own")
+	}
+	if u := n.User; u != nil {
+		own := p.UserNS()
+		if (u.Mode == NamespacePod) != (own != nil) || own != nil && (!slices.Equal(u.UIDs, own.UIDs) || !slices.Equal(u.GIDs, own.GIDs)) {
+			return invalid(field+".userns_options", "is another than the pod's")
+		}
 	}
 	return nil
 }
@@ -194,10 +209,62 @@ func validPodNamespaces(n Namespaces) error {
 	default:
 		return invalid(field+".pid", "%q: POD, CONTAINER or NODE", n.PID)
 	}
-	if u := n.User; u != nil && u.Mode == NamespacePod {
-		return unsupported(field+".userns_options", "a user namespace of the pod's own (pod.spec.hostUsers: false)")
-	} else if u != nil && u.Mode != NamespaceNode {
+	return validUserNS(field, &n)
+}
+
+// validUserNS: a user namespace of the pod's own owns those of its containers,
+// which the host's IPC and PID namespaces cannot be.
+func validUserNS(field string, n *Namespaces) error {
+	u := n.User
+	switch {
+	case u == nil:
+		return nil
+	case u.Mode == NamespaceNode:
+		if len(u.UIDs)+len(u.GIDs) > 0 {
+			return invalid(field+".userns_options.uids", "the node's user namespace has no mappings")
+		}
+		return nil
+	case u.Mode != NamespacePod:
 		return invalid(field+".userns_options.mode", "%q: POD or NODE", u.Mode)
+	case n.IPC == NamespaceNode:
+		return unsupported(field+".ipc", "NODE with a user namespace of the pod's own")
+	case n.PID == NamespaceNode:
+		return unsupported(field+".pid", "NODE with a user namespace of the pod's own")
+	}
+	for _, t := range []struct {
+		name  string
+		table []IDMapping
+	}{{".userns_options.uids", u.UIDs}, {".userns_options.gids", u.GIDs}} {
+		if err := validIDs(field+t.name, t.table); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(t.table, func(m IDMapping) bool { return m.ContainerID == 0 }) {
+			return invalid(field+t.name, "has no id for root (container_id 0)")
+		}
+	}
+	return nil
+}
+
+// maxMappings is the kernel's limit (user_namespaces(7)).
+const maxMappings = 340
+
+// validIDs refuses a table that the kernel would not take.
+func validIDs(field string, table []IDMapping) error {
+	if len(table) > maxMappings {
+		return invalid(field, "%d entries, the kernel takes %d", len(table), maxMappings)
+	}
+	overlap := func(a, b, n, m uint32) bool {
+		return uint64(a) < uint64(b)+uint64(m) && uint64(b) < uint64(a)+uint64(n)
+	}
+	for i, m := range table {
+		if m.Length == 0 || uint64(m.HostID)+uint64(m.Length) > math.MaxUint32 || uint64(m.ContainerID)+uint64(m.Length) > math.MaxUint32 {
+			return invalid(index(field, i), "maps no ids, or some that do not exist")
+		}
+		for _, o := range table[:i] {
+			if overlap(m.HostID, o.HostID, m.Length, o.Length) || overlap(m.ContainerID, o.ContainerID, m.Length, o.Length) {
+				return invalid(index(field, i), "overlaps another")
+			}
+		}
 	}
 	return nil
 }
@@ -283,6 +350,15 @@ func validMount(field string, m *Mount) error {
 	}
 	if m.RecursiveReadOnly && m.Propagation != PropagationPrivate {
 		return invalid(field+".recursive_read_only", "needs private propagation")
+	}
+	if (len(m.UIDMappings) == 0) != (len(m.GIDMappings) == 0) {
+		return invalid(field+".uid_mappings", "uid_mappings and gid_mappings come together")
+	}
+	if err := validIDs(field+".uid_mappings", m.UIDMappings); err != nil {
+		return err
+	}
+	if err := validIDs(field+".gid_mappings", m.GIDMappings); err != nil {
+		return err
 	}
 	for i, o := range m.Options {
 		if !slices.Contains(bindOptions, strings.TrimPrefix(o, "r")) && !slices.Contains(bindOptions, o) {

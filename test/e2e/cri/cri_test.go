@@ -602,3 +602,51 @@ func TestRuntime(t *testing.T) {
 		t.Errorf("image status %v, %v", i, err)
 	}
 }
+
+// A pod with a user namespace, as the kubelet asks for it, has a network of its
+// own, and another without is not touched by it.
+func TestUserNamespace(t *testing.T) {
+	n := start(t)
+	s, err := n.Runtime.Status(t.Context(), &cri.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.RuntimeHandlers[0].Features.UserNamespaces {
+		t.Skip("needs Linux 6.8")
+	}
+	ids := []*cri.IDMapping{{HostId: 1_600_000_000, Length: 65536}}
+	user := &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
+	config := n.PodConfig("userns", false)
+	config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = user
+	id, err := n.RunPod(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pod{n, t, id, config}
+	volume := filepath.Join(n.Logs, "volume")
+	if err := os.Mkdir(volume, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c := n.ContainerConfig("web", "sleep", "1000")
+	c.Linux = &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+		NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: user},
+	}}
+	c.Mounts = []*cri.Mount{{ContainerPath: "/volume", HostPath: volume, UidMappings: ids, GidMappings: ids}}
+	ctr := p.run(c)
+	if out := p.exec(ctr, "sh", "-c", "cat /proc/self/uid_map; touch /volume/x && stat -c %u /volume/x /bin /etc/hosts").Stdout; strings.Join(strings.Fields(string(out)), " ") != "0 1600000000 65536 0 0 0" {
+		t.Errorf("%q", out)
+	}
+	ps, err := n.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: id})
+	if err != nil || ps.Status.Linux.Namespaces.Options.UsernsOptions.GetUids()[0].HostId != ids[0].HostId {
+		t.Errorf("%v, %v", ps.GetStatus(), err)
+	}
+	other := runPod(t, n, "plain", false)
+	out := other.exec(other.run(n.ContainerConfig("main", "sleep", "1000")), "ping", "-c1", "-W5", ps.Status.Network.Ip)
+	if out.ExitCode != 0 {
+		t.Errorf("ping to the pod: %s", out.Stdout)
+	}
+	config = n.PodConfig("refused", false)
+	config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &cri.UserNamespace{Mode: cri.NamespaceMode_POD}
+	_, err = n.RunPod(t.Context(), config)
+	wantCode(t, "no mappings", err, codes.InvalidArgument)
+}
