@@ -105,7 +105,7 @@ func (o *runOptions) podConfig(name, nonce string) (*cri.PodSandboxConfig, error
 	p := &cri.PodSandboxConfig{
 		Metadata:    &cri.PodSandboxMetadata{Name: name, Namespace: namespaceCLI, Uid: "strake-run"},
 		Labels:      map[string]string{labelCLI: "run"},
-		Annotations: map[string]string{annotationNonce: nonce},
+		Annotations: map[string]string{strakev1.Owner: nonce},
 		Linux: &cri.LinuxPodSandboxConfig{
 			SecurityContext: &cri.LinuxSandboxSecurityContext{
 				NamespaceOptions: &cri.NamespaceOption{Network: network, Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_POD},

@@ -17,9 +17,6 @@ import (
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
-// annotationNonce tells a run's own pod from another's of the same name.
-const annotationNonce = "strake.containers/run"
-
 // removeTimeout bounds what run still does when it has been told to end.
 const removeTimeout = 30 * time.Second
 
@@ -91,17 +88,16 @@ func (a *app) run(ctx context.Context, c *client, o *runOptions, image string, a
 
 	// 3. The pod, under a name that nobody has. Requests that make something are
 	// not interrupted: they take milliseconds, and then what they made is known.
+	// Should strake be killed, straked removes a pod in which nothing runs yet.
 	making := context.WithoutCancel(ctx)
-	podID, err := reserve(making, c, pod, nonce, o.name == "")
+	release, err := c.hold(making, nonce)
+	defer release()
 	if err != nil {
 		return err
 	}
-	if o.rm {
-		release, err := c.hold(making, podID)
-		defer release()
-		if err != nil {
-			return err
-		}
+	podID, err := reserve(making, c, pod, nonce, o.name == "")
+	if err != nil {
+		return err
 	}
 	keep := false
 	defer func() {
@@ -163,7 +159,7 @@ func reserve(ctx context.Context, c *client, pod *cri.PodSandboxConfig, nonce st
 			if err != nil {
 				return "", err
 			}
-			if is.Status.Annotations[annotationNonce] == nonce {
+			if is.Status.Annotations[strakev1.Owner] == nonce {
 				return made.PodSandboxId, nil
 			}
 		}
@@ -178,10 +174,10 @@ func reserve(ctx context.Context, c *client, pod *cri.PodSandboxConfig, nonce st
 	return "", fmt.Errorf("no free name found: give one with --name")
 }
 
-// hold keeps straked from removing the pod of a --rm before its output has been
-// read and its exit code is known, until release or until strake dies. A restart
-// of straked does not end it.
-func (c *client) hold(ctx context.Context, podID string) (release func(), err error) {
+// hold is the ownership of a pod: straked removes it neither before its container
+// is started nor, with --rm, before its output has been read and its exit code is
+// known, until release or until strake dies. A restart of straked does not end it.
+func (c *client) hold(ctx context.Context, owner string) (release func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	first := make(chan error, 1)
 	tell := func(err error) {
@@ -194,7 +190,7 @@ func (c *client) hold(ctx context.Context, podID string) (release func(), err er
 	go func() {
 		defer close(ended)
 		for {
-			stream, err := c.strake.Hold(ctx, &strakev1.HoldRequest{PodId: podID}, grpc.WaitForReady(true))
+			stream, err := c.strake.Hold(ctx, &strakev1.HoldRequest{Owner: owner}, grpc.WaitForReady(true))
 			for err == nil {
 				if _, err = stream.Recv(); err == nil {
 					tell(nil)

@@ -3,7 +3,8 @@
 //
 // It translates and decides nothing, with one exception: a pod that says so in
 // an annotation is removed when its container has ended, whether or not the
-// `strake run --rm` that made it is still there (see reap.go).
+// `strake run --rm` that made it is still there, and a pod whose `strake run` is
+// killed before anything runs in it goes with it (see reap.go).
 package strake
 
 import (
@@ -194,10 +195,16 @@ func (s *service) KillContainer(ctx context.Context, r *strakev1.KillContainerRe
 }
 
 func (s *service) Hold(r *strakev1.HoldRequest, stream grpc.ServerStreamingServer[strakev1.HoldResponse]) error {
-	s.reaper.hold(r.PodId)
-	defer s.reaper.release(s.ending, r.PodId)
-	if _, err := s.Pods.Pod(r.PodId); err != nil {
-		return asStatus(err)
+	key := r.Owner
+	if key == "" {
+		key = r.PodId
+	}
+	s.reaper.hold(key)
+	defer s.reaper.release(s.ending, key)
+	if r.Owner == "" {
+		if _, err := s.Pods.Pod(r.PodId); err != nil {
+			return asStatus(err)
+		}
 	}
 	if err := stream.Send(&strakev1.HoldResponse{}); err != nil {
 		return err

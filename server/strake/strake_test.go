@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -82,7 +83,11 @@ func (f *fakePods) Pods(pod.PodFilter) (all []pod.PodStatus) {
 func (f *fakePods) Containers(filter pod.ContainerFilter) []pod.ContainerStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return []pod.ContainerStatus{{ID: filter.PodID, State: f.states[filter.PodID]}}
+	c := pod.ContainerStatus{ID: filter.PodID, State: f.states[filter.PodID]}
+	if c.State != pod.ContainerCreated {
+		c.StartedAt = time.Unix(1, 0)
+	}
+	return []pod.ContainerStatus{c}
 }
 
 func (f *fakePods) Subscribe() (<-chan pod.Event, func()) {
@@ -160,6 +165,51 @@ func TestReaper(t *testing.T) {
 	if len(f.removed) > 0 {
 		t.Errorf("removed %s", <-f.removed)
 	}
+}
+
+// A pod whose maker has gone before anything ran in it is removed: at once, or when
+// the maker has had time to come back to another daemon. Others stay.
+func TestOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakePods()
+		own := func(id, owner string, state pod.ContainerState) {
+			f.add(id, "", state)
+			f.pods[id].Config.Annotations[strakev1.Owner] = owner
+		}
+		own("left", "dead", pod.ContainerCreated)
+		own("comes back", "back", pod.ContainerCreated)
+		own("detached", "dead", pod.ContainerRunning)
+		f.add("a kubelet's", "", pod.ContainerCreated)
+		r := newReaper(f, quiet)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := r.start(ctx)
+		r.hold("back")
+		synctest.Wait()
+		if len(f.removed) > 0 {
+			t.Errorf("%s was removed before its owner could come back", <-f.removed)
+		}
+		time.Sleep(ownerTimeout + time.Second)
+		f.wantRemoved(t, "left")
+		r.release(ctx, "back")
+		f.wantRemoved(t, "comes back")
+
+		// Its maker is killed while it is being made.
+		own("late", "killed", pod.ContainerCreated)
+		f.events <- pod.Event{Type: pod.EventStarted, PodID: "late", ContainerID: "late", Pod: f.pods["late"]}
+		f.wantRemoved(t, "late")
+		// Or after that.
+		r.hold("runner")
+		own("made", "runner", pod.ContainerCreated)
+		f.events <- pod.Event{Type: pod.EventStarted, PodID: "made", ContainerID: "made", Pod: f.pods["made"]}
+		synctest.Wait()
+		r.release(ctx, "runner")
+		f.wantRemoved(t, "made")
+		cancel()
+		<-done
+		if len(f.removed) > 0 {
+			t.Errorf("removed %s", <-f.removed)
+		}
+	})
 }
 
 // dial serves the service over a socket and connects to it.

@@ -10,6 +10,9 @@ const (
 	// AutoRemove, "true" on a pod, has it removed when its containers have all
 	// ended: `strake run --rm`.
 	AutoRemove = "strake.containers/auto-remove"
+	// Owner on a pod is the token of the Hold of who makes it, the client: the pod
+	// is removed if that goes away before a container of it has been started.
+	Owner = "strake.containers/run"
 	// PodNetwork, "none" on a pod, gives it a network of its own with a loopback
 	// interface and nothing else.
 	PodNetwork = "strake.containers/network"

@@ -2160,6 +2160,7 @@ func (*KillContainerResponse) Descriptor() ([]byte, []int) {
 type HoldRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PodId         string                 `protobuf:"bytes,1,opt,name=pod_id,json=podId,proto3" json:"pod_id,omitempty"`
+	Owner         string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"` // in place of pod_id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2197,6 +2198,13 @@ func (*HoldRequest) Descriptor() ([]byte, []int) {
 func (x *HoldRequest) GetPodId() string {
 	if x != nil {
 		return x.PodId
+	}
+	return ""
+}
+
+func (x *HoldRequest) GetOwner() string {
+	if x != nil {
+		return x.Owner
 	}
 	return ""
 }
@@ -2977,9 +2985,10 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x14KillContainerRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\tR\x06signal\"\x17\n" +
-	"\x15KillContainerResponse\"$\n" +
+	"\x15KillContainerResponse\":\n" +
 	"\vHoldRequest\x12\x15\n" +
-	"\x06pod_id\x18\x01 \x01(\tR\x05podId\"\x0e\n" +
+	"\x06pod_id\x18\x01 \x01(\tR\x05podId\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\tR\x05owner\"\x0e\n" +
 	"\fHoldResponse\"\xeb\x01\n" +
 	"\x05Input\x12*\n" +
 	"\x04exec\x18\x01 \x01(\v2\x14.strake.v1.ExecStartH\x00R\x04exec\x120\n" +

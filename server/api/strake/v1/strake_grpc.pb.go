@@ -82,8 +82,11 @@ type StrakeClient interface {
 	// KillContainer sends one signal to the container's first process.
 	KillContainer(ctx context.Context, in *KillContainerRequest, opts ...grpc.CallOption) (*KillContainerResponse, error)
 	// Hold keeps a pod with the auto-remove annotation from being removed while
-	// the call lasts: for whoever still wants its log. The one response says that
-	// the pod is held. A client that dies lets go.
+	// the call lasts: for whoever still wants its log. With an owner it does so for
+	// all pods with that owner annotation, those too that are made later; a pod of
+	// which no container has ever been started is removed when nobody is its owner
+	// any more. The one response says that the pods are held. A client that dies
+	// lets go.
 	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error)
 	// Exec runs one more process in a running container. Unlike CRI's Exec it can
 	// set the process's environment, user and directory, it can close the
@@ -378,8 +381,11 @@ type StrakeServer interface {
 	// KillContainer sends one signal to the container's first process.
 	KillContainer(context.Context, *KillContainerRequest) (*KillContainerResponse, error)
 	// Hold keeps a pod with the auto-remove annotation from being removed while
-	// the call lasts: for whoever still wants its log. The one response says that
-	// the pod is held. A client that dies lets go.
+	// the call lasts: for whoever still wants its log. With an owner it does so for
+	// all pods with that owner annotation, those too that are made later; a pod of
+	// which no container has ever been started is removed when nobody is its owner
+	// any more. The one response says that the pods are held. A client that dies
+	// lets go.
 	Hold(*HoldRequest, grpc.ServerStreamingServer[HoldResponse]) error
 	// Exec runs one more process in a running container. Unlike CRI's Exec it can
 	// set the process's environment, user and directory, it can close the
