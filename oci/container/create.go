@@ -132,8 +132,9 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	place := func() error { return nil }
 	var net netDevices
 	undo.Push("return network devices", net.back)
-	hooks := &hookRunner{ctx: ctx, spec: s, id: o.ID, bundle: o.Bundle,
-		creating: in.given[plan.InHook], created: in.given[plan.InCreated]}
+	a := answers{prog: prog, hooks: &hookRunner{ctx: ctx, spec: s, id: o.ID, bundle: o.Bundle,
+		creating: in.given[plan.InHook], created: in.given[plan.InCreated]}}
+	defer a.close()
 	child, err := launch.Run(ctx, launch.Request{
 		Program:  prog,
 		Prepared: prepared,
@@ -143,7 +144,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			if step == plan.SyncNet {
 				return net.move(pid, s.Linux.NetDevices)
 			}
-			return answer(step, pid, prog, hooks)
+			return a.sync(step, pid)
 		},
 		Born: func(pid int) (err error) {
 			if err := resctrl.Join(r.Resctrl, pid); err != nil {
@@ -166,7 +167,11 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			state := specs.State{Version: specs.Version, ID: o.ID, Status: specs.StateCreating, Pid: pid, Bundle: o.Bundle, Annotations: s.Annotations}
 			return sendListener(s, state, pid, f)
 		},
-		File: func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
+		File: func(n int, f *os.File) {
+			if a.file(n, f) {
+				proc.Console = console(f, o.ConsoleSocket)
+			}
+		},
 	})
 	if err != nil {
 		return nil, nil, initError(err, s, cg)

@@ -70,7 +70,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 			Program:  prog,
 			Files:    in.fds,
 			CgroupFD: cgroupFD,
-			Sync:     func(step, pid int) error { return answer(step, pid, prog, nil) },
+			Sync:     (&answers{prog: prog}).sync, // it sends no mounts
 			Born:     func(pid int) error { return resctrl.Join(r.Resctrl, pid) },
 			Listener: func(pid int, f *os.File) error { return c.giveListener(specs.StateRunning, r, pid, f) },
 			File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },

@@ -61,8 +61,45 @@ func Rootless() (bool, error) {
 // maxIDMap bounds an id map, which has 340 lines at most.
 const maxIDMap = 1 << 14
 
-// answer does what a process waits for its parent to do.
-func answer(step, pid int, p *plan.Program, hooks *hookRunner) error {
+// answers are this process's part of a program.
+type answers struct {
+	prog  *plan.Program
+	hooks *hookRunner
+	sent  *os.File      // the mount that the process sent last
+	ids   plan.MountIDs // and the mapping that it is to have
+}
+
+// file takes what the process sends, unless it is the master of a terminal.
+func (a *answers) file(n int, f *os.File) (terminal bool) {
+	if n == 0 {
+		return true
+	}
+	a.close()
+	a.sent, a.ids = f, a.prog.IDMaps[n-1] // launch takes no other message than the program says
+	return false
+}
+
+func (a *answers) close() {
+	if a.sent != nil {
+		_ = a.sent.Close() // nothing to flush
+		a.sent = nil
+	}
+}
+
+// mapSent maps the ids of the mount that was sent.
+func (a *answers) mapSent() error {
+	defer a.close()
+	ns, err := idmapNamespace(&a.ids)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }()
+	return idmapMount(a.sent, ns, &a.ids)
+}
+
+// sync does what the process waits for this one to do.
+func (a *answers) sync(step, pid int) error {
+	p := a.prog
 	proc := "/proc/" + strconv.Itoa(pid) + "/"
 	switch step {
 	case plan.SyncUserNS:
@@ -87,7 +124,9 @@ func answer(step, pid int, p *plan.Program, hooks *hookRunner) error {
 			}
 		}
 	case plan.SyncHooks:
-		return hooks.beforePivot(pid)
+		return a.hooks.beforePivot(pid)
+	case plan.SyncIDMap:
+		return a.mapSent()
 	}
 	return nil
 }
@@ -171,11 +210,14 @@ func runHelper(prog *plan.Program, look func(pid int) error) error {
 		return err
 	}
 	pinned := slices.ContainsFunc(prog.Ops, func(o plan.Op) bool { return o.Do == plan.OpSync && o.A == plan.SyncPin })
-	_, err := launch.Run(context.Background(), launch.Request{Program: prog, Files: in.fds, CgroupFD: -1, Sync: func(step, pid int) error {
-		if err := answer(step, pid, prog, nil); err != nil {
+	a := answers{prog: prog}
+	defer a.close()
+	take := func(n int, f *os.File) { a.file(n, f) }
+	_, err := launch.Run(context.Background(), launch.Request{Program: prog, Files: in.fds, CgroupFD: -1, File: take, Sync: func(step, pid int) error {
+		if err := a.sync(step, pid); err != nil {
 			return err
 		}
-		if step == plan.SyncUserNS && pinned {
+		if step == plan.SyncIDMap || step == plan.SyncUserNS && pinned {
 			return nil // there is more to do than the mapping
 		}
 		if err := look(pid); err != nil {

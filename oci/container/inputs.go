@@ -173,10 +173,14 @@ func mountCopy(i *plan.Input) (_ *os.File, err error) {
 		return nil, err
 	}
 	defer func() { _ = ns.Close() }()
-	if err = sys.IDMapMount(f, ns, i.IDMap.Recursive); err != nil {
-		return nil, fmt.Errorf("idmap: %w (does the file system of %s take id mappings?)", err, i.Path)
+	return f, idmapMount(f, ns, i.IDMap)
+}
+
+func idmapMount(f, ns *os.File, ids *plan.MountIDs) error {
+	if err := sys.IDMapMount(f, ns, ids.Recursive); err != nil {
+		return fmt.Errorf("idmap: %w (does the source's file system take id mappings?)", err)
 	}
-	return f, nil
+	return nil
 }
 
 // overlay makes an overlay with idmapped layers.

@@ -3,6 +3,7 @@ package container
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -257,7 +258,7 @@ func TestMountOptions(t *testing.T) {
 		{"rbind,rrelatime", "rw,relatime", "rw,nodev,relatime"},
 		{"rbind,ratime", "rw,relatime", "rw,nodev,relatime"},
 		{"rbind,rstrictatime", "rw", "rw,nodev"},
-		{"rbind,rnorelatime", "rw", "rw,nodev"},
+		{"rbind,rnorelatime", "rw,relatime", "rw,nodev,relatime"},
 		{"rbind,rnostrictatime", "rw,relatime", "rw,nodev,relatime"},
 		{"rbind,rnodiratime,rnoatime", "rw,noatime,nodiratime", "rw,nodev,noatime,nodiratime"},
 		{"rbind,rnodiratime,rdiratime", "rw", "rw,nodev,noatime"},
@@ -322,6 +323,104 @@ func mountInfo(text string) map[string]mountLine {
 	return info
 }
 
+// A bind mount has the attributes that its options name, and the source's if they
+// name none. A user namespace keeps what it is not told to take away.
+func TestBoundAttributes(t *testing.T) {
+	e := newEnv(t)
+	shareRootfs(t, e)
+	src := t.TempDir()
+	must(t, syscall.Mount("tmpfs", src, "tmpfs", syscall.MS_STRICTATIME, "mode=755"))
+	t.Cleanup(func() { must(t, syscall.Unmount(src, 0)) })
+	const nosymfollow = 0x100
+	for _, tt := range []struct {
+		source        uintptr
+		options       string
+		private, user string
+	}{
+		{syscall.MS_RDONLY | syscall.MS_NOEXEC | nosymfollow | syscall.MS_NODIRATIME, "", "ro,noexec,nodiratime,nosymfollow", "ro,noexec,nodiratime,nosymfollow"},
+		{syscall.MS_RDONLY | syscall.MS_NOEXEC | nosymfollow | syscall.MS_NODIRATIME, "dev", "rw,nodiratime", "ro,noexec,nodiratime"},
+		{syscall.MS_RDONLY, "nosuid,nodev,rprivate", "rw,nosuid,nodev", "ro,nosuid,nodev"},
+		{syscall.MS_RDONLY, "rw,nosuid", "rw,nosuid", "rw,nosuid"},
+		{syscall.MS_NODEV | syscall.MS_NOSUID | syscall.MS_NOATIME, "ro,exec", "ro,noatime", "ro,nosuid,nodev,noatime"},
+		{syscall.MS_NODEV | nosymfollow, "rw", "rw", "rw,nodev"},
+		{syscall.MS_NOATIME, "atime", "rw,noatime", "rw,noatime"},
+		{syscall.MS_NOATIME, "norelatime", "rw,noatime", "rw,noatime"},
+		{syscall.MS_NOATIME, "relatime", "rw,relatime", "rw,relatime"},
+		{syscall.MS_NOATIME, "nodiratime", "rw,nodiratime,relatime", "rw,nodiratime,relatime"},
+		{syscall.MS_NODIRATIME, "strictatime", "rw", "rw"},
+		{syscall.MS_NOATIME, "nodiratime,strictatime", "rw,nodiratime", "rw,nodiratime"},
+		{syscall.MS_NOATIME, "nodiratime,norelatime", "rw,nodiratime,relatime", "rw,nodiratime,relatime"},
+		{syscall.MS_NOATIME | syscall.MS_NODIRATIME, "diratime", "rw,noatime,nodiratime", "rw,noatime,nodiratime"},
+	} {
+		atime := uintptr(syscall.MS_STRICTATIME)
+		if tt.source&syscall.MS_NOATIME != 0 {
+			atime = 0
+		}
+		must(t, syscall.Mount("", src, "", syscall.MS_REMOUNT|syscall.MS_BIND|atime|tt.source, ""))
+		for _, user := range []bool{false, true} {
+			s, want := e.spec("cat /proc/self/mountinfo"), tt.private
+			if user {
+				inUserNS(s)
+				want = tt.user
+			}
+			s.Mounts = append(s.Mounts, bind("/m", src, strings.FieldsFunc(tt.options, func(r rune) bool { return r == ',' })...))
+			got := strings.Split(mountInfo(e.mustRun(s))["/m"].options, ",")
+			slices.Sort(got)
+			wanted := strings.Split(want, ",")
+			slices.Sort(wanted)
+			if !slices.Equal(got, wanted) {
+				t.Errorf("source %#x, options %q, user namespace %v: %s, want %s", tt.source, tt.options, user, got, wanted)
+			}
+		}
+	}
+}
+
+// Links that lead to nothing are followed, and what they lead to is made, inside the
+// rootfs however far outside they point.
+func TestMountPointsBehindLinks(t *testing.T) {
+	e := newEnv(t)
+	root := filepath.Join(e.bundle, "rootfs")
+	host := filepath.Join(t.TempDir(), "host")
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, []byte("bound\n"), 0o644))
+	for _, tt := range []struct {
+		name   string
+		links  map[string]string
+		target string
+		at     string
+	}{
+		{"last", map[string]string{"etc/hosts": "/tmp/hosts"}, "/etc/hosts", "/tmp/hosts"},
+		{"component", map[string]string{"jump": "/tmp/foo/bar", "etc/h2": "/jump/baz/hosts"}, "/etc/h2", "/tmp/foo/bar/baz/hosts"},
+		{"relative", map[string]string{"dir/l": "../tmp/./new//"}, "/dir/l/f", "/tmp/new/f"},
+		{"out of the root", map[string]string{"dir/o": "../../../../.." + host}, "/dir/o/f", host + "/f"},
+		{"absolute", map[string]string{"dir/a": host + "-2"}, "/dir/a", host + "-2"},
+		{"chain", map[string]string{"c1": "c2/x", "c2": "c3", "c3": "/tmp/c4"}, "/c1/y", "/tmp/c4/x/y"},
+	} {
+		for name, to := range tt.links {
+			must(t, os.Symlink(to, filepath.Join(root, name)))
+		}
+		s := e.spec("cat " + tt.at + "; cat /proc/self/mountinfo")
+		s.Mounts = append(s.Mounts, bind(tt.target, file))
+		out := e.mustRun(s)
+		contains(t, out, "bound\n", " "+tt.at+" ")
+		if _, err := os.Lstat(filepath.Join(root, tt.at)); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if _, err := os.Lstat(host); err == nil {
+		t.Errorf("%s was made on the host", host)
+	}
+	must(t, os.Symlink("l2", filepath.Join(root, "l1")))
+	must(t, os.Symlink("l1", filepath.Join(root, "l2")))
+	for _, target := range []string{"/l1/f", "/etc/passwd/x"} {
+		s := e.spec("true")
+		s.Mounts = append(s.Mounts, bind(target, file))
+		if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), "mounts[6]") {
+			t.Errorf("%s: error %v", target, err)
+		}
+	}
+}
+
 // A source below the rootfs is what earlier mounts have made of it.
 func TestSourceBelowAnEarlierMount(t *testing.T) {
 	for _, change := range []func(*specs.Spec){func(*specs.Spec) {}, func(s *specs.Spec) { inUserNS(s) }} {
@@ -334,6 +433,20 @@ func TestSourceBelowAnEarlierMount(t *testing.T) {
 		change(s)
 		s.Mounts = append(s.Mounts, bind("/mnt", src), bind("/final", filepath.Join(root, "mnt"), "rbind"))
 		contains(t, e.mustRun(s), "bound\n")
+
+		// Its ids can be mapped as others' can.
+		must(t, os.Chown(filepath.Join(src, "f"), 1000, 1000))
+		s = e.spec("stat -c %u:%g /final/f /mnt/f")
+		change(s)
+		m := bind("/final", filepath.Join(root, "mnt"), "rbind", "idmap")
+		host := uint32(7)
+		if len(s.Linux.UIDMappings) > 0 {
+			host += mappedRoot
+		}
+		m.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 1000, HostID: host, Size: 1}}
+		m.GIDMappings = m.UIDMappings
+		s.Mounts = append(s.Mounts, bind("/mnt", src), m)
+		contains(t, e.mustRun(s), "7:7\n")
 	}
 }
 

@@ -30,7 +30,7 @@ func (c *child) reg(n uintptr) *int64 { return (*int64)(at(c.regs + 8*n)) }
 // run runs the instructions and never returns: the last one is an execve or an
 // exit, and an error is reported and ends the process.
 //
-// The one instruction that goes deep is called from here, not from runUntilCopy:
+// The two instructions that go deep are called from here, not from runUntilDeep:
 // the frames of nosplit functions that call each other may have 792 bytes in all,
 // and those on arm64 are large.
 //
@@ -39,8 +39,21 @@ func (c *child) reg(n uintptr) *int64 { return (*int64)(at(c.regs + 8*n)) }
 //go:nocheckptr
 func (c *child) run() {
 	for pc := uintptr(0); ; pc++ {
-		pc = c.runUntilCopy(pc)
+		pc = c.runUntilDeep(pc)
 		in := (*instr)(at(c.code + pc*unsafe.Sizeof(instr{})))
+		if in.code == pMakePath {
+			a := &in.args
+			root, kind := uintptr(*c.reg(a[0])), a[2]
+			if in.isReg&(1<<2) != 0 {
+				kind = uintptr(*c.reg(kind))
+			}
+			fd, errno := makePath(root, a[1], kind, a[3], a[4])
+			if errno != 0 {
+				c.fail(in, pc, errno, 0)
+			}
+			*c.reg(uintptr(in.out)) = int64(fd)
+			continue
+		}
 		n, errno := copyTree(uintptr(*c.reg(in.args[0])), uintptr(*c.reg(in.args[1])), c.mem+uintptr(in.text))
 		if errno != 0 {
 			in.textLen = uint32(n)
@@ -49,13 +62,13 @@ func (c *child) run() {
 	}
 }
 
-// runUntilCopy runs the instructions from pc on and returns the index of the
-// first pCopy that it meets.
+// runUntilDeep runs the instructions from pc on and returns the index of the
+// first pCopy or pMakePath that it meets.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func (c *child) runUntilCopy(pc uintptr) uintptr {
+func (c *child) runUntilDeep(pc uintptr) uintptr {
 	var (
 		a     [6]uintptr
 		in    *instr
@@ -93,8 +106,10 @@ func (c *child) runUntilCopy(pc uintptr) uintptr {
 			r = a[0]
 		case pLoad:
 			r = load(a[0], a[1]) & a[2]
-		case pCopy:
+		case pCopy, pMakePath:
 			return pc
+		case pOctal:
+			octal(a[0], a[1])
 		case pStore:
 			*(*uint32)(at(a[1])) = uint32(a[0])
 		case pStore64:
@@ -200,6 +215,17 @@ func load(addr, size uintptr) uintptr {
 		return uintptr(*(*uint32)(at(addr)))
 	}
 	return uintptr(*(*uint64)(at(addr)))
+}
+
+// octal writes a mode's permissions as four octal digits.
+//
+//go:nosplit
+//go:norace
+func octal(mode, to uintptr) {
+	v := load(mode, 2)
+	for i := range uintptr(4) {
+		*(*byte)(at(to + i)) = byte('0' + v>>(9-3*i)&7)
+	}
 }
 
 // tell sends a message with text bytes behind the header.

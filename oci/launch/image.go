@@ -58,28 +58,30 @@ const (
 
 // Pseudo instructions.
 const (
-	pNothing = 0x8000 + iota
-	pJump    // to args[0]
-	pIfOpen  // to args[1] if register args[0] holds a descriptor
-	pIfEmpty // to args[1] if it does not
-	pEmpty   // out = no descriptor
-	pMove    // out = args[0]
-	pLoad    // out = value at args[0] of size args[1], and-ed with args[2]
-	pCopy    // see copyTree
-	pStore   // 32 bits of args[0] to address args[1]
-	pStore64 // args[0] to address args[1]
-	pCheck   // see checkMode
-	pLookup  // see lookup
-	pHome    // see home
-	pReport  // from here on report to args[0]
-	pReady   // tell the parent: waiting at the gate
-	pSync    // tell the parent: step args[0]; wait for its answer
-	pFork    // go on in a sibling: see forkSibling
-	pHook    // see runHook
-	pListen  // tell the parent that descriptor args[0] is a seccomp listener; wait for its answer
-	pPause   // wait to be killed
-	pSignals // see resetSignals
-	pAt      // tell the reader at the gate which step comes next
+	pNothing  = 0x8000 + iota
+	pJump     // to args[0]
+	pIfOpen   // to args[1] if register args[0] holds a descriptor
+	pIfEmpty  // to args[1] if it does not
+	pEmpty    // out = no descriptor
+	pMove     // out = args[0]
+	pLoad     // out = value at args[0] of size args[1], and-ed with args[2]
+	pCopy     // see copyTree
+	pMakePath // see makePath
+	pOctal    // the permissions of a mode at args[0] as octal digits to args[1]
+	pStore    // 32 bits of args[0] to address args[1]
+	pStore64  // args[0] to address args[1]
+	pCheck    // see checkMode
+	pLookup   // see lookup
+	pHome     // see home
+	pReport   // from here on report to args[0]
+	pReady    // tell the parent: waiting at the gate
+	pSync     // tell the parent: step args[0]; wait for its answer
+	pFork     // go on in a sibling: see forkSibling
+	pHook     // see runHook
+	pListen   // tell the parent that descriptor args[0] is a seccomp listener; wait for its answer
+	pPause    // wait to be killed
+	pSignals  // see resetSignals
+	pAt       // tell the reader at the gate which step comes next
 )
 
 // Modes of pCheck: the value at args[0] of size args[1] bytes, and-ed with

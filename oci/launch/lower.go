@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -168,6 +169,9 @@ func checkRegisters(p *plan.Program) error {
 		if o.Do == plan.OpMount && len(o.Args) != 2 {
 			return fmt.Errorf("%s: mount wants a type and options", o.Where())
 		}
+		if o.Do == plan.OpSetattr && len(o.Nums) != 0 && len(o.Nums) != 2 {
+			return fmt.Errorf("%s: setattr wants two numbers for its second attempt, has %d", o.Where(), len(o.Nums))
+		}
 	}
 	if bad(p.PidNS) {
 		return fmt.Errorf("namespace: register %d of %d", p.PidNS, p.Regs)
@@ -264,7 +268,7 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 		l.main(unix.SYS_OPENAT2, o.Out, dir(o.Dir), ptr(path),
 			ptr(l.words(openFlags(o.A), o.B, o.C)), num(openHowSize))
 	case plan.OpMkpath:
-		return l.mkpath(o)
+		l.mkpath(o)
 	case plan.OpMkdir:
 		l.main(unix.SYS_MKDIRAT, 0, dir(o.Dir), ptr(path), num(o.A))
 	case plan.OpSymlink:
@@ -326,12 +330,21 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 		if o.On != 0 {
 			l.emit(pStore, 0, reg(o.On), ptr(attr+24))
 		}
-		l.main(unix.SYS_MOUNT_SETATTR, 0, dir(o.Dir), ptr(path), num(o.D), ptr(attr), num(32))
-	case plan.OpLikeMode:
+		i := l.main(unix.SYS_MOUNT_SETATTR, 0, dir(o.Dir), ptr(path), num(o.D), ptr(attr), num(32))
+		if len(o.Nums) == 0 {
+			return nil
+		}
+		l.tolerate(i, append(slices.Clone(l.allow), abi.EPERM)...)
+		done := l.emit(pJump, 0, num(0))
+		l.code[i].jump = uint16(len(l.code))
+		l.main(unix.SYS_MOUNT_SETATTR, 0, dir(o.Dir), ptr(path), num(o.D), ptr(l.words(o.Nums[0], o.Nums[1], o.C, 0)), num(32))
+		l.jumpHere(done, 0)
+	case plan.OpFsmode:
 		st := l.statx(reg(o.On))
-		mode := l.scratch
-		l.emit(pLoad, mode, ptr(st+statxMode), num(2), num(0o7777))
-		l.main(unix.SYS_FCHMODAT, 0, reg(o.Dir), ptr(l.mustStr(".")), reg(mode))
+		mode := l.space(8)
+		l.emit(pOctal, 0, ptr(st+statxMode), ptr(mode))
+		i := l.main(unix.SYS_FSCONFIG, 0, reg(o.Dir), num(abi.FsconfigSetString), ptr(l.mustStr("mode")), ptr(mode), num(0))
+		l.code[i].flags |= flagFsLog
 	case plan.OpCopyUp:
 		l.copyUp(o)
 	case plan.OpLabel:
@@ -433,61 +446,25 @@ func (l *lowering) writeFile(o *plan.Op, path int) {
 	l.emit(unix.SYS_CLOSE, 0, reg(t))
 }
 
-// mkpath opens a path inside a root and makes what is missing of it. Each level
-// is made in a directory that is held open and was resolved inside the root, and
-// what was just made is opened without following links: whoever swaps a
-// component meanwhile changes where inside the root things are made, no more.
-func (l *lowering) mkpath(o *plan.Op) error {
-	comps := splitPath(o.Path)
-	if len(comps) == 0 {
-		comps = []string{"."}
-	}
+// mkpath opens a path inside a root and makes what is missing of it: see makePath.
+func (l *lowering) mkpath(o *plan.Op) {
 	const inRoot = abi.ResolveInRoot | abi.ResolveNoMagiclinks
-	resolve := uint64(inRoot) | o.C
-	cur, next := l.scratch+1, l.scratch+2
-	whole := l.mustStr(joinPath(comps))
-	i := l.openat2(o.Out, dir(o.Dir), whole, abi.OPath, 0, resolve)
+	path := l.mustStr(o.Path)
+	if o.Path == "" || o.Path[0] == '/' && strings.Trim(o.Path, "/") == "" {
+		path = l.mustStr(".")
+	}
+	i := l.openat2(o.Out, reg(o.Dir), path, abi.OPath, 0, inRoot|o.C)
 	l.tolerate(i, abi.ENOENT)
-	done := []int{l.emit(pIfOpen, 0, reg(o.Out), num(0))}
-	l.emit(unix.SYS_OPENAT2, cur, dir(o.Dir), ptr(l.mustStr(".")), ptr(l.words(openFlags(abi.OPath|plan.FlagDirectory), 0, abi.ResolveInRoot)), num(openHowSize))
-	const below = abi.ResolveBeneath | abi.ResolveNoSymlinks
-	for k, name := range comps[:len(comps)-1] {
-		base := l.mustStr(name)
-		i := l.openat2(next, dir(o.Dir), l.mustStr(joinPath(comps[:k+1])), abi.OPath|plan.FlagDirectory, 0, resolve)
-		l.tolerate(i, abi.ENOENT)
-		have := l.emit(pIfOpen, 0, reg(next), num(0))
-		i = l.emit(unix.SYS_MKDIRAT, 0, reg(cur), ptr(base), num(0o755))
-		l.tolerate(i, abi.EEXIST)
-		l.openat2(next, reg(cur), base, abi.OPath|plan.FlagDirectory, 0, below)
-		l.jumpHere(have, 1)
-		l.emit(unix.SYS_CLOSE, 0, reg(cur))
-		l.emit(pMove, cur, reg(next))
-	}
-	base := l.mustStr(comps[len(comps)-1])
-	mkdir := func() {
-		l.tolerate(l.emit(unix.SYS_MKDIRAT, 0, reg(cur), ptr(base), num(o.B)), abi.EEXIST)
-	}
-	mkfile := func() {
-		l.tolerate(l.emit(unix.SYS_MKNODAT, 0, reg(cur), ptr(base), num(abi.SIFREG|o.B&0o666), num(0)), abi.EEXIST)
-	}
+	have := l.emit(pIfOpen, 0, reg(o.Out), num(0))
+	kind := num(abi.SIFREG)
 	switch o.A {
 	case plan.KindDir:
-		mkdir()
-	case plan.KindFile:
-		mkfile()
+		kind = num(abi.SIFDIR)
 	case plan.KindLike:
 		st := l.statx(reg(o.On))
-		other := l.emit(pCheck, 0, ptr(st+statxMode), num(2), num(abi.SIFMT), num(abi.SIFDIR), num(checkJumpElse), num(0))
-		mkdir()
-		end := l.emit(pJump, 0, num(0))
-		l.jumpHere(other, 5)
-		mkfile()
-		l.jumpHere(end, 0)
+		l.emit(pLoad, l.scratch, ptr(st+statxMode), num(2), num(abi.SIFMT))
+		kind = reg(l.scratch)
 	}
-	l.openat2(o.Out, reg(cur), base, abi.OPath, 0, below)
-	l.emit(unix.SYS_CLOSE, 0, reg(cur))
-	for _, j := range done {
-		l.jumpHere(j, 1)
-	}
-	return nil
+	l.emit(pMakePath, o.Out, reg(o.Dir), ptr(path), kind, num(o.B), num(uint64(inRoot)|o.C))
+	l.jumpHere(have, 1)
 }

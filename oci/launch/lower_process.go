@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -264,17 +263,5 @@ func (l *lowering) sched(o *plan.Op) error {
 	l.main(unix.SYS_SCHED_SETATTR, 0, num(0), ptr(l.bytes(b)), num(0))
 	return nil
 }
-
-func splitPath(p string) []string {
-	var out []string
-	for c := range strings.SplitSeq(p, "/") {
-		if c != "" && c != "." {
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
-func joinPath(comps []string) string { return strings.Join(comps, "/") }
 
 func quote(s string) string { return strconv.Quote(s) }

@@ -111,6 +111,8 @@ func callName(code int) string {
 		return "check"
 	case pCopy:
 		return "copy"
+	case pMakePath:
+		return "create"
 	case unix.SYS_FSETXATTR:
 		return "setxattr"
 	case pSync:

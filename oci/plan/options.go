@@ -14,7 +14,7 @@ import (
 
 // mountOptions are fstab options taken apart.
 type mountOptions struct {
-	set, clear       uint64 // attributes of the mount itself
+	set, clear       uint64 // attributes of the mount itself, as the options say
 	setRec, clearRec uint64 // of all mounts below too ("rro")
 	propagation      []propagation
 	bind, recursive  bool
@@ -23,6 +23,7 @@ type mountOptions struct {
 	idmap, ridmap    bool
 	ids              string // "uids=…;gids=…" of idmap=
 	copyUp           bool
+	modeOf           Reg // of a new tmpfs: the directory whose permissions it gets, if there is one
 }
 
 type propagation struct {
@@ -59,16 +60,46 @@ var attributes = []named[attribute]{
 	{"dev", attribute{0, abi.MountAttrNodev}},
 	{"noexec", attribute{abi.MountAttrNoexec, 0}},
 	{"exec", attribute{0, abi.MountAttrNoexec}},
-	{"noatime", attribute{abi.MountAttrNoatime, abi.MountAttrAtime}},
-	{"atime", attribute{abi.MountAttrRelatime, abi.MountAttrAtime}},
-	{"relatime", attribute{abi.MountAttrRelatime, abi.MountAttrAtime}},
-	{"norelatime", attribute{abi.MountAttrStrictatime, abi.MountAttrAtime}},
-	{"strictatime", attribute{abi.MountAttrStrictatime, abi.MountAttrAtime}},
-	{"nostrictatime", attribute{abi.MountAttrRelatime, abi.MountAttrAtime}},
-	{"nodiratime", attribute{abi.MountAttrNodiratime, 0}},
-	{"diratime", attribute{0, abi.MountAttrNodiratime}},
 	{"nosymfollow", attribute{abi.MountAttrNosymfollow, 0}},
 	{"symfollow", attribute{0, abi.MountAttrNosymfollow}},
+	{"noatime", attribute{abi.MountAttrNoatime, relatime | abi.MountAttrStrictatime}},
+	{"atime", attribute{0, abi.MountAttrNoatime}},
+	{"relatime", attribute{relatime, abi.MountAttrNoatime | abi.MountAttrStrictatime}},
+	{"norelatime", attribute{0, relatime}},
+	{"strictatime", attribute{abi.MountAttrStrictatime, relatime | abi.MountAttrNoatime}},
+	{"nostrictatime", attribute{0, abi.MountAttrStrictatime}},
+	{"nodiratime", attribute{abi.MountAttrNodiratime, 0}},
+	{"diratime", attribute{0, abi.MountAttrNodiratime}},
+}
+
+// relatime is MOUNT_ATTR_RELATIME, which is 0, for as long as options are looked at.
+const relatime = 1 << 63
+
+// The attributes that a user namespace may not take from a mount that came from
+// another one, and those about access times, of which a mount has one set.
+const (
+	lockable   = abi.MountAttrRdonly | abi.MountAttrNosuid | abi.MountAttrNodev | abi.MountAttrNoexec
+	accessTime = relatime | abi.MountAttrNoatime | abi.MountAttrStrictatime | abi.MountAttrNodiratime
+)
+
+// kernel is set and clear in the form of mount_setattr(2). What says something of
+// access times says all of them; an option that only takes one away says nothing
+// (mount(8): the mount keeps what it has).
+func kernel(set, clear uint64) (uint64, uint64) {
+	clear &^= accessTime
+	if set&accessTime != 0 {
+		clear |= abi.MountAttrAtime | abi.MountAttrNodiratime
+	}
+	return set &^ relatime, clear
+}
+
+// kernelBelow is the same for all mounts of a tree, where an option that takes
+// something away means that: relatime is what is left.
+func kernelBelow(set, clear uint64) (uint64, uint64) {
+	if (set|clear)&(accessTime&^abi.MountAttrNodiratime) != 0 {
+		clear |= abi.MountAttrAtime
+	}
+	return set &^ relatime, clear &^ relatime
 }
 
 var propagations = []named[propagation]{
@@ -171,18 +202,42 @@ func (b *builder) newFS(fstype, source string, o mountOptions) Reg {
 	for _, kv := range o.values {
 		b.op(Op{Do: OpFsset, Dir: fs, Path: kv[0], Data: kv[1]})
 	}
-	b.op(Op{Do: OpFsmount, Out: m, Dir: fs, A: o.set})
+	if o.modeOf != 0 {
+		_ = b.ifOpen(o.modeOf, func() error { b.op(Op{Do: OpFsmode, Dir: fs, On: o.modeOf}); return nil })
+	}
+	set, _ := kernel(o.set, 0)
+	b.op(Op{Do: OpFsmount, Out: m, Dir: fs, A: set})
 	b.free = append(b.free, fs) // OpFsmount has closed it
 	return m
 }
 
-// finish applies what options ask of a mount beyond what it was made with.
-func (b *builder) finish(m Reg, o mountOptions, set, clear uint64) {
-	b.setattr(m, set, clear, 0, false)
-	b.setattr(m, o.setRec, o.clearRec, 0, true)
+// finish applies what options ask of a mount that is made as they ask, but for what
+// is for all below it.
+func (b *builder) finish(m Reg, o mountOptions) {
+	set, clear := kernelBelow(o.setRec, o.clearRec)
+	b.setattr(m, set, clear, 0, true)
 	for _, p := range o.propagation {
 		b.setattr(m, 0, 0, p.kind, p.recursive)
 	}
+}
+
+// bound applies what options ask of the copy of a mount. One that says nothing of its
+// attributes keeps them all. Of one that says something the others are taken away, as
+// by mount(8)'s --bind with options; where that is not allowed, in a user namespace
+// that got the mount from another, only those that the options take away.
+func (b *builder) bound(m Reg, o mountOptions) {
+	if o.set|o.clear != 0 {
+		set, clear := kernel(o.set, o.clear)
+		clear |= abi.MountAttrNosymfollow &^ set // no user namespace keeps that
+		all := clear | lockable&^set
+		switch {
+		case b.inUser || all == clear:
+			b.setattr(m, set, clear, 0, false)
+		default:
+			b.op(Op{Do: OpSetattr, Dir: m, A: set, B: all, D: abi.AtEmptyPath, Nums: []uint64{set, clear}})
+		}
+	}
+	b.finish(m, o)
 }
 
 // mountIDs is the id mapping that a mount is to have, nil for none: its own, or
@@ -288,18 +343,39 @@ func (b *builder) source(mount *specs.Mount, o mountOptions) (Reg, error) {
 	if err != nil {
 		return 0, err
 	}
-	byChild := b.host.NoMounts || strings.HasPrefix(path.Clean(source), b.rootDir()+"/")
-	byParent := ids != nil || b.inUser && !byChild || b.ns[specs.MountNamespace].path != ""
-	var src Reg
+	below := strings.HasPrefix(path.Clean(source), b.rootDir()+"/")
+	byParent := b.ns[specs.MountNamespace].path != "" || !below && (ids != nil || b.inUser && !b.host.NoMounts)
 	if byParent {
-		src = b.input(Input{Kind: InMount, Path: source, Recursive: o.recursive, IDMap: ids})
-	} else {
-		src = b.clone(source, o.recursive)
+		src := b.input(Input{Kind: InMount, Path: source, Recursive: o.recursive, IDMap: ids})
+		b.setattr(src, 0, 0, b.cutOff.kind, true)
+		return src, nil
 	}
-	if byParent || !b.ownNS {
+	src := b.clone(source, o.recursive)
+	if !b.ownNS {
 		b.setattr(src, 0, 0, b.cutOff.kind, true) // the others' namespace as a whole was
 	}
+	if ids != nil {
+		b.mapCopy(src, ids)
+	}
 	return src, nil
+}
+
+// mapCopy maps the ids of a copy that the child has made. In a user namespace that is
+// up to the parent, who is privileged over the file system.
+func (b *builder) mapCopy(src Reg, ids *MountIDs) {
+	if b.inUser {
+		b.IDMaps = append(b.IDMaps, *ids)
+		b.op(Op{Do: OpSendFD, Dir: src, A: uint64(len(b.IDMaps))})
+		b.op(Op{Do: OpSync, A: SyncIDMap})
+		return
+	}
+	ns := b.input(Input{Kind: InIDMapNS, IDMap: ids})
+	flags := uint64(abi.AtEmptyPath)
+	if ids.Recursive {
+		flags |= abi.AtRecursive
+	}
+	b.op(Op{Do: OpSetattr, Dir: src, A: abi.MountAttrIdmap, On: ns, D: flags})
+	b.close(ns)
 }
 
 // mapIDs applies an id mapping to a file system that was mounted anew.

@@ -47,9 +47,9 @@ const (
 	OpFsset     Code = "fsset"     // fsconfig(Dir, set string Path=Data; A=1: set flag Path)
 	OpFsmount   Code = "fsmount"   // Out = fsmount(Dir, attributes A) after fsconfig create; closes Dir
 	OpOpenTree  Code = "opentree"  // Out = open_tree(Dir, Path, flags A)
-	OpSetattr   Code = "setattr"   // mount_setattr(Dir, Path: set A, clear B, propagation C, userns On; D = flags)
+	OpSetattr   Code = "setattr"   // mount_setattr(Dir, Path: set A, clear B, propagation C, userns On; D = flags); Nums = set, clear where that meets locked attributes
 	OpMove      Code = "move"      // move_mount(Dir → On)
-	OpLikeMode  Code = "likemode"  // chmod the root of mount Dir as directory On is
+	OpFsmode    Code = "fsmode"    // fsconfig(Dir, set string mode = that of directory On)
 	OpCopyUp    Code = "copyup"    // copy what is in directory On into the mount Dir
 	OpLabel     Code = "label"     // security.selinux of directory Dir = Data
 	OpMount     Code = "mount"     // mount(Path, On as cwd, Data…) the old call, for old kernels
@@ -195,6 +195,7 @@ const (
 	SyncPin    = 4 // open the namespaces
 	SyncLimits = 3 // set the limits that need privilege on the host
 	SyncNet    = 5 // move network devices into the network namespace
+	SyncIDMap  = 6 // map the ids of the mount that was sent last
 )
 
 // Program makes one process.
@@ -217,6 +218,10 @@ type Program struct {
 
 	// TimeOffsets are those of the time namespace, if the process may not set them.
 	TimeOffsets string `json:"timeOffsets,omitempty"`
+
+	// IDMaps are those of the mounts that the process sends for SyncIDMap, the first
+	// as descriptor 1.
+	IDMaps []MountIDs `json:"idMaps,omitempty"`
 
 	OOM    *int    `json:"oomScoreAdj,omitempty"` // by the parent: the child lacks the privilege
 	Limits []Limit `json:"limits,omitempty"`

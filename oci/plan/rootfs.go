@@ -160,12 +160,12 @@ func (b *builder) mountRootFrom(m Mount) error {
 		return b.errorf("uidmap and gidmap are for a bind mount and for an overlay's layers")
 	case o.bind:
 		b.root = b.clone(m.Source, o.recursive || m.Type == "rbind")
-		b.finish(b.root, o, o.set, o.clear)
+		b.bound(b.root, o)
 	case m.Type == "overlay":
 		b.overlay(o)
 	default:
 		b.root = b.newFS(m.Type, m.Source, o)
-		b.finish(b.root, o, 0, 0)
+		b.finish(b.root, o)
 	}
 	return nil
 }
@@ -241,7 +241,7 @@ func (b *builder) overlay(o mountOptions) {
 			Args: []string{"overlay", strings.Join(append(opts, o.flags...), ",")}})
 		b.root = b.clone(dir, false)
 		b.op(Op{Do: OpUmount, Path: dir, A: abi.MntDetach})
-		b.finish(b.root, o, o.set, o.clear)
+		b.bound(b.root, o)
 		return
 	}
 	var values [][2]string
@@ -256,7 +256,7 @@ func (b *builder) overlay(o mountOptions) {
 	}
 	o.values = values
 	b.root = b.newFS("overlay", "overlay", o)
-	b.finish(b.root, o, 0, 0)
+	b.finish(b.root, o)
 }
 
 // splitLayers splits lowerdir's value at colons that no backslash escapes.
@@ -326,7 +326,7 @@ func (b *builder) mount(i int, m *specs.Mount) error {
 		if src, err = b.source(m, o); err != nil {
 			return err
 		}
-		b.finish(src, o, o.set, o.clear)
+		b.bound(src, o)
 		kind = KindLike
 	} else if src, err = b.fileSystem(m, dest, &o); err != nil {
 		return err
@@ -338,12 +338,6 @@ func (b *builder) mount(i int, m *specs.Mount) error {
 		return nil
 	}
 	tmpfs := m.Type == "tmpfs" && !o.bind
-	if tmpfs && !o.has("mode") {
-		// The mode of the directory that it covers.
-		t := b.inRoot(dest, FlagDirectory, abi.ENOENT, abi.ENOTDIR)
-		_ = b.ifOpen(t, func() error { b.op(Op{Do: OpLikeMode, Dir: src, On: t}); return nil })
-		b.close(t)
-	}
 	target := b.reg()
 	// A rootfs in which /proc or /sys is a link would have them mounted
 	// elsewhere, and what is later read below /proc would be the image's.
@@ -385,6 +379,10 @@ func (b *builder) fileSystem(m *specs.Mount, dest string, o *mountOptions) (Reg,
 	own := *o
 	if m.Type == "tmpfs" {
 		own.set &^= abi.MountAttrRdonly // until all is in it
+		if !o.has("mode") {             // that of the directory that it covers
+			own.modeOf = b.inRoot(dest, FlagDirectory, abi.ENOENT, abi.ENOTDIR)
+			defer b.close(own.modeOf)
+		}
 	}
 	if m.Type == "overlay" {
 		if ids, err := b.mountIDs(m, own); ids != nil || err != nil {
@@ -405,7 +403,7 @@ func (b *builder) fileSystem(m *specs.Mount, dest string, o *mountOptions) (Reg,
 	if err := b.mapIDs(fs, m, own); err != nil {
 		return 0, err
 	}
-	b.finish(fs, own, 0, 0)
+	b.finish(fs, own)
 	return fs, nil
 }
 
@@ -455,7 +453,7 @@ func (b *builder) cgroupMount(m *specs.Mount, dest string, o mountOptions) error
 	if b.host.CgroupV2 {
 		o.values, o.flags = nil, nil
 		src := b.newFS("cgroup2", "cgroup", o)
-		b.finish(src, o, 0, 0)
+		b.finish(src, o)
 		b.op(Op{Do: OpMkpath, Out: target, Dir: b.root, Path: dest, A: KindDir, B: 0o755, C: abi.ResolveNoSymlinks})
 		b.attach(src, target)
 		b.close(src)
@@ -476,7 +474,8 @@ func (b *builder) cgroupMount(m *specs.Mount, dest string, o mountOptions) error
 			src = b.newFS("cgroup", "cgroup", fo)
 		} else {
 			src = b.clone(h.Mountpoint+b.cfg.CgroupPath, true)
-			b.setattr(src, o.set, o.clear, 0, false)
+			set, clear := kernel(o.set, o.clear)
+			b.setattr(src, set, clear, 0, false)
 		}
 		b.op(Op{Do: OpMkdir, Dir: tmp, Path: base, A: 0o755})
 		on := b.reg()
@@ -490,7 +489,7 @@ func (b *builder) cgroupMount(m *specs.Mount, dest string, o mountOptions) error
 		}
 	}
 	b.setattr(tmp, o.set&abi.MountAttrRdonly, 0, 0, false)
-	b.finish(tmp, mountOptions{propagation: o.propagation, setRec: o.setRec, clearRec: o.clearRec}, 0, 0)
+	b.finish(tmp, mountOptions{propagation: o.propagation, setRec: o.setRec, clearRec: o.clearRec})
 	b.close(tmp)
 	return nil
 }

@@ -43,6 +43,7 @@ func (p *Program) String() string {
 		}
 		s.WriteString("\n")
 	}
+	p.parentText(&s)
 	last := ""
 	for i := range p.Ops {
 		o := &p.Ops[i]
@@ -60,6 +61,34 @@ func (p *Program) String() string {
 		s.WriteString("warning: " + w + "\n")
 	}
 	return s.String()
+}
+
+// parentText is what the parent does at the syncs.
+func (p *Program) parentText(s *strings.Builder) {
+	maps := func(what, uid, gid string) {
+		if uid != "" || gid != "" {
+			fmt.Fprintf(s, "     %s ids %q %q\n", what, uid, gid)
+		}
+	}
+	maps("sync 1: map", p.UIDMap, p.GIDMap)
+	if p.DenySetgroups {
+		s.WriteString("     sync 1: deny setgroups\n")
+	}
+	if p.TimeOffsets != "" {
+		fmt.Fprintf(s, "     sync 1: timens_offsets %q\n", p.TimeOffsets)
+	}
+	if p.OOM != nil {
+		fmt.Fprintf(s, "     sync 1: oom_score_adj %d\n", *p.OOM)
+	}
+	for _, l := range p.Limits {
+		fmt.Fprintf(s, "     sync 3: rlimit %d %d %d # %s\n", l.Resource, l.Soft, l.Hard, l.Field)
+	}
+	for i, m := range p.IDMaps {
+		maps(fmt.Sprintf("sync 6: map mount %d", i+1), m.UID, m.GID)
+		if m.UserNS != "" {
+			fmt.Fprintf(s, "     sync 6: map mount %d as %s\n", i+1, m.UserNS)
+		}
+	}
 }
 
 // String is the operation as text.
@@ -149,8 +178,12 @@ func (o *Op) arguments() []string {
 		if o.On != 0 {
 			args = append(args, "by "+regName(o.On))
 		}
-		return append(args, words(flagNames(o.C, propagationNames), flagNames(o.D&abi.AtRecursive, treeNames))...)
-	case OpLikeMode, OpCopyUp:
+		args = append(args, words(flagNames(o.C, propagationNames), flagNames(o.D&abi.AtRecursive, treeNames))...)
+		if len(o.Nums) == 2 {
+			args = append(args, "or if locked", "+"+flagNames(o.Nums[0], attrNames), "-"+flagNames(o.Nums[1], attrNames))
+		}
+		return args
+	case OpFsmode, OpCopyUp:
 		return []string{regName(o.Dir), "from " + regName(o.On)}
 	case OpLabel:
 		return []string{regName(o.Dir), strconv.Quote(o.Data)}
