@@ -43,7 +43,7 @@ func (c *createFlags) options(a *app, id string) (container.CreateOptions, error
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		ConsoleSocket: c.consoleSocket, PidFile: c.pidFile,
 		NoPivot: c.noPivot, NoNewKeyring: c.noNewKeyring,
-		SystemdCgroup: a.systemd, Rootless: a.rootless,
+		SystemdCgroup: a.systemd, Rootless: a.rootless, NoCgroup: a.noCgroup, Trace: a.log.tracer(),
 	}
 	var err error
 	if o.Bundle, err = filepath.Abs(c.bundle); err != nil {
@@ -51,6 +51,7 @@ func (c *createFlags) options(a *app, id string) (container.CreateOptions, error
 	}
 	o.Config = c.config
 	o.ExtraFiles, err = a.extraFiles(c.preserveFDs)
+	o.Env = activation()
 	return o, err
 }
 
@@ -60,8 +61,8 @@ const maxPreserved = 1 << 16
 // extraFiles are the descriptors from 3 on that the container is to have: those
 // of socket activation (sd_listen_fds(3)), then those of --preserve-fds.
 func (a *app) extraFiles(preserve int) ([]*os.File, error) {
-	if n, err := strconv.Atoi(os.Getenv("LISTEN_FDS")); err == nil && n > 0 && preserve >= 0 {
-		preserve += min(n, maxPreserved)
+	if preserve >= 0 {
+		preserve += activated()
 	}
 	if preserve < 0 || preserve > maxPreserved {
 		return nil, fmt.Errorf("--preserve-fds: %d is not 0 to %d", preserve, maxPreserved)
@@ -76,6 +77,24 @@ func (a *app) extraFiles(preserve int) ([]*os.File, error) {
 	}
 	a.extra = files
 	return files, nil
+}
+
+// activated is the number of descriptors that socket activation has given us, and not
+// a process that we are a descendant of.
+func activated() int {
+	n, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if pid := os.Getenv("LISTEN_PID"); err != nil || n < 0 || pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return 0
+	}
+	return min(n, maxPreserved+1)
+}
+
+// activation tells the container's program of them.
+func activation() []string {
+	if n := activated(); n > 0 {
+		return []string{"LISTEN_FDS=" + strconv.Itoa(n), "LISTEN_PID=1"}
+	}
+	return nil
 }
 
 func bindCreate(a *app, f *flags) func(context.Context, []string) error {

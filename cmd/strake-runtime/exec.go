@@ -78,11 +78,12 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	// 2. The process.
 	o := container.ExecOptions{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		ConsoleSocket: e.consoleSocket, PidFile: e.pidFile, CgroupSub: e.cgroup,
+		ConsoleSocket: e.consoleSocket, PidFile: e.pidFile, CgroupSub: e.cgroup, Trace: a.log.tracer(),
 	}
 	if o.Process, o.Spec, err = e.processOf(box, args[1:]); err != nil {
 		return err
 	}
+	o.Process.Env = append(o.Process.Env, activation()...)
 	if o.Process.Terminal && e.detach && e.consoleSocket == "" {
 		return errors.New("exec: a detached process with a terminal needs --console-socket")
 	}
@@ -104,6 +105,7 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 		return err
 	}
 	a.log.warn(p.Warnings...)
+	a.log.trace(fmt.Sprintf("container %s: exec, pid %d", args[0], p.Pid))
 	if e.pidfdSocket != "" {
 		if err := sys.SendFile(e.pidfdSocket, []byte("pidfd"), p.PidFD); err != nil {
 			return fmt.Errorf("--pidfd-socket: %w", err)

@@ -124,6 +124,14 @@ func (l *logger) warn(messages ...string) {
 // trace logs what only --debug asks for.
 func (l *logger) trace(message string) { l.write(levelDebug, message) }
 
+// tracer is trace for who would have to make the messages, or nil.
+func (l *logger) tracer() func(string) {
+	if l.out == nil || l.level < levelDebug {
+		return nil
+	}
+	return l.trace
+}
+
 // write appends an entry in one write, since several processes share the log.
 func (l *logger) write(level logLevel, message string) {
 	if l.out != nil && level <= l.level {

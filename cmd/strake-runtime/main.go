@@ -44,8 +44,8 @@ type app struct {
 	// extra are the descriptors that the container is to have beside its standard
 	// ones; they must outlive an execution of this program by itself.
 	extra []*os.File
-	// systemd has cgroups made by systemd; rootless may do without any.
-	systemd, rootless bool
+	// systemd has cgroups made by systemd; rootless may do without any, noCgroup does.
+	systemd, rootless, noCgroup bool
 }
 
 // verb is one command.
@@ -147,7 +147,7 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 	f.text(&logFile, "log", "[file:]FILE|journald:ID|syslog:ID", "where to log to")
 	f.text(&logFormat, "log-format", "text|json", "format of the log")
 	f.text(&logLevel, "log-level", "error|warning|debug", "what to log, warnings and errors by default")
-	f.text(&manager, "cgroup-manager", "cgroupfs|systemd", "who makes the cgroups: systemd is --systemd-cgroup")
+	f.text(&manager, "cgroup-manager", "cgroupfs|systemd|disabled", "who makes the cgroups: systemd is --systemd-cgroup; disabled leaves containers in the caller's")
 	f.flag(&a.systemd, "systemd-cgroup", "have systemd make cgroups: linux.cgroupsPath is slice:prefix:name")
 	f.text(&rootless, "rootless", "true|false|auto", "do without a cgroup where none may be made")
 	f.text(&a.criu, "criu", "FILE", "CRIU's program, for checkpoint and restore")
@@ -174,9 +174,9 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 	case "systemd":
 		a.systemd = true
 	case "disabled":
-		return nil, nil, errors.New("--cgroup-manager disabled: not supported: every container has a cgroup, by which it is ended")
+		a.systemd, a.noCgroup = false, true
 	default:
-		return nil, nil, fmt.Errorf("--cgroup-manager: %q is not cgroupfs or systemd", manager)
+		return nil, nil, fmt.Errorf("--cgroup-manager: %q is not cgroupfs, systemd or disabled", manager)
 	}
 	switch {
 	case showVersion:

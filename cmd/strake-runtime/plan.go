@@ -51,7 +51,7 @@ func bindPlan(a *app, f *flags) func(context.Context, []string) error {
 func (p *planFlags) compile(a *app, name string) (*plan.Program, error) {
 	o := container.CreateOptions{
 		ID: p.id, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		SystemdCgroup: a.systemd, Rootless: a.rootless,
+		SystemdCgroup: a.systemd, Rootless: a.rootless, NoCgroup: a.noCgroup,
 	}
 	var err error
 	if o.Bundle, err = filepath.Abs(name); err != nil {
@@ -102,7 +102,7 @@ func (p *planFlags) printDiff(a *app, args []string) error {
 // with its field of the config: what differs is then what the config changed.
 func programLines(p *plan.Program) []string {
 	header, _, _ := strings.Cut(p.String(), "\n")
-	lines := []string{header}
+	lines := append([]string{header}, p.Parent()...)
 	for i := range p.Ops {
 		lines = append(lines, fmt.Sprintf("%-80s # %s", p.Ops[i].String(), p.Ops[i].Where()))
 	}

@@ -37,8 +37,8 @@ var (
 	ErrBusy = errors.New("cgroup is busy")
 	// ErrUnsupported is a resource that this host's cgroups cannot limit or show.
 	ErrUnsupported = errors.New("not supported by this host's cgroups")
-	// ErrNone is what needs a cgroup where a rootless container has none.
-	ErrNone = errors.New("the container has no cgroup of its own: its owner may not make one")
+	// ErrNone is what needs a cgroup where a container has none.
+	ErrNone = errors.New("the container has no cgroup of its own: its owner may not make one, or did not want to")
 )
 
 // Mode is how the host mounts cgroups.

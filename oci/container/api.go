@@ -85,10 +85,18 @@ type CreateOptions struct {
 	// slice:prefix:name then. Rootless is a caller who may not be allowed to make
 	// cgroups: see cgroup.Config.
 	SystemdCgroup, Rootless bool
+	// NoCgroup leaves the container in the caller's cgroup.
+	NoCgroup bool
+
+	// Env is added to the environment of the config's process.
+	Env []string
 
 	NoPivot      bool   // MS_MOVE and chroot instead of pivot_root (ramfs)
 	NoNewKeyring bool   // keep the caller's session keyring
 	PidFile      string // gets init's pid, atomically, before the program can run
+
+	// Trace, if not nil, is told what the config has been compiled to.
+	Trace func(message string)
 
 	// Run has Create start the program too, unless it returns an error: it is
 	// called when everything but the execve has been done. The process is not
@@ -106,6 +114,7 @@ type ExecOptions struct {
 	Spec                  *specs.Spec // the container's, if the caller has read it (Container.Spec)
 	CgroupSub             []string    // cgroups below the container's: see cgroup.Sub
 	PidFile               string
+	Trace                 func(string) // as in CreateOptions
 }
 
 // Process is a new process of a container, a child of this process.

@@ -62,6 +62,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		return nil, nil, err
 	}
 	defer prepared.Close()
+	trace(o.Trace, prog)
 
 	// 3. The state directory, which takes the id.
 	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID)}
@@ -351,6 +352,12 @@ func checkNetSysctls(s *specs.Spec) error {
 
 // newCgroup names the container's cgroup.
 func newCgroup(o *CreateOptions, s *specs.Spec) (*cgroup.Cgroup, error) {
+	if o.NoCgroup {
+		if err := checkNoCgroup(s); err != nil {
+			return nil, err
+		}
+		return cgroup.Open(cgroup.Saved{})
+	}
 	cg, err := cgroup.Name(cgroup.Config{
 		Path: s.Linux.CgroupsPath, ID: o.ID, Systemd: o.SystemdCgroup, Annotations: s.Annotations, Hold: hold, Rootless: o.Rootless,
 		Owner: cgroupOwner(s),
@@ -359,6 +366,31 @@ func newCgroup(o *CreateOptions, s *specs.Spec) (*cgroup.Cgroup, error) {
 		return nil, fmt.Errorf("linux.cgroupsPath: %w", err)
 	}
 	return cg, nil
+}
+
+// checkNoCgroup refuses what a container without a cgroup cannot have. Its processes
+// are found by nothing but its PID namespace.
+func checkNoCgroup(s *specs.Spec) error {
+	refuse := func(field, why string) error {
+		return fmt.Errorf("%s: without a cgroup (--cgroup-manager disabled) %s: %w", field, why, plan.ErrUnsupported)
+	}
+	r := s.Linux.Resources
+	switch {
+	case s.Linux.CgroupsPath != "":
+		return refuse("linux.cgroupsPath", "there is none at a path")
+	case r != nil && (r.Memory != nil || r.CPU != nil || r.Pids != nil || r.BlockIO != nil || r.Network != nil ||
+		len(r.Devices)+len(r.HugepageLimits)+len(r.Rdma)+len(r.Unified) > 0):
+		return refuse("linux.resources", "nothing enforces them")
+	case sharesPIDs(s):
+		return refuse("linux.namespaces", "a PID namespace of the container's own is needed")
+	}
+	own := slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+	for i, m := range s.Mounts {
+		if (m.Type == "cgroup" || m.Type == "cgroup2") && !own {
+			return refuse("mounts["+strconv.Itoa(i)+"]", "and without a cgroup namespace it would show the host's")
+		}
+	}
+	return nil
 }
 
 // cgroupOwner is the host's user that the container's process is, if the
@@ -415,6 +447,16 @@ type execFailure struct{ err error }
 
 func (e *execFailure) Error() string   { return e.err.Error() }
 func (e *execFailure) Unwrap() []error { return []error{ErrExec, e.err} }
+
+// trace tells who wants to know it what a config has been compiled to.
+func trace(to func(string), p *plan.Program) {
+	if to == nil {
+		return
+	}
+	for _, line := range p.Summary() {
+		to(line)
+	}
+}
 
 func closeFile(f *os.File) error {
 	if f == nil {

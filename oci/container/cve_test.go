@@ -113,14 +113,13 @@ func TestLinksInTheRootfsStayInside(t *testing.T) {
 	s.Mounts = append(s.Mounts,
 		specs.Mount{Destination: "/abs/x", Type: "tmpfs", Source: "tmpfs"},
 		specs.Mount{Destination: "/rel/x/y", Type: "bind", Source: "/etc/hostname", Options: []string{"bind"}})
-	if _, err := e.run(s); err == nil {
-		t.Error("links that dangle inside the root were followed to somewhere")
-	}
-	// Where the links lead inside the root there is something, it is used.
-	must(t, os.MkdirAll(filepath.Join(rootfs, host, "abs"), 0o755))
-	must(t, os.MkdirAll(filepath.Join(rootfs, host, "rel"), 0o755))
-	must(t, os.MkdirAll(filepath.Join(rootfs, host, "dev"), 0o755))
 	e.mustRun(s)
+	for _, made := range []string{"abs/x", "rel/x/y", "dev"} {
+		if _, err := os.Stat(filepath.Join(rootfs, host, made)); err != nil {
+			t.Error(err)
+		}
+	}
+	e.mustRun(s) // now that they lead to something
 	if left, err := os.ReadDir(host); err != nil || len(left) > 0 {
 		t.Errorf("on the host appeared %v, %v", left, err)
 	}

@@ -48,6 +48,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	if err != nil {
 		return nil, err
 	}
+	trace(o.Trace, prog)
 	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
 	defer in.close()
 	in.given[plan.InPidfd] = pidfd

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +13,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/plan"
 )
 
 func TestSeccomp(t *testing.T) {
@@ -354,5 +357,67 @@ func TestTimeAndUserNamespace(t *testing.T) {
 	s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 7881}, "boottime": {Secs: 1337}}
 	if out := strings.Join(strings.Fields(e.mustRun(s)), " "); out != "monotonic 7881 0 boottime 1337 0" {
 		t.Error(out)
+	}
+}
+
+// Who starts a container whose init is being killed hears of that, and how it ended.
+func TestStartOfADyingInit(t *testing.T) {
+	e := newEnv(t)
+	for range 5 {
+		c, p := e.create(e.spec("true"))
+		must(t, sys.KillPidFD(sys.Fd(p.PidFD), syscall.SIGSTOP)) // it does not come to the gate
+		eventually(t, "a stopped init", func() bool { st, ok := readStat(p.Pid); return ok && st.state == 'T' })
+		ended := make(chan error)
+		go func() { ended <- c.Start(t.Context()) }()
+		must(t, sys.KillPidFD(sys.Fd(p.PidFD), syscall.SIGKILL))
+		if err := <-ended; !errors.Is(err, ErrNotCreated) || !strings.Contains(err.Error(), "its init has died: signal: killed") {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
+// A container without a cgroup stays in its creator's; what would need one is refused.
+func TestNoCgroup(t *testing.T) {
+	e := newEnv(t)
+	none := func(o *CreateOptions) { o.NoCgroup = true }
+	spec := func() *specs.Spec {
+		s := e.spec("cat /proc/self/cgroup; exec sleep 1000")
+		s.Linux.Resources = nil
+		s.Mounts = slices.DeleteFunc(s.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" })
+		return s
+	}
+	c, p := e.start(spec(), none)
+	own, err := os.ReadFile("/proc/self/cgroup")
+	must(t, err)
+	theirs, err := os.ReadFile("/proc/" + itoa(p.Pid) + "/cgroup")
+	must(t, err)
+	if string(own) != string(theirs) {
+		t.Errorf("cgroups\n%s, want\n%s", theirs, own)
+	}
+	r, err := e.exec(c, sh("echo in"))
+	must(t, err)
+	contains(t, r.out, "in\n")
+	if err := c.Pause(t.Context()); !errors.Is(err, cgroup.ErrNone) {
+		t.Errorf("pause: %v", err)
+	}
+	must(t, c.Kill(syscall.SIGKILL, false))
+
+	limit := int64(1 << 30)
+	for want, change := range map[string]func(*specs.Spec){
+		"linux.resources": func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+		},
+		"linux.cgroupsPath": func(s *specs.Spec) { s.Linux.CgroupsPath = "/x" },
+		"linux.namespaces":  func(s *specs.Spec) { without(s, specs.PIDNamespace) },
+		"mounts[" + itoa(len(spec().Mounts)) + "]": func(s *specs.Spec) {
+			without(s, specs.CgroupNamespace)
+			s.Mounts = append(s.Mounts, specs.Mount{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup"})
+		},
+	} {
+		s := spec()
+		change(s)
+		if _, err := e.run(s, none); err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, plan.ErrUnsupported) {
+			t.Errorf("%s: error %v", want, err)
+		}
 	}
 }

@@ -51,7 +51,7 @@ func loadSpec(o *CreateOptions) (*specs.Spec, []byte, error) {
 			return nil, nil, fmt.Errorf("config: %w", err)
 		}
 		// The compiler works on a copy: the caller keeps its own.
-		s, err := spec.Decode(raw)
+		s, err := decodeSpec(o, raw)
 		return s, raw, err
 	}
 	name := o.Config
@@ -65,8 +65,16 @@ func loadSpec(o *CreateOptions) (*specs.Spec, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := spec.Decode(raw)
+	s, err := decodeSpec(o, raw)
 	return s, raw, err
+}
+
+func decodeSpec(o *CreateOptions, raw []byte) (*specs.Spec, error) {
+	s, err := spec.Decode(raw)
+	if err == nil && s.Process != nil {
+		s.Process.Env = append(s.Process.Env, o.Env...)
+	}
+	return s, err
 }
 
 func (c *Container) makeDir(root string) error {

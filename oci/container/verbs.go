@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -39,6 +40,12 @@ func (c *Container) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Opened before the status is asked for, it is init's if that is good; with it the
+	// kernel remembers how init ends.
+	pidfd, err := sys.OpenPidFD(r.Pid)
+	if err == nil {
+		defer func() { _ = pidfd.Close() }()
+	}
 	status, err := c.status(r)
 	if err != nil {
 		return err
@@ -46,14 +53,14 @@ func (c *Container) Start(ctx context.Context) error {
 	if status != specs.StateCreated {
 		what := string(status)
 		if status == specs.StateStopped {
-			what = "stopped: its init has died"
+			what = "stopped: its init " + howEnded(r, pidfd)
 		}
 		return fmt.Errorf("start container %s: %w: it is %s", c.id, ErrNotCreated, what)
 	}
 	conn, err := sys.DialPacket(c.dir, gateSocket)
 	if err != nil {
 		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("start container %s: %w: it was started by somebody else or its init has died", c.id, ErrNotCreated)
+			return c.notStarted(ctx, r, pidfd, errors.New("it was started by somebody else"))
 		}
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
@@ -77,6 +84,9 @@ func (c *Container) Start(ctx context.Context) error {
 		if isGate && gate.IsExec() {
 			err = &execFailure{err}
 		}
+		if !isGate {
+			return c.notStarted(ctx, r, pidfd, err)
+		}
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	_ = os.Remove(filepath.Join(c.dir, gateSocket)) // delete removes it with the rest
@@ -84,6 +94,38 @@ func (c *Container) Start(ctx context.Context) error {
 		return c.undoStart(ctx, err)
 	}
 	return nil
+}
+
+// notStarted is the error of a start whose gate closed. It does so too when init is
+// killed, a moment before that shows.
+func (c *Container) notStarted(ctx context.Context, r *record, pidfd *os.File, cause error) error {
+	if pidfd != nil {
+		ctx, cancel := context.WithTimeout(ctx, endingGrace)
+		defer cancel()
+		if sys.WaitReadable(ctx, pidfd) == nil {
+			cause = errors.New("its init " + howEnded(r, pidfd))
+		}
+	}
+	return fmt.Errorf("start container %s: %w: %w", c.id, ErrNotCreated, cause)
+}
+
+// howEnded says how an init has ended, as far as that is known; pidfd, its own, may
+// be nil.
+func howEnded(r *record, pidfd *os.File) string {
+	if pidfd == nil {
+		return "has died"
+	}
+	exit, known := sys.ZombieExit(sys.Fd(pidfd), r.Pid)
+	if !known {
+		exit, known, _ = sys.PidFDExit(sys.Fd(pidfd))
+	}
+	switch {
+	case !known:
+		return "has died"
+	case exit.Signaled:
+		return "has died: signal: " + syscall.Signal(exit.Status).String()
+	}
+	return "has died: exit status " + strconv.Itoa(exit.Status)
 }
 
 // undoStart is what a failing hook of a start has for a consequence: the container

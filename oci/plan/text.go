@@ -43,7 +43,9 @@ func (p *Program) String() string {
 		}
 		s.WriteString("\n")
 	}
-	p.parentText(&s)
+	for _, line := range p.Parent() {
+		s.WriteString("     " + line + "\n")
+	}
 	last := ""
 	for i := range p.Ops {
 		o := &p.Ops[i]
@@ -63,32 +65,49 @@ func (p *Program) String() string {
 	return s.String()
 }
 
-// parentText is what the parent does at the syncs.
-func (p *Program) parentText(s *strings.Builder) {
-	maps := func(what, uid, gid string) {
-		if uid != "" || gid != "" {
-			fmt.Fprintf(s, "     %s ids %q %q\n", what, uid, gid)
+// Summary is what of a program is worth a line of a debug log: what callers ask for
+// when a container does not do what they think it should.
+func (p *Program) Summary() []string {
+	lines := []string{fmt.Sprintf("program of %d operations with %d descriptors; new namespaces: %s", len(p.Ops), len(p.Inputs), flagNames(p.CloneFlags, namespaceNames))}
+	for i := range p.Ops {
+		o := &p.Ops[i]
+		switch o.Do {
+		case OpSeccomp:
+			lines = append(lines, fmt.Sprintf("seccomp filter flags: %d", o.A), fmt.Sprintf("seccomp filter of %d instructions", len(o.Raw)/8))
+		case OpAffinity:
+			lines = append(lines, "affinity: "+o.Where())
+		case OpSched:
+			lines = append(lines, fmt.Sprintf("%s: policy %d", o.Where(), o.Nums[0]))
 		}
 	}
-	maps("sync 1: map", p.UIDMap, p.GIDMap)
+	if p.Seal != "" {
+		lines = append(lines, "runs from a sealed copy of this program: "+p.Seal)
+	}
+	return lines
+}
+
+// Parent is what the parent does at the syncs, a line each.
+func (p *Program) Parent() (lines []string) {
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	if p.UIDMap != "" {
+		add("sync %d: map ids %q %q", SyncUserNS, p.UIDMap, p.GIDMap)
+	}
 	if p.DenySetgroups {
-		s.WriteString("     sync 1: deny setgroups\n")
+		add("sync %d: deny setgroups", SyncUserNS)
 	}
 	if p.TimeOffsets != "" {
-		fmt.Fprintf(s, "     sync 1: timens_offsets %q\n", p.TimeOffsets)
+		add("sync %d: timens_offsets %q", SyncUserNS, p.TimeOffsets)
 	}
 	if p.OOM != nil {
-		fmt.Fprintf(s, "     sync 1: oom_score_adj %d\n", *p.OOM)
+		add("sync %d: oom_score_adj %d", SyncUserNS, *p.OOM)
 	}
 	for _, l := range p.Limits {
-		fmt.Fprintf(s, "     sync 3: rlimit %d %d %d # %s\n", l.Resource, l.Soft, l.Hard, l.Field)
+		add("sync %d: rlimit %d %d %d # %s", SyncLimits, l.Resource, l.Soft, l.Hard, l.Field)
 	}
 	for i, m := range p.IDMaps {
-		maps(fmt.Sprintf("sync 6: map mount %d", i+1), m.UID, m.GID)
-		if m.UserNS != "" {
-			fmt.Fprintf(s, "     sync 6: map mount %d as %s\n", i+1, m.UserNS)
-		}
+		add("sync %d: map ids of mount %d: %s%q %q", SyncIDMap, i+1, m.UserNS, m.UID, m.GID)
 	}
+	return lines
 }
 
 // String is the operation as text.

@@ -207,7 +207,7 @@ func TestLog(t *testing.T) {
 	h.fails(1, "--log-level", "--log-level", "loud", "list")
 	h.fails(1, "not file:FILE", "--log", "carrier:pigeon", "list")
 	r := h.do("--debug", "run", "--bundle", h.bundle(nil, "exit", "0"), "a")
-	if r.code != 0 || !strings.Contains(r.err, "level=debug") {
+	if r.code != 0 || !strings.Contains(r.err, `level=debug msg="program of `) {
 		t.Errorf("exit code %d, %q", r.code, r.err)
 	}
 }

@@ -331,12 +331,25 @@ func TestDescriptors(t *testing.T) {
 			t.Errorf("%+v", res)
 		}
 	}
+	// Socket activation's go first, unless they are somebody else's.
+	for pid, want := range map[string]string{"": "1\n", "1": "\n"} {
+		cmd := h.command("run", "--bundle", h.bundle(nil, "env", "LISTEN_FDS"), "a")
+		cmd.ExtraFiles, cmd.Env = []*os.File{w}, append(os.Environ(), "LISTEN_FDS=1", "LISTEN_PID="+pid)
+		if res := h.finish(cmd); res.out != want {
+			t.Errorf("LISTEN_PID=%s: %+v", pid, res)
+		}
+	}
+	cmd := h.command("run", "--bundle", h.bundle(nil, "fd", "3"), "a")
+	cmd.ExtraFiles, cmd.Env = []*os.File{w}, append(os.Environ(), "LISTEN_FDS=1")
+	if res := h.finish(cmd); res.out != "<nil>\n" {
+		t.Errorf("%+v", res)
+	}
 	w.Close()
-	if got, err := io.ReadAll(r); string(got) != "from inside\nfrom inside\n" {
+	if got, err := io.ReadAll(r); string(got) != strings.Repeat("from inside\n", 3) {
 		t.Errorf("%q, %v", got, err)
 	}
 	// Not handed on, it is not there.
-	cmd := h.command("run", "--bundle", h.bundle(nil, "fd", "3"), "a")
+	cmd = h.command("run", "--bundle", h.bundle(nil, "fd", "3"), "a")
 	cmd.ExtraFiles = []*os.File{r}
 	if res := h.finish(cmd); !strings.Contains(res.out, "bad file descriptor") {
 		t.Errorf("%+v", res)
