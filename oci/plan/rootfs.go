@@ -152,7 +152,7 @@ func (b *builder) mountRootFrom(m Mount) error {
 	switch {
 	case ids != nil && o.bind:
 		b.root = b.input(Input{Kind: InMount, Path: m.Source, Recursive: o.recursive || m.Type == "rbind", IDMap: ids})
-		b.finish(b.root, o, o.set, o.clear)
+		b.bound(b.root, o)
 	case ids != nil && m.Type == "overlay":
 		b.root, err = b.mappedOverlay(o, ids)
 		return err
@@ -219,7 +219,7 @@ func (b *builder) mappedOverlay(o mountOptions, ids *MountIDs) (Reg, error) {
 		}
 	}
 	m := b.input(Input{Kind: InOverlay, Args: append(args, o.flags...), IDMap: ids})
-	b.finish(m, o, o.set, o.clear)
+	b.bound(m, o)
 	b.setattr(m, 0, 0, b.cutOff.kind, true)
 	return m, nil
 }
