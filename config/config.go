@@ -78,11 +78,13 @@ type Registry struct {
 	RegistriesConf string `toml:"registries_conf" json:"registries_conf"`
 }
 
-// Images configures the image store. KeepLayerBlobs keeps layers packed as well:
+// Images configures the image store. Driver makes the roots of containers: auto,
+// overlay, overlay-userxattr, btrfs or copy. KeepLayerBlobs keeps layers packed as well:
 // for push and save bit by bit, and to unpack them again without a registry. The
 // others name containers' signature files; "" is none, and a file that is not there
 // says nothing.
 type Images struct {
+	Driver            string `toml:"driver" json:"driver"`
 	KeepLayerBlobs    bool   `toml:"keep_layer_blobs" json:"keep_layer_blobs"`
 	SignaturePolicy   string `toml:"signature_policy" json:"signature_policy"`
 	RegistriesD       string `toml:"registries_d" json:"registries_d"`
@@ -131,7 +133,7 @@ func Default() Config {
 		},
 		Network:  Network{Bridge: "strake0", Subnets: []string{}},
 		Registry: Registry{RegistriesConf: "/etc/containers/registries.conf"},
-		Images:   Images{SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d"},
+		Images:   Images{Driver: "auto", SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d"},
 		Runtimes: map[string]Runtime{"strake": {Type: "strake"}},
 		Stream:   Stream{Address: "127.0.0.1:0"},
 		Monitor:  Monitor{Pods: 50},
@@ -265,6 +267,7 @@ func (c Config) validate() []problem {
 	oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
 	oneOf("log_format", c.LogFormat, "text", "json")
 	oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
+	oneOf("images.driver", c.Images.Driver, "auto", "overlay", "overlay-userxattr", "btrfs", "copy")
 	absolute("cni.conf_dir", c.CNI.ConfDir)
 	for _, d := range c.CNI.BinDirs {
 		absolute("cni.bin_dirs", d)

@@ -45,6 +45,7 @@ func (s *Store) hold(ref string) (*content, error) {
 		return nil, err
 	}
 	p.holdLocked(n.top.Digest.String(), n.manifest.String(), rec.image.ID)
+	p.holdLocked(string(rec.root))
 	for _, l := range rec.layers {
 		p.holdLocked(string(l.key), l.blob.Digest.String())
 	}

@@ -7,7 +7,8 @@
 // each layer and one atomic write of index.json the image, so that an image is
 // whole or absent whatever dies when. Opening a store is its recovery.
 //
-// It never mounts anything: it names directories, the pod's monitor mounts them.
+// It mounts nothing: it names directories and mounts (package rootfs), the pod's
+// monitor mounts them.
 //
 // Lock order: Store.indexMu, Store.mu, then those inside layout and layer. mu is
 // never held over the network, an fsync or the writing of a layer. A process
@@ -102,7 +103,8 @@ type Progress struct {
 type Rootfs struct {
 	ImageID string
 	// Layers are overlayfs lower directories, topmost first; never empty. They
-	// are read-only by agreement: several containers share them.
+	// are read-only by agreement: several containers share them. With a driver that
+	// is flat it is one, with the whole image.
 	Layers []string
 }
 

@@ -69,9 +69,72 @@ func (p *pull) ensureLayers(ctx context.Context, diffIDs []digest.Digest, blobs 
 	return layers, nil
 }
 
+// ensureRoot makes the one directory of an image whose layers are there, if the
+// driver wants that, holds it until release and returns its key, else "".
+func (p *pull) ensureRoot(ctx context.Context, layers []imageLayer) (layer.Key, error) {
+	s := p.store
+	if !s.options.Driver.Flat() {
+		return "", nil
+	}
+	chain := digest.FromString("") // of an image without layers
+	if chains := chainIDs(diffIDsOf(layers)); len(chains) > 0 {
+		chain = chains[len(chains)-1]
+	}
+	key := layer.RootKey(chain)
+	p.hold(string(key))
+	done, err := s.turn(ctx, string(key), func() bool { _, ok := s.layers.Get(key); return ok })
+	if err != nil || done == nil {
+		return key, err
+	}
+	defer done()
+	draft, err := s.layers.NewDraft(s.options.Driver.MakeDir)
+	if err != nil {
+		return "", err
+	}
+	result, err := layer.Flatten(draft.Path(), s.lowerDirs(keysOf(layers)), s.layers.Form())
+	if err == nil {
+		err = draft.Publish(key, chain, result)
+	}
+	if err != nil {
+		draft.Discard()
+		return "", fmt.Errorf("image root: %w", err)
+	}
+	return key, nil
+}
+
+// turn waits until nobody else makes what; done then says that we have, or gave up.
+// There, which is called with mu held, says that nothing is to be made: done is nil.
+func (s *Store) turn(ctx context.Context, what string, there func() bool) (done func(), err error) {
+	for {
+		s.mu.Lock()
+		if there() {
+			s.mu.Unlock()
+			return nil, nil
+		}
+		other, taken := s.unpack[what]
+		if !taken {
+			own := make(chan struct{})
+			s.unpack[what] = own
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				close(own)
+				delete(s.unpack, what)
+			}, nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // finish publishes a layer that waited for those below.
 func (p *pull) finish(w *unpacked, l imageLayer, below []imageLayer) error {
-	if err := layer.Inherit(w.draft.Path(), w.result.Implied, p.store.lowerDirs(keysOf(below))); err != nil {
+	if err := layer.Inherit(w.draft.Path(), w.result.Implied, p.store.lowerDirs(keysOf(below)), p.store.layers.Form()); err != nil {
 		return err
 	}
 	return w.draft.Publish(l.key, l.diffID, w.result)
@@ -83,34 +146,24 @@ func (p *pull) finish(w *unpacked, l imageLayer, below []imageLayer) error {
 func (p *pull) ensureLayer(ctx context.Context, keys []layer.Key, diffID digest.Digest, blob v1.Descriptor) (layer.Key, *unpacked, error) {
 	s := p.store
 	p.progress(Progress{Layer: blob.Digest, Phase: PhaseWaiting, Total: blob.Size})
-	for {
-		s.mu.Lock()
+	var there layer.Key
+	done, err := s.turn(ctx, diffID.String(), func() bool {
 		for _, key := range keys {
 			if _, ok := s.layers.Get(key); ok {
-				s.mu.Unlock()
-				p.progress(Progress{Layer: blob.Digest, Phase: PhaseExists, Done: blob.Size, Total: blob.Size})
-				return key, nil, p.keepBlob(ctx, blob)
+				there = key
+				return true
 			}
 		}
-		other, taken := s.unpack[diffID]
-		if !taken {
-			s.unpack[diffID] = make(chan struct{})
-			s.mu.Unlock()
-			break
-		}
-		s.mu.Unlock()
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return "", nil, context.Cause(ctx)
-		}
+		return false
+	})
+	if err != nil {
+		return "", nil, err
 	}
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		close(s.unpack[diffID])
-		delete(s.unpack, diffID)
-	}()
+	if done == nil {
+		p.progress(Progress{Layer: blob.Digest, Phase: PhaseExists, Done: blob.Size, Total: blob.Size})
+		return there, nil, p.keepBlob(ctx, blob)
+	}
+	defer done()
 	select {
 	case s.parallel <- struct{}{}:
 		defer func() { <-s.parallel }()
@@ -124,7 +177,7 @@ func (p *pull) ensureLayer(ctx context.Context, keys []layer.Key, diffID digest.
 func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.Descriptor) (layer.Key, *unpacked, error) {
 	s := p.store
 	src := layer.Source{
-		Digest: blob.Digest, DiffID: diffID, Size: blob.Size,
+		Digest: blob.Digest, DiffID: diffID, Size: blob.Size, Form: s.layers.Form(),
 		Open: func(ctx context.Context) (io.ReadCloser, error) { return p.from.Blob(ctx, blob) },
 		Progress: func(done int64) {
 			p.progress(Progress{Layer: blob.Digest, Phase: PhasePulling, Done: done, Total: blob.Size})
@@ -138,7 +191,7 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 		}
 		src.Copy = kept
 	}
-	draft, err := s.layers.NewDraft()
+	draft, err := s.layers.NewDraft(nil)
 	if err != nil {
 		if kept != nil {
 			kept.Discard()
@@ -157,6 +210,9 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 	if err != nil {
 		draft.Discard()
 		return "", nil, err
+	}
+	if result.Devices > 0 {
+		s.log.Warn("devices of an image layer left out: only the host's root can make them", "layer", blob.Digest, "devices", result.Devices)
 	}
 	p.progress(Progress{Layer: blob.Digest, Phase: PhaseDone, Done: blob.Size, Total: blob.Size})
 	if len(result.Implied) > 0 {
@@ -225,7 +281,7 @@ func keysOf(layers []imageLayer) []layer.Key {
 }
 
 // lowerDirs turns a stack of layers, lowest first, into overlayfs's list,
-// topmost first. What lies below an opaque root is left out; so is a layer that
+// topmost first; never empty. What lies below an opaque root is left out; so is a layer that
 // is there again above, whose repetition changes nothing and which overlayfs
 // refuses to take twice.
 func (s *Store) lowerDirs(keys []layer.Key) []string {
@@ -240,6 +296,9 @@ func (s *Store) lowerDirs(keys []layer.Key) []string {
 		if s.layerInfo(key).OpaqueRoot {
 			break
 		}
+	}
+	if len(dirs) == 0 {
+		return []string{s.layers.EmptyPath()}
 	}
 	return dirs
 }

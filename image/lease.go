@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/strake-containers/strake/image/layer"
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/atomicfile"
 )
 
@@ -49,6 +50,9 @@ func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) {
 		return Rootfs{}, err
 	}
 	l := lease{Version: leaseVersion, Image: rec.image.ID, Layers: keysOf(rec.layers)}
+	if rec.root != "" {
+		l.Layers = []layer.Key{rec.root}
+	}
 	data, err := json.Marshal(l)
 	if err != nil {
 		return Rootfs{}, err
@@ -69,11 +73,18 @@ func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) {
 func (s *Store) leasePath(holder string) string { return filepath.Join(s.root, leasesDir, holder) }
 
 func (s *Store) rootfs(l lease) Rootfs {
-	dirs := s.lowerDirs(l.Layers)
-	if len(dirs) == 0 {
-		dirs = []string{s.layers.EmptyPath()}
+	return Rootfs{ImageID: l.Image, Layers: s.lowerDirs(l.Layers)}
+}
+
+// PrepareRoot makes in dir, a directory of the container's own, the root of a
+// container that holds the lease r, and says how it is mounted. Removing dir undoes
+// it, also after an error.
+func (s *Store) PrepareRoot(r Rootfs, dir string) (rootfs.Mount, error) {
+	m, err := s.options.Driver.Prepare(r.Layers, dir)
+	if err != nil {
+		return m, fmt.Errorf("root of a container of image %s: driver %s: %w", r.ImageID, s.options.Driver.Name(), err)
 	}
-	return Rootfs{ImageID: l.Image, Layers: dirs}
+	return m, nil
 }
 
 // Release ends the lease of holder. Without one it does nothing.

@@ -250,8 +250,13 @@ func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top dig
 		return Image{}, err
 	}
 
+	root, err := p.ensureRoot(ctx, layers)
+	if err != nil {
+		return Image{}, err
+	}
+
 	// 6. Publish: from here on the image is there, also after a crash.
-	rec := newRecord(manifest, m, config, layers, p.store.layerInfo)
+	rec := newRecord(manifest, m, config, layers, root, p.store.layerInfo)
 	n := name{top: top, manifest: manifest.Digest, id: rec.image.ID, pulledAt: time.Now()}
 	return p.store.publish(keys(top.Digest), n, &newImage{rec, docs})
 }

@@ -33,6 +33,7 @@ type name struct {
 type record struct {
 	image  Image // without what the names say
 	layers []imageLayer
+	root   layer.Key // of the whole image in one directory; "" unless the driver wants it
 }
 
 type imageLayer struct {
@@ -42,8 +43,8 @@ type imageLayer struct {
 }
 
 // newRecord makes a record of checked parts.
-func newRecord(manifest v1.Descriptor, m v1.Manifest, config v1.Image, layers []imageLayer, info func(layer.Key) layer.Info) *record {
-	rec := &record{layers: layers, image: Image{
+func newRecord(manifest v1.Descriptor, m v1.Manifest, config v1.Image, layers []imageLayer, root layer.Key, info func(layer.Key) layer.Info) *record {
+	rec := &record{layers: layers, root: root, image: Image{
 		ID: m.Config.Digest.String(), Config: config.Config, Labels: config.Config.Labels,
 		OS: config.OS, Arch: config.Architecture, Manifest: manifest.Digest,
 		Size: manifest.Size + m.Config.Size,
@@ -51,14 +52,12 @@ func newRecord(manifest v1.Descriptor, m v1.Manifest, config v1.Image, layers []
 	if config.Created != nil {
 		rec.image.Created = *config.Created
 	}
-	seen := map[layer.Key]bool{}
 	for _, l := range layers {
 		rec.image.DiffIDs = append(rec.image.DiffIDs, l.diffID.String())
-		if !seen[l.key] {
-			seen[l.key] = true
-			i := info(l.key)
-			rec.image.Size += i.Bytes + i.Recipe
-		}
+	}
+	for _, key := range distinct(rec) {
+		i := info(key)
+		rec.image.Size += i.Bytes + i.Recipe
 	}
 	return rec
 }
@@ -131,9 +130,13 @@ func (s *Store) restore(ctx context.Context, e v1.Descriptor) (key string, n nam
 	if err != nil {
 		return key, n, nil, fmt.Errorf("a layer is missing and its blob was not kept or is broken: %w", err)
 	}
+	root, err := p.ensureRoot(ctx, layers)
+	if err != nil {
+		return key, n, nil, err
+	}
 	n.id = m.Config.Digest.String()
 	desc := v1.Descriptor{MediaType: m.MediaType, Digest: n.manifest, Size: int64(len(body))}
-	return key, n, newRecord(desc, m, config, layers, s.layerInfo), nil
+	return key, n, newRecord(desc, m, config, layers, root, s.layerInfo), nil
 }
 
 func (s *Store) layerInfo(key layer.Key) layer.Info {

@@ -133,6 +133,7 @@ func (s *Store) collect() error {
 			delete(s.images, id)
 			continue
 		}
+		layers[rec.root] = true
 		for _, l := range rec.layers {
 			layers[l.key] = true
 			blobs[l.blob.Digest] = s.options.KeepLayerBlobs

@@ -19,6 +19,7 @@ import (
 	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/image/layout"
 	"github.com/strake-containers/strake/image/registry"
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/sys"
 )
@@ -43,6 +44,8 @@ type Options struct {
 	// Parallel bounds the layers that are fetched at once, over all pulls;
 	// 0 is 6.
 	Parallel int
+	// Driver makes the roots of containers; nil is rootfs.Default.
+	Driver rootfs.Driver
 	// Limits bound what one layer may unpack to; zero fields have defaults.
 	Limits layer.Limits
 	// Pinned are the names of images that garbage collection must leave.
@@ -76,7 +79,7 @@ type Store struct {
 	leases map[string]lease   // by holder
 	busy   map[string]int     // layer keys and blob digests that pulls in flight need
 	pulls  map[string]*flight
-	unpack map[digest.Digest]chan struct{} // layers being unpacked; closed at the end
+	unpack map[string]chan struct{} // layers and roots being made, for turn
 }
 
 // Open opens the store in root, made if need be, and repairs it: what an index
@@ -89,10 +92,13 @@ func Open(root string, o Options) (_ *Store, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.Driver == nil {
+		o.Driver = rootfs.Default()
+	}
 	s := &Store{
 		root: root, options: o, log: o.Logger, pinned: map[string]bool{}, parallel: make(chan struct{}, o.Parallel),
 		names: map[string]name{}, images: map[string]*record{}, leases: map[string]lease{},
-		busy: map[string]int{}, pulls: map[string]*flight{}, unpack: map[digest.Digest]chan struct{}{},
+		busy: map[string]int{}, pulls: map[string]*flight{}, unpack: map[string]chan struct{}{},
 	}
 	for _, p := range o.Pinned {
 		ref, err := registry.ParseReference(p)
@@ -115,7 +121,10 @@ func Open(root string, o Options) (_ *Store, err error) {
 	if s.layout, err = layout.Open(root); err != nil {
 		return nil, err
 	}
-	if s.layers, err = layer.OpenStore(filepath.Join(root, layersDir), s.log); err != nil {
+	if err := s.checkForm(); err != nil {
+		return nil, err
+	}
+	if s.layers, err = layer.OpenStore(filepath.Join(root, layersDir), o.Driver.Form(), s.log); err != nil {
 		return nil, err
 	}
 	s.client = registry.New(o.Registry)
@@ -123,6 +132,21 @@ func Open(root string, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// checkForm keeps layers that containers have mounted from being dropped because
+// the driver wants them in another form.
+func (s *Store) checkForm() error {
+	have, err := layer.FormOf(filepath.Join(s.root, layersDir))
+	if err != nil || have == s.options.Driver.Form() {
+		return err
+	}
+	held, err := os.ReadDir(filepath.Join(s.root, leasesDir))
+	if err == nil && len(held) > 0 {
+		err = fmt.Errorf("%w: driver %q needs the layers unpacked again, and %d containers use them: remove those first, with the driver of before",
+			ErrInUse, s.options.Driver.Name(), len(held))
+	}
+	return err
 }
 
 func takeLock(path string) (*os.File, error) {

@@ -182,9 +182,12 @@ func (s *Store) DiskUsage() []ImageUsage {
 	return list
 }
 
-// distinct are the layers of an image, each once.
+// distinct are the directories of an image, each once.
 func distinct(rec *record) []layer.Key {
 	keys := keysOf(rec.layers)
+	if rec.root != "" {
+		keys = append(keys, rec.root)
+	}
 	slices.Sort(keys)
 	return slices.Compact(keys)
 }

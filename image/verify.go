@@ -18,7 +18,7 @@ import (
 // Finding is what Verify says of one layer or blob.
 type Finding struct {
 	Image   Image
-	What    string // "layer sha256:…", "blob sha256:…"
+	What    string // "layer sha256:…", "blob sha256:…", "root-sha256-…" (the layers in one directory)
 	Problem error  // nil: it is what it should be
 	// Unknown says that there is nothing to compare with: a layer that was unpacked
 	// by an older version and whose blob is not kept.
@@ -86,6 +86,11 @@ func (s *Store) verifyImage(ctx context.Context, img Image, seen map[string]erro
 			return err
 		}
 	}
+	if root := c.record.root; root != "" {
+		return check(string(root), func() error {
+			return layer.Same(s.layers.Path(root), s.lowerDirs(keysOf(c.record.layers)), s.layers.Form())
+		})
+	}
 	return nil
 }
 
@@ -147,6 +152,9 @@ func (s *Store) repair(ctx context.Context, id string, broken map[string]bool, a
 			return fmt.Errorf("%w: a container uses layer %s: remove that first", ErrInUse, l.diffID)
 		}
 	}
+	if broken[string(rec.root)] && s.leased(rec.root) {
+		return fmt.Errorf("%w: a container uses %s: remove that first", ErrInUse, rec.root)
+	}
 
 	// 2. Where it comes from.
 	from := repairSource{local: layoutSource{s.root}}
@@ -197,7 +205,15 @@ func (s *Store) repair(ctx context.Context, id string, broken map[string]bool, a
 			}
 		}
 	}
-	_, err = p.ensureLayers(ctx, diffIDsOf(rec), m.Layers)
+	if broken[string(rec.root)] {
+		if err := s.layers.Remove(rec.root); err != nil {
+			return err
+		}
+	}
+	layers, err := p.ensureLayers(ctx, diffIDsOf(rec.layers), m.Layers)
+	if err == nil {
+		_, err = p.ensureRoot(ctx, layers)
+	}
 	return err
 }
 
@@ -213,9 +229,9 @@ func (s *Store) leased(key layer.Key) bool {
 	return false
 }
 
-func diffIDsOf(rec *record) []digest.Digest {
-	ids := make([]digest.Digest, len(rec.layers))
-	for i, l := range rec.layers {
+func diffIDsOf(layers []imageLayer) []digest.Digest {
+	ids := make([]digest.Digest, len(layers))
+	for i, l := range layers {
 		ids[i] = l.diffID
 	}
 	return ids

@@ -7,13 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/shim/client"
@@ -102,7 +102,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	}
 	r.ImageID, r.ImageName, r.ImageRef = img.ID, imageName(&r.Config, img), imageRef(img)
 	undo.Push("release image", func() error { return m.releaseImages(r) })
-	rootfs, err := m.o.Images.Rootfs(img.ID, c.id)
+	lease, err := m.o.Images.Rootfs(img.ID, c.id)
 	if err != nil {
 		return err
 	}
@@ -119,23 +119,24 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if err := m.store.AddContainer(p.id, c.id); err != nil {
 		return err
 	}
-	upper := filepath.Join(dir, "upper")
-	for _, d := range []string{upper, filepath.Join(dir, "work"), bundleDir, filepath.Join(bundleDir, "rootfs")} {
-		// upper is the container's "/": traversable for whoever it runs as.
+	for _, d := range []string{bundleDir, filepath.Join(bundleDir, "rootfs")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return err
 		}
 	}
-	user := p.record.Config.UserNS()
-	if user != nil {
-		if err := chownRoot(user, upper); err != nil {
+	root, err := m.o.Images.PrepareRoot(lease, dir)
+	if err != nil {
+		return err
+	}
+	if user := p.record.Config.UserNS(); user != nil {
+		if err := mapRoot(&root, user, dir); err != nil {
 			return err
 		}
 	}
 
 	// 3. Its spec.
 	w.enter("spec")
-	compiled, err := m.compile(ctx, c, &img, rootfs.Layers, imageMounts)
+	compiled, err := m.compile(ctx, c, &img, lease.Layers, imageMounts)
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,8 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 		return err
 	}
 	undo.Push("delete container", func() error { return m.destroy(ctx, p, c.id) })
-	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, overlay(rootfs.Layers, dir, user))); err != nil {
+	mount := client.Mount{Type: root.Type, Source: root.Source, Options: root.Options}
+	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, mount)); err != nil {
 		m.suspect(p, monitor, err)
 		return err
 	}
@@ -223,27 +225,19 @@ func (m *Manager) createOptions(r *containerRecord, bundleDir string, rootfs cli
 	return o
 }
 
-// overlay is the container's root: the image's layers under its own. It is
-// volatile: what a container wrote dies with it, and unmounting it then need not
-// wait for the disk. Index and metacopy stay off whatever the host's default is:
-// layers are shared by many overlays. In a user namespace they are idmapped, while
-// what the container writes has the host's ids.
-func overlay(layers []string, dir string, user *bundle.UserNamespace) client.Mount {
-	options := []string{
-		"lowerdir=" + strings.Join(layers, ":"),
-		"upperdir=" + filepath.Join(dir, "upper"),
-		"workdir=" + filepath.Join(dir, "work"),
-		"volatile", "index=off", "metacopy=off",
+// mapRoot asks for the root of a container in a user namespace: the image's files
+// are idmapped, while what an overlay's container writes has the host's ids.
+func mapRoot(root *rootfs.Mount, user *bundle.UserNamespace, dir string) error {
+	for _, m := range user.UIDs {
+		root.Options = append(root.Options, fmt.Sprintf("uidmap=%d:%d:%d", m.ContainerID, m.HostID, m.Length))
 	}
-	if user != nil {
-		for _, m := range user.UIDs {
-			options = append(options, fmt.Sprintf("uidmap=%d:%d:%d", m.ContainerID, m.HostID, m.Length))
-		}
-		for _, m := range user.GIDs {
-			options = append(options, fmt.Sprintf("gidmap=%d:%d:%d", m.ContainerID, m.HostID, m.Length))
-		}
+	for _, m := range user.GIDs {
+		root.Options = append(root.Options, fmt.Sprintf("gidmap=%d:%d:%d", m.ContainerID, m.HostID, m.Length))
 	}
-	return client.Mount{Type: "overlay", Source: "overlay", Options: options}
+	if rootfs.Whole(dir) {
+		return nil
+	}
+	return chownRoot(user, rootfs.Written(dir))
 }
 
 // chownRoot gives a file of ours to root of a user namespace; nil is the host's.

@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/network/netns"
 	"github.com/strake-containers/strake/shim/client"
@@ -22,6 +23,7 @@ import (
 type Images interface {
 	Get(ref string) (image.Image, error)
 	Rootfs(imageID, holder string) (image.Rootfs, error)
+	PrepareRoot(r image.Rootfs, dir string) (rootfs.Mount, error)
 	Release(holder string) error
 	Holders() []image.Lease
 }

@@ -22,6 +22,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -142,6 +143,10 @@ func (v *view) Get(ref string) (image.Image, error) {
 		ID: "sha256:1", RepoTags: []string{ref}, RepoDigests: []string{"repo@sha256:2"},
 		Config: v1.ImageConfig{Cmd: []string{"/bin/sh"}, StopSignal: "SIGQUIT"},
 	}, nil
+}
+
+func (v *view) PrepareRoot(r image.Rootfs, dir string) (rootfs.Mount, error) {
+	return rootfs.Default().Prepare(r.Layers, dir)
 }
 
 func (v *view) Rootfs(id, holder string) (image.Rootfs, error) {

@@ -19,6 +19,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/testutil"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/pod/bundle"
@@ -194,6 +195,10 @@ func (o *oneImage) Get(ref string) (image.Image, error) {
 	return image.Image{ID: "sha256:1", RepoTags: []string{ref}, Config: v1.ImageConfig{
 		Cmd: []string{"/bin/sh"}, Env: []string{"FROM=image", "PATH=/bin"},
 	}}, nil
+}
+
+func (o *oneImage) PrepareRoot(r image.Rootfs, dir string) (rootfs.Mount, error) {
+	return rootfs.Default().Prepare(r.Layers, dir)
 }
 
 func (o *oneImage) Rootfs(id, holder string) (image.Rootfs, error) {

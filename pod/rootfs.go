@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/pod/bundle"
 )
@@ -59,12 +60,11 @@ func closeLayers(roots []*os.Root) {
 
 // containerAccounts are those of a running container, which may have added some.
 func (m *Manager) containerAccounts(c *container) (bundle.Accounts, error) {
-	rootfs, err := m.o.Images.Rootfs(c.record.ImageID, c.id) // the lease it has
+	lease, err := m.o.Images.Rootfs(c.record.ImageID, c.id) // the lease it has
 	if err != nil {
 		return bundle.Accounts{}, err
 	}
-	upper := filepath.Join(m.store.ContainerDir(c.pod.id, c.id), "upper")
-	return readAccounts(append([]string{upper}, rootfs.Layers...))
+	return readAccounts(rootfs.Dirs(lease.Layers, m.store.ContainerDir(c.pod.id, c.id)))
 }
 
 // readLayered reads a file as overlayfs would show it, without mounting: nil if
@@ -165,8 +165,13 @@ func opaque(root *os.Root, name string) bool {
 		return false
 	}
 	defer func() { _ = d.Close() }()
-	value, err := sys.Fgetxattr(d, "trusted.overlay.opaque")
-	return err == nil && string(value) == "y"
+	for _, attr := range []string{"trusted.overlay.opaque", "user.overlay.opaque"} {
+		value, err := sys.Fgetxattr(d, attr)
+		if err == nil && string(value) == "y" {
+			return true
+		}
+	}
+	return false
 }
 
 func readSmall(root *os.Root, name string) ([]byte, error) {

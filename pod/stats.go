@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -268,10 +269,26 @@ func (m *Manager) diskUsage(c *container) FilesystemUsage {
 	if time.Since(u.Time) < usageMaxAge {
 		return u
 	}
-	u = walkUsage(filepath.Join(m.store.ContainerDir(c.pod.id, c.id), "upper"))
+	u = m.written(c)
 	c.pod.mu.Lock()
 	defer c.pod.mu.Unlock()
 	c.usage = u
+	return u
+}
+
+// written counts what a container has written. Of a root that has the image in it,
+// what the image takes is taken off.
+func (m *Manager) written(c *container) FilesystemUsage {
+	dir := m.store.ContainerDir(c.pod.id, c.id)
+	u := walkUsage(rootfs.Written(dir))
+	if !rootfs.Whole(dir) {
+		return u
+	}
+	if lease, err := m.o.Images.Rootfs(c.record.ImageID, c.id); err == nil { // the one it has
+		image := walkUsage(lease.Layers[0])
+		u.Bytes -= min(u.Bytes, image.Bytes)
+		u.Inodes -= min(u.Inodes, image.Inodes)
+	}
 	return u
 }
 

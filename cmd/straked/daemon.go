@@ -12,6 +12,7 @@ import (
 	"github.com/strake-containers/strake/config"
 	"github.com/strake-containers/strake/image"
 	"github.com/strake-containers/strake/image/registry"
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sdnotify"
 	"github.com/strake-containers/strake/internal/version"
@@ -50,7 +51,12 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 	closers.Push("unlock state", state.Close)
 
 	// 2. Images; opening is recovery.
+	driver, err := rootfs.Open(c.Images.Driver, c.Root)
+	if err != nil {
+		return &config.Error{File: "configuration", Key: "images.driver", Msg: err.Error()}
+	}
 	images, err := image.Open(filepath.Join(c.Root, "images"), image.Options{
+		Driver:         driver,
 		Registry:       registry.Config{ConfigPath: c.Registry.ConfigPath, RegistriesConf: c.Registry.RegistriesConf, UserAgent: "strake/" + version.Version},
 		KeepLayerBlobs: c.Images.KeepLayerBlobs,
 		Trust: image.Trust{

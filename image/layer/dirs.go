@@ -160,7 +160,7 @@ func (w *writer) dir(name string) (fd int, real string, err error) {
 		return -1, "", err
 	}
 	if opaque {
-		return fd, real, sys.SetXattrFd(fd, xattrOpaque, []byte("y"))
+		return fd, real, sys.SetXattrFd(fd, w.form.opaque(), []byte("y"))
 	}
 	return fd, real, nil
 }

@@ -13,23 +13,23 @@ import (
 // Inherit gives the directories that a layer implied the owner, mode, times and
 // attributes that they have in the layers below, lowers, topmost first: a tar
 // with "tmp/x" and no "tmp" must not change the mode of /tmp.
-func Inherit(dir string, implied, lowers []string) error {
+func Inherit(dir string, implied, lowers []string, form Form) error {
 	root, err := sys.OpenDir(dir)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = sys.CloseFd(root) }()
 	for _, name := range implied {
-		if err := inherit(root, name, lowers); err != nil {
+		if err := inherit(root, name, lowers, form); err != nil {
 			return &fs.PathError{Op: "attributes of the directory below", Path: filepath.Join(dir, name), Err: err}
 		}
 	}
 	return nil
 }
 
-func inherit(root int, name string, lowers []string) error {
+func inherit(root int, name string, lowers []string, form Form) error {
 	for _, lower := range lowers {
-		from, hidden, err := findBelow(lower, name)
+		from, hidden, err := findBelow(lower, name, form)
 		if err != nil {
 			return err
 		}
@@ -51,7 +51,7 @@ func inherit(root int, name string, lowers []string) error {
 
 // findBelow opens directory name of a layer, or returns -1 and whether this
 // layer hides the name from those below it.
-func findBelow(layer, name string) (fd int, hidden bool, err error) {
+func findBelow(layer, name string, form Form) (fd int, hidden bool, err error) {
 	dir, err := sys.OpenDir(layer)
 	if err != nil {
 		return -1, false, err
@@ -68,12 +68,12 @@ func findBelow(layer, name string) (fd int, hidden bool, err error) {
 			return -1, false, err
 		}
 		dir = next
-		attrs, err := sys.XattrsFd(dir)
+		value, err := sys.GetXattrFd(dir, form.opaque())
 		if err != nil {
 			_ = sys.CloseFd(dir)
 			return -1, false, err
 		}
-		hidden = hidden || string(attrs[xattrOpaque]) == "y"
+		hidden = hidden || string(value) == "y"
 	}
 	return dir, false, nil
 }
@@ -83,22 +83,7 @@ func copyAttributes(from, to int) error {
 	if err != nil {
 		return err
 	}
-	attrs, err := sys.XattrsFd(from)
-	if err != nil {
-		return err
-	}
-	for attr, value := range attrs {
-		if strings.HasPrefix(attr, "trusted.overlay.") {
-			continue
-		}
-		if err := sys.SetXattrFd(to, attr, value); err != nil {
-			return err
-		}
-	}
-	if err := sys.ChownFd(to, int(st.UID), int(st.GID)); err != nil {
-		return err
-	}
-	if err := sys.ChmodFd(to, st.Mode&permBits); err != nil {
+	if err := attributes(from, to, st); err != nil {
 		return err
 	}
 	return sys.SetTimesFd(to, st.Mtime, st.Mtime)

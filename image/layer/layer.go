@@ -8,7 +8,9 @@
 //	                        ↘ tar → files
 //
 // A layer is written by itself, with nothing mounted: deletions become overlay's
-// whiteouts (character device 0/0) and opaque directories (trusted.overlay.opaque).
+// whiteouts (character device 0/0) and opaque directories (trusted.overlay.opaque, or
+// user.overlay.opaque). Walk shows such directories over each other as overlayfs does,
+// and Flatten copies what it shows, for who cannot have an overlay.
 // Directories that a tar implies but does not list have, in an image, the owner
 // and mode of the layer below; Inherit gives them those afterwards.
 //
@@ -86,6 +88,8 @@ type Source struct {
 	Recipe io.Writer
 	// Progress, if not nil, is told the bytes of the blob that have come.
 	Progress func(done int64)
+	// Form is what the layer is written for; "" is Trusted.
+	Form Form
 }
 
 // Result is what Unpack made.
@@ -98,6 +102,7 @@ type Result struct {
 	// OpaqueRoot says that the layer hides all below it. Overlayfs has no mark
 	// for that on a root: the layers below are left out instead.
 	OpaqueRoot bool
+	Devices    int64 // left out: in a user namespace nobody makes one
 	Tar        int64 // bytes of the tar
 	Recipe     bool  // Source.Recipe got a whole one
 }
@@ -119,7 +124,7 @@ func Unpack(ctx context.Context, dir string, src Source, limits Limits) (Result,
 	g.Go(func() error { return decompress(blob, limits, plain, toHash) })
 	g.Go(func() error { return hashTar(toHash, src.DiffID) })
 	g.Go(func() (err error) {
-		result, err = writeTar(root, plain, src.Recipe, limits)
+		result, err = writeTar(root, plain, src.Recipe, limits, src.Form)
 		return err
 	})
 	if err := g.Wait(); err != nil {

@@ -211,7 +211,7 @@ func TestUnpackWhiteouts(t *testing.T) {
 		st := stat(t, path)
 		return st.Mode&syscall.S_IFMT == syscall.S_IFCHR && st.Rdev == 0
 	}
-	isOpaque := func(path string) bool { return string(xattrs(t, path)[xattrOpaque]) == "y" }
+	isOpaque := func(path string) bool { return string(xattrs(t, path)[Trusted.opaque()]) == "y" }
 	dir, r := mustUnpack(t, tarOf(t, nil,
 		tar.Header{Name: "a/", Typeflag: tar.TypeDir},
 		tar.Header{Name: "a/.wh.gone"},
@@ -492,7 +492,7 @@ func TestInherit(t *testing.T) {
 	if want := "gone home nowhere opaque opaque/sub tmp"; strings.Join(r.Implied, " ") != want {
 		t.Fatalf("implied %v, want %s", r.Implied, want)
 	}
-	if err := Inherit(top, r.Implied, []string{middle, base}); err != nil {
+	if err := Inherit(top, r.Implied, []string{middle, base}, Trusted); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]uint32{"tmp": 0o1777, "home": 0o711, "gone": impliedMode, "opaque": 0o770, "opaque/sub": impliedMode, "nowhere": impliedMode} {
@@ -606,7 +606,7 @@ func BenchmarkUnpack(b *testing.B) {
 // unpackStored unpacks a tar into a store, with its recipe, under its diffID.
 func unpackStored(t *testing.T, s *Store, data []byte) Key {
 	t.Helper()
-	d, err := s.NewDraft()
+	d, err := s.NewDraft(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -626,7 +626,7 @@ func unpackStored(t *testing.T, s *Store, data []byte) Key {
 func TestTarAgain(t *testing.T) {
 	testutil.RequireRoot(t, "layers have owners")
 	testutil.CheckLeaks(t)
-	s, err := OpenStore(filepath.Join(t.TempDir(), "layers"), slog.New(slog.DiscardHandler))
+	s, err := OpenStore(filepath.Join(t.TempDir(), "layers"), Trusted, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,11 +16,13 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/sys"
 )
 
 const (
 	infoFile    = "layer.json"
+	formFile    = "form"
 	durableFile = "durable"
 	fsDir       = "fs"
 	tmpDir      = "tmp"
@@ -44,6 +46,10 @@ func DiffKey(d digest.Digest) Key { return Key(strings.Replace(d.String(), ":", 
 // ChainKey is the key of a layer by the chain of diffIDs up to it.
 func ChainKey(d digest.Digest) Key { return "chain-" + DiffKey(d) }
 
+// RootKey is the key of a whole image as one directory, by the chain of all its
+// diffIDs.
+func RootKey(d digest.Digest) Key { return "root-" + DiffKey(d) }
+
 // Info is layer.json.
 type Info struct {
 	Version    int           `json:"version"`
@@ -65,6 +71,7 @@ type Info struct {
 //	ROOT/KEY/layer.json  Info
 //	ROOT/KEY/recipe      how the layer's tar is made again
 //	ROOT/KEY/durable     present once all of it is known to be on the device
+//	ROOT/form            the Form of all of them; without it Trusted
 //	ROOT/tmp/            drafts and rubbish; emptied at start
 //	ROOT/empty/          an empty layer, for images without any
 //
@@ -72,6 +79,7 @@ type Info struct {
 type Store struct {
 	root   string
 	fd     int
+	form   Form
 	bootID string
 	log    *slog.Logger
 	work   sync.WaitGroup // the flusher and the rubbish removers
@@ -86,9 +94,19 @@ type Store struct {
 	flusher bool        // one runs
 }
 
+// FormOf is the form of the layers in a store's directory.
+func FormOf(root string) (Form, error) {
+	data, err := os.ReadFile(filepath.Join(root, formFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Trusted, nil
+	}
+	return Form(data), err
+}
+
 // OpenStore opens the directory, which the caller has locked, and repairs it:
-// drafts go, and so do layers that a power cut may have harmed.
-func OpenStore(root string, log *slog.Logger) (*Store, error) {
+// drafts go, and so do layers of another form and those that a power cut may have
+// harmed.
+func OpenStore(root string, form Form, log *slog.Logger) (*Store, error) {
 	for _, dir := range []string{root, filepath.Join(root, tmpDir), filepath.Join(root, emptyDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
@@ -107,7 +125,7 @@ func OpenStore(root string, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, fd: fd, bootID: strings.TrimSpace(string(boot)), log: log, layers: map[Key]Info{}}
+	s := &Store{root: root, fd: fd, form: form, bootID: strings.TrimSpace(string(boot)), log: log, layers: map[Key]Info{}}
 	if err := s.recover(); err != nil {
 		_ = sys.CloseFd(fd)
 		return nil, err
@@ -123,16 +141,23 @@ func (s *Store) recover() error {
 	for _, e := range rubbish {
 		s.trash(filepath.Join(s.root, tmpDir, e.Name()))
 	}
+	have, err := FormOf(s.root)
+	if err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(s.root)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() == tmpDir || e.Name() == emptyDir {
+		if !e.IsDir() || e.Name() == tmpDir || e.Name() == emptyDir {
 			continue
 		}
 		key := Key(e.Name())
 		info, durable, err := s.read(key)
+		if err == nil && have != s.form {
+			err = fmt.Errorf("it has the attributes of %s, not %s", have, s.form)
+		}
 		if err == nil && !durable && info.BootID != s.bootID {
 			err = errors.New("not flushed before the machine went down")
 		}
@@ -146,6 +171,11 @@ func (s *Store) recover() error {
 		s.add(key, info)
 		if !durable {
 			s.unsafe = append(s.unsafe, key)
+		}
+	}
+	if have != s.form { // after the last layer of the other form: it would be taken for ours
+		if err := atomicfile.Write(filepath.Join(s.root, formFile), []byte(s.form), 0o600); err != nil {
+			return err
 		}
 	}
 	s.mu.Lock()
@@ -236,8 +266,14 @@ type Draft struct {
 	recipe *os.File
 }
 
-// NewDraft makes an empty one.
-func (s *Store) NewDraft() (*Draft, error) {
+// Form is that of all layers.
+func (s *Store) Form() Form { return s.form }
+
+// NewDraft makes an empty one, whose directory mkdir makes; nil is os.Mkdir's.
+func (s *Store) NewDraft(mkdir func(path string) error) (*Draft, error) {
+	if mkdir == nil {
+		mkdir = func(path string) error { return os.Mkdir(path, 0o755) }
+	}
 	dir := filepath.Join(s.root, tmpDir, "draft-"+rand.Text())
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
@@ -246,7 +282,7 @@ func (s *Store) NewDraft() (*Draft, error) {
 	s.drafts++
 	s.mu.Unlock()
 	d := &Draft{store: s, dir: dir}
-	if err := os.Mkdir(d.Path(), 0o755); err != nil {
+	if err := mkdir(d.Path()); err != nil {
 		d.Discard()
 		return nil, err
 	}

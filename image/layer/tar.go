@@ -22,7 +22,6 @@ const (
 	whiteoutMeta   = ".wh..wh." // aufs's own files, which mean nothing to others
 
 	xattrPrefix = "SCHILY.xattr."
-	xattrOpaque = "trusted.overlay.opaque"
 	xattrACL    = "system.posix_acl_default"
 	maxPath     = 4000 // below PATH_MAX, with room for a prefix
 	blockSize   = 4096
@@ -37,8 +36,8 @@ const (
 
 // writeTar is the last stage: it makes the files of a tar stream below root.
 // Its recipe goes to recipe, unless that is nil.
-func writeTar(root int, in io.Reader, recipe io.Writer, limits Limits) (Result, error) {
-	w, err := newWriter(root, limits)
+func writeTar(root int, in io.Reader, recipe io.Writer, limits Limits, form Form) (Result, error) {
+	w, err := newWriter(root, limits, form)
 	if err != nil {
 		return Result{}, err
 	}
@@ -80,6 +79,7 @@ type writer struct {
 	dirs    *dirCache
 	umask   uint32
 	limits  Limits
+	form    Form
 	buf     []byte
 	entries int64
 	content int64 // bytes of file content announced so far
@@ -95,13 +95,13 @@ type writer struct {
 	result   Result
 }
 
-func newWriter(root int, limits Limits) (*writer, error) {
+func newWriter(root int, limits Limits, form Form) (*writer, error) {
 	umask, err := sys.Umask()
 	if err != nil {
 		return nil, err
 	}
 	return &writer{
-		root: root, dirs: newDirCache(), umask: umask, limits: limits, buf: make([]byte, copyBuffer),
+		root: root, dirs: newDirCache(), umask: umask, limits: limits, form: form, buf: make([]byte, copyBuffer),
 		dirTimes: map[string][2]time.Time{}, implied: map[string]bool{},
 	}, nil
 }
@@ -176,7 +176,7 @@ func (w *writer) whiteout(parent int, dirName, base string) error {
 			w.result.OpaqueRoot = true
 			return nil
 		}
-		return sys.SetXattrFd(parent, xattrOpaque, []byte("y"))
+		return sys.SetXattrFd(parent, w.form.opaque(), []byte("y"))
 	}
 	if strings.HasPrefix(base, whiteoutMeta) {
 		return nil
@@ -199,7 +199,7 @@ func (w *writer) whiteout(parent int, dirName, base string) error {
 		return err
 	}
 	defer func() { _ = sys.CloseFd(fd) }()
-	return sys.SetXattrFd(fd, xattrOpaque, []byte("y"))
+	return sys.SetXattrFd(fd, w.form.opaque(), []byte("y"))
 }
 
 func (w *writer) directory(parent int, dirName, base string, hdr *tar.Header) error {
@@ -225,7 +225,7 @@ func (w *writer) directory(parent int, dirName, base string, hdr *tar.Header) er
 	w.dirs.put(name, fd)
 	delete(w.implied, name)
 	if opaque {
-		if err := sys.SetXattrFd(fd, xattrOpaque, []byte("y")); err != nil {
+		if err := sys.SetXattrFd(fd, w.form.opaque(), []byte("y")); err != nil {
 			return err
 		}
 	}
@@ -376,6 +376,10 @@ func (w *writer) device(parent int, dirName, base string, hdr *tar.Header) error
 	err := w.replacing(parent, dirName, base, func() error {
 		return sys.MknodAt(parent, base, kind|m&0o777, uint32(major), uint32(minor))
 	})
+	if errors.Is(err, fs.ErrPermission) && w.form == User && hdr.Typeflag != tar.TypeFifo {
+		w.result.Devices++ // nobody but the host's root makes one
+		return nil
+	}
 	w.count(err, 0)
 	if err != nil {
 		return err
@@ -399,7 +403,7 @@ func (w *writer) setXattrs(hdr *tar.Header, set func(attr string, value []byte) 
 			continue
 		}
 		capability := attr == "security.capability"
-		user := strings.HasPrefix(attr, "user.") && !strings.HasPrefix(attr, "user.overlay.")
+		user := strings.HasPrefix(attr, "user.") && !own(attr)
 		if !user && !capability && !strings.HasPrefix(attr, "system.posix_acl_") {
 			continue
 		}

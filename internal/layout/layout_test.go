@@ -44,6 +44,7 @@ var allowed = []struct {
 
 	{"image/registry", []string{"image/...", "internal/..."}},
 	{"image", []string{"image/...", "internal/..."}},
+	{"image/rootfs", []string{"image/layer", "internal/..."}},
 	{"image/...", []string{"internal/..."}},
 
 	{"network", []string{"internal/..."}},
@@ -53,7 +54,7 @@ var allowed = []struct {
 	{"pod/store", []string{"internal/..."}},
 	{"pod/bundle", []string{"internal/abi"}},
 	// The Task API is the wall: pod never imports oci.
-	{"pod", []string{"pod/...", "image", "network", "network/netns", "shim/client", "internal/..."}},
+	{"pod", []string{"pod/...", "image", "image/rootfs", "network", "network/netns", "shim/client", "internal/..."}},
 
 	{"config", []string{"internal/..."}},
 	{"server/api/...", nil},

@@ -2,6 +2,7 @@ package sys
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -176,6 +177,7 @@ func MknodAt(dir int, name string, mode, major, minor uint32) error {
 
 // Stat is what the layer writer wants to know of an existing entry.
 type Stat struct {
+	Ino          uint64
 	Mode         uint32 // type and permissions as in st_mode
 	UID, GID     uint32
 	Nlink        uint64
@@ -190,6 +192,9 @@ func (s Stat) IsDir() bool { return s.Mode&unix.S_IFMT == unix.S_IFDIR }
 // IsRegular reports a plain file.
 func (s Stat) IsRegular() bool { return s.Mode&unix.S_IFMT == unix.S_IFREG }
 
+// IsSymlink reports a symbolic link.
+func (s Stat) IsSymlink() bool { return s.Mode&unix.S_IFMT == unix.S_IFLNK }
+
 // IsWhiteout reports overlayfs's mark of a deleted entry.
 func (s Stat) IsWhiteout() bool {
 	return s.Mode&unix.S_IFMT == unix.S_IFCHR && s.Major == 0 && s.Minor == 0
@@ -202,7 +207,7 @@ func StatAt(dir int, name string) (Stat, error) {
 		return Stat{}, err
 	}
 	return Stat{
-		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint64(st.Nlink), Size: st.Size, //nolint:unconvert // 32 bits on arm64
+		Ino: st.Ino, Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint64(st.Nlink), Size: st.Size, //nolint:unconvert // 32 bits on arm64
 		Major: unix.Major(uint64(st.Rdev)), Minor: unix.Minor(uint64(st.Rdev)), //nolint:unconvert // as above
 		Mtime: time.Unix(st.Mtim.Unix()),
 	}, nil
@@ -264,6 +269,9 @@ func timespec(t time.Time) unix.Timespec {
 // SetXattrFd sets an extended attribute of an open file or directory.
 func SetXattrFd(fd int, name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) }
 
+// RemoveXattrFd removes an extended attribute of an open file or directory.
+func RemoveXattrFd(fd int, name string) error { return unix.Fremovexattr(fd, name) }
+
 // SetXattrAt sets an extended attribute of name in dir without following a link.
 func SetXattrAt(dir int, name, attr string, value []byte) error {
 	return unix.Lsetxattr("/proc/self/fd/"+strconv.Itoa(dir)+"/"+name, attr, value, 0)
@@ -271,9 +279,14 @@ func SetXattrAt(dir int, name, attr string, value []byte) error {
 
 // XattrsFd reads all extended attributes of an open file or directory.
 func XattrsFd(fd int) (map[string][]byte, error) {
-	list := make([]byte, 64<<10) // XATTR_LIST_MAX
-	n, err := unix.Flistxattr(fd, list)
-	if err == unix.ENOTSUP || n == 0 && err == nil {
+	return xattrs(func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },
+		func(attr string, b []byte) (int, error) { return unix.Fgetxattr(fd, attr, b) })
+}
+
+func xattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) (map[string][]byte, error) {
+	names := make([]byte, 64<<10) // XATTR_LIST_MAX
+	n, err := list(names)
+	if errors.Is(err, unix.ENOTSUP) || n == 0 && err == nil {
 		return nil, nil
 	}
 	if err != nil {
@@ -281,8 +294,8 @@ func XattrsFd(fd int) (map[string][]byte, error) {
 	}
 	attrs := map[string][]byte{}
 	value := make([]byte, 64<<10) // XATTR_SIZE_MAX
-	for name := range bytes.SplitSeq(bytes.TrimSuffix(list[:n], []byte{0}), []byte{0}) {
-		n, err := unix.Fgetxattr(fd, string(name), value)
+	for name := range bytes.SplitSeq(bytes.TrimSuffix(names[:n], []byte{0}), []byte{0}) {
+		n, err := get(string(name), value)
 		if err != nil {
 			return nil, fmt.Errorf("xattr %s: %w", name, err)
 		}

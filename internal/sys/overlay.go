@@ -29,7 +29,7 @@ func NewMappedOverlay(options []string, userns *os.File) (overlay *os.File, err 
 				}
 			}
 		}
-		overlay, err = newOverlay(options)
+		overlay, err = NewOverlay(options)
 		return err
 	})
 	return overlay, err
@@ -51,29 +51,48 @@ func coverMapped(path string, userns *os.File) error {
 	return nil
 }
 
-func newOverlay(options []string) (*os.File, error) {
+// NewOverlay makes an overlay that is attached nowhere; the caller closes it. Options
+// are as for NewMappedOverlay, and "ro".
+func NewOverlay(options []string) (*os.File, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("overlay: fsopen: %w", err)
 	}
 	defer func() { _ = unix.Close(fs) }() // the mount has its own reference
+	attributes := 0
 	for _, o := range append([]string{"source=overlay"}, options...) {
 		key, value, ok := strings.Cut(o, "=")
-		if ok {
+		switch {
+		case ok:
 			err = unix.FsconfigSetString(fs, key, value)
-		} else {
+		case o == "ro":
+			attributes |= unix.MOUNT_ATTR_RDONLY
+		default:
 			err = unix.FsconfigSetFlag(fs, key)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("overlay: option %q: %w", o, err)
+			return nil, fmt.Errorf("overlay: option %q: %w%s", o, err, fsLog(fs))
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("overlay: create: %w", err)
+		return nil, fmt.Errorf("overlay: create: %w%s", err, fsLog(fs))
 	}
-	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
 	if err != nil {
 		return nil, fmt.Errorf("overlay: fsmount: %w", err)
 	}
 	return os.NewFile(uintptr(m), "overlay"), nil
+}
+
+// fsLog is the last that the kernel has to say of a file system context.
+func fsLog(fs int) string {
+	buf := make([]byte, 1024)
+	said := ""
+	for {
+		n, err := unix.Read(fs, buf)
+		if err != nil || n == 0 {
+			return said
+		}
+		said = " (" + strings.TrimSpace(string(buf[:n])) + ")"
+	}
 }

@@ -47,6 +47,9 @@ func TestOverlayRootfsStaysOutOfTheHostsMounts(t *testing.T) {
 	lower2, upper, work := t.TempDir(), t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(lower2, "top"), []byte("topmost\n"), 0o644))
 	lower := filepath.Join(e.bundle, "rootfs")
+	for range 150 { // more than the 128 of old, and than a page of options holds
+		lower = t.TempDir() + ":" + lower
+	}
 	root := t.TempDir()
 	s := e.spec("cat /top; echo written > /new; mount | grep ' / '")
 	s.Root.Path = root
