@@ -1,6 +1,6 @@
 // Package stream serves exec, attach and port-forward to people: the kubelet's
-// streaming protocols (SPDY and websocket, by the kubelet's own library) over
-// HTTP.
+// streaming protocols (SPDY and websocket, by the kubelet's own library; what that
+// lacks, v5 and tunnelled SPDY, is here) over HTTP.
 //
 // A front asks for a URL over its own, protected socket; the URL carries a
 // random token that works once and for a minute, and whoever has it gets the
@@ -20,9 +20,12 @@ import (
 	"net/url"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/cri-streaming/pkg/streaming"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // Size is a terminal's size in characters.
@@ -54,10 +57,13 @@ const idleTimeout = 4 * time.Hour
 
 // Server is the streaming server. It listens from New on; Serve answers.
 type Server struct {
-	lib      streaming.Server
+	rt       Runtime
+	tokens   *tokens
 	http     *http.Server
 	listener net.Listener
-	cancel   context.CancelFunc
+	log      *slog.Logger
+	life     context.Context // ends with Close
+	end      context.CancelFunc
 }
 
 // New listens on address (IP:PORT; port 0 picks one).
@@ -66,22 +72,12 @@ func New(address string, rt Runtime) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stream server: listen on stream.address %q: %w", address, err)
 	}
-	config := streaming.DefaultConfig
-	config.StreamIdleTimeout = idleTimeout
-	config.Addr = l.Addr().String()
-	config.BaseURL = &url.URL{Scheme: "http", Host: l.Addr().String()}
-	ctx, cancel := context.WithCancel(context.Background())
-	lib, err := streaming.NewServer(config, adapter{rt, ctx})
-	if err != nil {
-		cancel()
-		return nil, errors.Join(fmt.Errorf("stream server: %w", err), l.Close())
-	}
-	return &Server{
-		lib:      lib,
-		listener: l,
-		cancel:   cancel,
-		http:     &http.Server{Handler: lib, ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug)},
-	}, nil
+	s := &Server{rt: rt, tokens: newTokens(), listener: l, log: slog.Default()}
+	s.life, s.end = context.WithCancel(context.Background())
+	mux := http.NewServeMux()
+	mux.HandleFunc("/{verb}/{token}", s.serve)
+	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	return s, nil
 }
 
 // Address is the IP:PORT listened on.
@@ -98,7 +94,7 @@ func (s *Server) Serve() error {
 // Close ends every session, also those whose connection HTTP has handed over,
 // and stops listening. What runs in containers is not touched.
 func (s *Server) Close() error {
-	s.cancel()
+	s.end()
 	return errors.Join(s.http.Close(), s.closeListener())
 }
 
@@ -112,17 +108,93 @@ func (s *Server) closeListener() error {
 
 // Exec returns a URL that runs the request once. Errors are gRPC statuses.
 func (s *Server) Exec(r *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
-	return s.lib.GetExec(r)
+	if err := checkStreams(r.ContainerId, options(r)); err != nil {
+		return nil, err
+	}
+	u, err := s.url("exec", r)
+	return &runtimeapi.ExecResponse{Url: u}, err
 }
 
 // Attach returns a URL that attaches once.
 func (s *Server) Attach(r *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
-	return s.lib.GetAttach(r)
+	if err := checkStreams(r.ContainerId, options(r)); err != nil {
+		return nil, err
+	}
+	u, err := s.url("attach", r)
+	return &runtimeapi.AttachResponse{Url: u}, err
 }
 
 // PortForward returns a URL that forwards once.
 func (s *Server) PortForward(r *runtimeapi.PortForwardRequest) (*runtimeapi.PortForwardResponse, error) {
-	return s.lib.GetPortForward(r)
+	if r.PodSandboxId == "" {
+		return nil, status.Error(codes.InvalidArgument, "pod_sandbox_id: is empty")
+	}
+	u, err := s.url("portforward", r)
+	return &runtimeapi.PortForwardResponse{Url: u}, err
+}
+
+func checkStreams(id string, o remotecommand.Options) error {
+	switch {
+	case id == "":
+		return status.Error(codes.InvalidArgument, "container_id: is empty")
+	case o.TTY && o.Stderr:
+		return status.Error(codes.InvalidArgument, "stderr: a terminal has but one output: leave it out with tty")
+	case !o.Stdin && !o.Stdout && !o.Stderr:
+		return status.Error(codes.InvalidArgument, "stdin, stdout, stderr: one of them has to be asked for")
+	}
+	return nil
+}
+
+// options are the streams that an exec or attach request asks for.
+func options(r interface {
+	GetStdin() bool
+	GetStdout() bool
+	GetStderr() bool
+	GetTty() bool
+}) remotecommand.Options {
+	return remotecommand.Options{Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr(), TTY: r.GetTty()}
+}
+
+func (s *Server) url(verb string, request any) (string, error) {
+	token, err := s.tokens.put(request)
+	if err != nil {
+		return "", err
+	}
+	return (&url.URL{Scheme: "http", Host: s.Address(), Path: "/" + verb + "/" + token}).String(), nil
+}
+
+// serve has the session of a URL, whatever becomes of it.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	a := adapter{s.rt, s.life}
+	const creation = remotecommand.DefaultStreamCreationTimeout
+	request := s.tokens.take(r.PathValue("token"))
+	switch q := request.(type) {
+	case *runtimeapi.ExecRequest:
+		o := options(q)
+		if newest(r) {
+			s.serveV5(w, r, o, func(ctx context.Context, to Streams) error { return a.exec(ctx, q.ContainerId, q.Cmd, o.TTY, to) })
+			return
+		}
+		remotecommand.ServeExec(w, r, a, "", "", q.ContainerId, q.Cmd, &o, idleTimeout, creation, remotecommand.SupportedStreamingProtocols)
+	case *runtimeapi.AttachRequest:
+		o := options(q)
+		if newest(r) {
+			s.serveV5(w, r, o, func(ctx context.Context, to Streams) error { return s.rt.Attach(ctx, q.ContainerId, o.TTY, to) })
+			return
+		}
+		remotecommand.ServeAttach(w, r, a, "", "", q.ContainerId, &o, idleTimeout, creation, remotecommand.SupportedStreamingProtocols)
+	case *runtimeapi.PortForwardRequest:
+		forward := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			portforward.ServePortForward(w, r, a, q.PodSandboxId, "", &portforward.V4Options{Ports: q.Port}, idleTimeout, creation, portforward.SupportedProtocols)
+		})
+		if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
+			s.serveTunnel(w, r, forward)
+			return
+		}
+		forward(w, r)
+	default: // used, or too old, or never given
+		http.NotFound(w, r)
+	}
 }
 
 // adapter is the Runtime as the library wants it.
@@ -138,10 +210,17 @@ func (a adapter) session(ctx context.Context) (context.Context, context.CancelFu
 	return ctx, func() { stop(); cancel() }
 }
 
-func (a adapter) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+// The library's interfaces have a kubelet's names and ids, which a runtime has no
+// use for, and a timeout that is never given.
+
+func (a adapter) ExecInContainer(ctx context.Context, _, _, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	ctx, end := a.session(ctx)
 	defer end()
-	code, err := a.rt.Exec(ctx, id, cmd, tty, streams(ctx, in, out, errOut, resize))
+	return a.exec(ctx, id, cmd, tty, streams(ctx, in, out, errOut, resize))
+}
+
+func (a adapter) exec(ctx context.Context, id string, cmd []string, tty bool, to Streams) error {
+	code, err := a.rt.Exec(ctx, id, cmd, tty, to)
 	if err != nil {
 		return err
 	}
@@ -151,13 +230,13 @@ func (a adapter) Exec(ctx context.Context, id string, cmd []string, in io.Reader
 	return nil
 }
 
-func (a adapter) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+func (a adapter) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	ctx, end := a.session(ctx)
 	defer end()
 	return a.rt.Attach(ctx, id, tty, streams(ctx, in, out, errOut, resize))
 }
 
-func (a adapter) PortForward(ctx context.Context, id string, port int32, conn io.ReadWriteCloser) error {
+func (a adapter) PortForward(ctx context.Context, id, _ string, port int32, conn io.ReadWriteCloser) error {
 	ctx, end := a.session(ctx)
 	defer end()
 	return a.rt.PortForward(ctx, id, port, conn)

@@ -4,15 +4,22 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	utilexec "k8s.io/utils/exec"
 )
@@ -24,6 +31,10 @@ func (f fake) Exec(ctx context.Context, id string, cmd []string, tty bool, s Str
 	switch cmd[0] {
 	case "cat":
 		_, _ = io.CopyN(s.Stdout, s.Stdin, 5) // websocket, up to v4, cannot close a stdin
+		return 0, nil
+	case "wc": // to the end of its input
+		n, _ := io.Copy(io.Discard, s.Stdin)
+		_, _ = fmt.Fprint(s.Stdout, n)
 		return 0, nil
 	case "split":
 		_, _ = io.WriteString(s.Stdout, "out of "+id)
@@ -47,7 +58,13 @@ func (f fake) Attach(_ context.Context, id string, _ bool, s Streams) error {
 	return nil
 }
 
-func (f fake) PortForward(context.Context, string, int32, io.ReadWriteCloser) error { return nil }
+// PortForward answers with what it gets, in brackets.
+func (f fake) PortForward(_ context.Context, id string, port int32, conn io.ReadWriteCloser) error {
+	data := make([]byte, 5)
+	_, err := io.ReadFull(conn, data)
+	_, _ = fmt.Fprintf(conn, "[%s of %s:%d]", data, id, port)
+	return errors.Join(err, conn.Close())
+}
 
 func start(t *testing.T) (*Server, fake) {
 	t.Helper()
@@ -86,8 +103,10 @@ func TestSessions(t *testing.T) {
 			}
 			return remotecommand.NewSPDYExecutor(&rest.Config{}, http.MethodPost, parsed)
 		},
-		"websocket": func(u string) (remotecommand.Executor, error) {
-			// the newest protocol of the kubelet's library; its clients know a v5
+		"websocket v5": func(u string) (remotecommand.Executor, error) {
+			return remotecommand.NewWebSocketExecutorForProtocols(&rest.Config{}, http.MethodGet, u, "v5.channel.k8s.io")
+		},
+		"websocket v4": func(u string) (remotecommand.Executor, error) {
 			return remotecommand.NewWebSocketExecutorForProtocols(&rest.Config{}, http.MethodGet, u, "v4.channel.k8s.io")
 		},
 	}
@@ -122,6 +141,13 @@ func TestSessions(t *testing.T) {
 			out, _, err := run(&runtimeapi.ExecRequest{Cmd: []string{"cat"}, Stdin: true, Stdout: true}, "hello", remotecommand.StreamOptions{})
 			if err != nil || out != "hello" {
 				t.Errorf("cat: %q, %v", out, err)
+			}
+
+			if name != "websocket v4" { // which cannot close a stdin
+				out, _, err = run(&runtimeapi.ExecRequest{Cmd: []string{"wc"}, Stdin: true, Stdout: true}, strings.Repeat("x", 100000), remotecommand.StreamOptions{})
+				if err != nil || out != "100000" {
+					t.Errorf("wc: %q, %v", out, err)
+				}
 			}
 
 			out, errOut, err := run(&runtimeapi.ExecRequest{Cmd: []string{"split"}, Stdout: true, Stderr: true}, "", remotecommand.StreamOptions{})
@@ -175,6 +201,125 @@ func TestRequestsRefused(t *testing.T) {
 		if _, err := s.Exec(r); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+func TestTokens(t *testing.T) {
+	now := time.Unix(0, 0)
+	k := newTokens()
+	k.now = func() time.Time { return now }
+	put := func() string {
+		t.Helper()
+		token, err := k.put("request")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	first, used := put(), put()
+	if k.take(used) == nil || k.take(used) != nil || k.take("none") != nil {
+		t.Error("a token works other than once")
+	}
+	now = now.Add(tokenLife)
+	if k.take(first) != nil {
+		t.Error("a token works after its time")
+	}
+	for range maxTokens {
+		put()
+	}
+	if _, err := k.put(1); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("one too many: %v", err)
+	}
+	now = now.Add(tokenLife)
+	put()
+	if len(k.all) != 1 || len(k.line) != 1 {
+		t.Errorf("%d of %d old tokens are kept", len(k.all), len(k.line))
+	}
+}
+
+func TestPortForward(t *testing.T) {
+	forwarders := map[string]func(u *url.URL, stop, ready chan struct{}) (*portforward.PortForwarder, error){
+		"spdy": func(u *url.URL, stop, ready chan struct{}) (*portforward.PortForwarder, error) {
+			transport, upgrader, err := spdy.RoundTripperFor(&rest.Config{})
+			if err != nil {
+				return nil, err
+			}
+			d := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, u)
+			return portforward.NewOnAddresses(d, []string{"127.0.0.1"}, []string{"0:80"}, stop, ready, io.Discard, io.Discard)
+		},
+		"websocket": func(u *url.URL, stop, ready chan struct{}) (*portforward.PortForwarder, error) {
+			d, err := portforward.NewSPDYOverWebsocketDialer(u, &rest.Config{})
+			if err != nil {
+				return nil, err
+			}
+			return portforward.NewOnAddresses(d, []string{"127.0.0.1"}, []string{"0:80"}, stop, ready, io.Discard, io.Discard)
+		},
+	}
+	for name, forwarder := range forwarders {
+		t.Run(name, func(t *testing.T) {
+			s, _ := start(t)
+			resp, err := s.PortForward(&runtimeapi.PortForwardRequest{PodSandboxId: "p1", Port: []int32{80}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := url.Parse(resp.Url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stop, ready := make(chan struct{}), make(chan struct{})
+			f, err := forwarder(u, stop, ready)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- f.ForwardPorts() }()
+			select {
+			case <-ready:
+			case err := <-done:
+				t.Fatal(err)
+			}
+			ports, err := f.GetPorts()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				c, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(ports[0].Local))))
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.WriteString(c, "hello")
+				got, err := io.ReadAll(c)
+				if string(got) != "[hello of p1:80]" || err != nil {
+					t.Errorf("%q, %v", got, err)
+				}
+				c.Close()
+			}
+			close(stop)
+			<-done
+		})
+	}
+}
+
+// TestClientGone ends a session by v5 whose client has gone.
+func TestClientGone(t *testing.T) {
+	s, f := start(t)
+	resp, err := s.Exec(&runtimeapi.ExecRequest{ContainerId: "c1", Cmd: []string{"hang"}, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := remotecommand.NewWebSocketExecutor(&rest.Config{}, http.MethodGet, resp.Url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	out := &firstWrite{done: make(chan struct{})}
+	go func() { _ = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: out}) }()
+	<-out.done
+	cancel()
+	select {
+	case <-f.closed:
+	case <-time.After(10 * time.Second):
+		t.Error("the session outlived its client")
 	}
 }
 
