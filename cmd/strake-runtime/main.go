@@ -30,6 +30,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/oci/launch"
@@ -226,6 +227,10 @@ func (a *app) call(name string, v *verb, args []string) error {
 	}
 	if help {
 		return printVerbHelp(name, v, &f)
+	}
+	switch v.name {
+	case "create", "run", "exec", "restore": // of the others it would take as much as it saves
+		sys.ShortLife()
 	}
 	ctx := context.Background()
 	if v.waits {

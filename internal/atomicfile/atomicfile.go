@@ -6,10 +6,15 @@
 package atomicfile
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // tempPrefix marks the temporary files that a crash can leave behind. No file
@@ -55,8 +60,7 @@ func write(path string, data []byte, perm os.FileMode, durable bool) error {
 
 // fill writes data to a temporary file that is to become path.
 func fill(path string, data []byte, perm os.FileMode, durable bool) (temp string, err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, tempPrefix+filepath.Base(path)+"-*")
+	f, err := create(path)
 	if err != nil {
 		return "", fmt.Errorf("write %s: %w", path, err)
 	}
@@ -79,6 +83,20 @@ func fill(path string, data []byte, perm os.FileMode, durable bool) (temp string
 		}
 	}
 	return f.Name(), f.Close()
+}
+
+// create makes the temporary file for path, which nobody may open yet.
+// (os.CreateTemp would have Go set up its poller for it: ten system calls.)
+func create(path string) (f *os.File, err error) {
+	const tries = 10000 // as many leftovers may be in the way
+	prefix := filepath.Join(filepath.Dir(path), tempPrefix+filepath.Base(path)+"-"+strconv.Itoa(os.Getpid())+"-")
+	for n := range tries {
+		f, err = sys.Open(prefix+strconv.Itoa(n), os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+		if !errors.Is(err, fs.ErrExist) {
+			break
+		}
+	}
+	return f, err
 }
 
 // SyncDir makes the creations, renames and removals in dir durable.

@@ -1,8 +1,10 @@
 package atomicfile
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 )
 
@@ -49,5 +51,27 @@ func TestRemoveLeftovers(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 1 || entries[0].Name() != "state.json" {
 		t.Errorf("left: %v", entries)
+	}
+}
+
+// TestWritersTogether: each of many writers of one path finishes, and the content
+// is one's.
+func TestWritersTogether(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	var wg sync.WaitGroup
+	for n := range 20 {
+		wg.Go(func() {
+			if err := Write(path, bytes.Repeat([]byte{'a' + byte(n)}, 5000), 0o644); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	got, err := os.ReadFile(path)
+	if err != nil || len(got) != 5000 || len(bytes.Trim(got, string(got[:1]))) != 0 {
+		t.Errorf("%d bytes, %v; want 5000 equal ones", len(got), err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+		t.Errorf("in the directory: %v, %v; want the file alone", left, err)
 	}
 }

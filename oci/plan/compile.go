@@ -73,7 +73,7 @@ func newBuilder(s *specs.Spec, host *Host, cfg *Config) *builder {
 	}
 	// Room for all operations of most configs: an array that grows is copied,
 	// and memory used for the first time is what compiling costs most.
-	b.Ops = make([]Op, 0, 256+8*(len(s.Mounts)+len(s.Linux.MaskedPaths)+len(s.Linux.ReadonlyPaths)))
+	b.Ops = make([]Op, 0, 512+8*(len(s.Mounts)+len(s.Linux.MaskedPaths)+len(s.Linux.ReadonlyPaths)))
 	b.at("linux", "")
 	b.named(InSync)
 	b.named(InProc)
