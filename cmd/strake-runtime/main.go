@@ -229,7 +229,7 @@ func (a *app) call(name string, v *verb, args []string) error {
 		return printVerbHelp(name, v, &f)
 	}
 	switch v.name {
-	case "create", "run", "exec", "restore": // of the others it would take as much as it saves
+	case "create", "run", "exec", "delete", "restore": // of the others it would take as much as it saves
 		sys.ShortLife()
 	}
 	ctx := context.Background()
