@@ -331,3 +331,6 @@ func TryLock(f *os.File) (taken bool, err error) {
 	}
 	return err == nil, err
 }
+
+// Unlock gives up a lock of TryLock for everybody who has inherited the file, too.
+func Unlock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }

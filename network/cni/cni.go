@@ -10,7 +10,9 @@
 // lost one is made up for by the configuration of the day.
 //
 // A plugin runs in a process group of its own and is killed with it when its
-// time is up. No lock but the pod's own is held while one runs.
+// time is up. No lock but the pod's own is held while one runs. One that outlives
+// the daemon, because that was killed, is waited for before another one runs for the
+// same pod (orphan.go).
 package cni
 
 import (
@@ -109,6 +111,11 @@ func (c *CNI) Status(ctx context.Context) error {
 // ctx is done.
 func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) {
 	defer c.pods.Lock(p.ID)()
+	ctx, release, err := c.alone(ctx, p.ID)
+	if err != nil {
+		return network.Result{}, err
+	}
+	defer release()
 
 	// 1. What an earlier Setup of this pod has left: a finished result is the
 	// answer, half a one is taken back.
@@ -126,7 +133,6 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 	if err := checkArgs(p); err != nil {
 		return network.Result{}, err
 	}
-	var err error
 	if p.Bandwidth, err = p.Limits(); err != nil {
 		return network.Result{}, err
 	}
@@ -172,6 +178,11 @@ func (c *CNI) add(ctx context.Context, r *record, n *conf) (network.Result, erro
 // plugins' time.
 func (c *CNI) Teardown(ctx context.Context, p network.Pod) error {
 	defer c.pods.Lock(p.ID)()
+	ctx, release, err := c.alone(ctx, p.ID)
+	if err != nil {
+		return err
+	}
+	defer release()
 	r, err := c.records.read(p.ID)
 	if err != nil {
 		n, err := loadNetwork(c.config.ConfDir)
@@ -231,6 +242,11 @@ func (c *CNI) Check(ctx context.Context, p network.Pod) error {
 // GC runs DEL for every recorded pod that is not in live and, from CNI 1.1 on,
 // GC with the live ones. The configured network must be this node's alone.
 func (c *CNI) GC(ctx context.Context, live []string) error {
+	ctx, release, err := c.alone(ctx, gcLock)
+	if err != nil {
+		return err
+	}
+	defer release()
 	ids, err := c.records.list()
 	if err != nil {
 		return err

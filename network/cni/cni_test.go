@@ -137,7 +137,7 @@ func (n *node) again() { n.CNI = New(n.config) }
 // empty checks that no record and no cached result is left.
 func (n *node) empty() {
 	n.Helper()
-	for _, dir := range []string{"pods", "results"} {
+	for _, dir := range []string{"pods", "results", "locks"} {
 		entries, _ := os.ReadDir(filepath.Join(n.config.CacheDir, dir))
 		for _, e := range entries {
 			n.Errorf("left: %s/%s", dir, e.Name())
@@ -559,6 +559,41 @@ func TestCrash(t *testing.T) {
 	n.ok(n.GC(t.Context(), nil))
 	if ips := n.leased(leases); len(ips) != 0 {
 		t.Errorf("addresses left: %v", ips)
+	}
+	n.empty()
+}
+
+// TestOrphan: a plugin that outlives its daemon has ended before DEL is run.
+func TestOrphan(t *testing.T) {
+	n := newNode(t)
+	n.conf("10-test.conflist", "1.0.0", n.failpoint("ADD", "gate"))
+	gate := filepath.Join(n.dir, "log.gate")
+	n.ok(syscall.Mkfifo(gate, 0o600))
+	n.pod()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), crashEnv+"="+n.dir)
+	cmd.Stderr = os.Stderr
+	n.ok(cmd.Start())
+	logged := func(want string) bool {
+		data, _ := os.ReadFile(filepath.Join(n.dir, "log")) // not yet there
+		return strings.Contains(string(data), want)
+	}
+	for !logged("ADD") {
+		time.Sleep(10 * time.Millisecond)
+	}
+	n.ok(cmd.Process.Kill())
+	_ = cmd.Wait() // killed
+
+	n.again()
+	torn := make(chan error, 1)
+	go func() { torn <- n.GC(t.Context(), nil) }()
+	for i := 0; i < 20 && !logged("DEL"); i++ { // time enough to be wrong
+		time.Sleep(10 * time.Millisecond)
+	}
+	n.ok(os.WriteFile(gate, nil, 0)) // blocks until the plugin opens it
+	n.ok(<-torn)
+	if verbs := n.verbs(); verbs != "ADD end of ADD DEL" {
+		t.Errorf("verbs %q", verbs)
 	}
 	n.empty()
 }

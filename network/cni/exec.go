@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -47,6 +48,9 @@ func (*runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env []
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = afterExit
+	if lock, ok := ctx.Value(lockKey{}).(*os.File); ok {
+		cmd.ExtraFiles = []*os.File{lock}
+	}
 
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) {

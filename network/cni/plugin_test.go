@@ -73,6 +73,20 @@ func pluginMain() int {
 		child := exec.Command("sleep", "1000")
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 		_ = child.Run()
+	case "gate": // until somebody opens the FIFO
+		gate, err := os.Open(c.Log + ".gate")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		_ = gate.Close()
+		log, err := os.OpenFile(c.Log, os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		_, _ = fmt.Fprintf(log, "{\"Verb\": \"end of %s\"}\n", verb)
+		_ = log.Close()
 	case "bad json":
 		fmt.Println(`{"ips": [`)
 		return 0
