@@ -33,7 +33,6 @@ type crew struct {
 	pods      map[string]*sandbox
 	conn      Monitor
 	err       error         // why there is no monitor
-	adopting  bool          // conn is a replacement's, found at start: each pod has to be adopted
 	replacing chan struct{} // closed when the loss of conn has been seen to; nil: it is well
 }
 
@@ -215,8 +214,8 @@ func (m *Manager) endCrew(ctx context.Context, dir string, conn Monitor) error {
 	return os.RemoveAll(dir)
 }
 
-// rejoin finds the monitor of a pod after a start of the daemon, and has one that
-// replaces it, if it has been killed, adopt the pod.
+// rejoin finds the monitor of a pod after a start of the daemon, or starts one that
+// replaces it, if it has been killed.
 func (m *Manager) rejoin(ctx context.Context, p *sandbox) (Monitor, error) {
 	if _, err := os.Stat(m.podState(p.id)); err != nil {
 		return nil, err // a reboot
@@ -240,15 +239,11 @@ func (m *Manager) rejoin(ctx context.Context, p *sandbox) (Monitor, error) {
 		if err == nil {
 			m.keep(ctx, c, conn)
 		} else {
-			c.adopting = true // others look once it is ready
 			conn, err = m.replaceMonitor(ctx, c)
 		}
 		m.settleCrew(c, conn, err)
 	}
 	conn, err := m.monitorOf(ctx, c)
-	if err == nil && c.adopting {
-		err = conn.Adopt(ctx, p.id, m.podState(p.id))
-	}
 	if err != nil {
 		m.crews.mu.Lock()
 		delete(c.pods, p.id) // others may be on their way: endOrphanCrews ends it, if not
@@ -257,6 +252,19 @@ func (m *Manager) rejoin(ctx context.Context, p *sandbox) (Monitor, error) {
 	}
 	p.crew = c
 	return conn, nil
+}
+
+// sandboxOn asks a monitor for a pod's sandbox. One that has replaced the pod's own
+// is told to adopt it, unless it has; a daemon may have been killed in between.
+func (m *Manager) sandboxOn(ctx context.Context, conn Monitor, p *sandbox) (client.Sandbox, error) {
+	s, err := conn.SandboxStatus(ctx, p.id)
+	if !errors.Is(err, client.ErrNotFound) {
+		return s, err
+	}
+	if err := conn.Adopt(ctx, p.id, m.podState(p.id)); err != nil {
+		return client.Sandbox{}, err
+	}
+	return conn.SandboxStatus(ctx, p.id)
 }
 
 // replaceMonitor starts a monitor in the place of one that has been killed.
@@ -369,11 +377,8 @@ func (m *Manager) recoverOn(ctx context.Context, p *sandbox, was, conn Monitor, 
 		return
 	}
 	if err == nil && replaced {
-		err = conn.Adopt(ctx, p.id, m.podState(p.id))
-	}
-	if err == nil && replaced {
 		var s client.Sandbox
-		if s, err = conn.SandboxStatus(ctx, p.id); err == nil {
+		if s, err = m.sandboxOn(ctx, conn, p); err == nil {
 			m.joinSandbox(p, s)
 		}
 	}

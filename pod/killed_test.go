@@ -17,6 +17,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/shim/client"
 )
 
 // counter logs at full speed, and ends with 42.
@@ -172,6 +173,44 @@ func realBothKilled(t *testing.T, pods int) {
 		t.Errorf("counts: %+v", s)
 	}
 	checkCount(t, filepath.Join(config.LogDirectory, "counts.log"))
+}
+
+// The daemon is killed between starting a replacement of a killed monitor and
+// having it adopt the pods: the next one has it do so.
+func TestRealKilledBeforeAdoption(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 8
+	m := n.open()
+	pod := n.run(m, n.pod("adopted"))
+	id := n.start(m, pod, ContainerConfig{Name: "lives", Command: []string{"/bin/sleep", "1000"}})
+	was := mustContainer(t, m, id)
+	p, err := m.findPod(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := m.startOptions(p.crew)
+	if err := m.Close(t.Context()); err != nil { // as good as killed: nothing is written
+		t.Fatal(err)
+	}
+	n.killMonitor()
+	var kept client.Kept
+	defer kept.Close()
+	conn, err := ShimMonitors{}.Replace(t.Context(), options, &kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	m = n.open()
+	if p, err := m.Pod(pod); err != nil || p.State != PodReady {
+		t.Errorf("pod: %+v, %v", p, err)
+	}
+	if s := mustContainer(t, m, id); s.State != ContainerRunning || s.Pid != was.Pid {
+		t.Errorf("container: %+v, was %+v", s, was)
+	}
+	n.alive(m, id)
 }
 
 // exitsAreKept: the kernel tells anybody how a process has ended.

@@ -262,6 +262,43 @@ func TestKilledInEachStep(t *testing.T) {
 	}
 }
 
+// A daemon killed in any step of a stop: the next one goes on with it by itself,
+// and the container has been killed, not lost.
+func TestStopKilledInEachStep(t *testing.T) {
+	for at := 1; ; at++ {
+		n := newNode(t)
+		m := n.open()
+		pod, id := mustRun(t, m, "web")
+		n.mu.Lock()
+		n.calls, n.hangAt = nil, at
+		n.mu.Unlock()
+		finished := make(chan struct{})
+		go func() {
+			defer close(finished)
+			_ = m.StopPod(context.Background(), pod) // it never returns, but for the last
+		}()
+		last := n.hangs(at, finished)
+		m = n.open() // the old one never moves again
+		p, err := m.Pod(pod)
+		if err != nil || p.State != PodNotReady {
+			t.Errorf("call %d: pod %+v, %v", at, p, err)
+		}
+		if c := mustExit(t, m, id); c.ExitCode != 137 || c.Reason != ReasonError {
+			t.Errorf("call %d: container exited with %d (%s: %s)", at, c.ExitCode, c.Reason, c.Message)
+		}
+		if err := m.Close(t.Context()); err != nil { // waits for what goes on
+			t.Error(err)
+		}
+		if n.mu.Lock(); len(n.attached)+len(n.netns)+len(n.monitors) > 0 {
+			t.Errorf("call %d: left: %v %v %v", at, n.attached, n.netns, n.monitors)
+		}
+		n.mu.Unlock()
+		if last {
+			return
+		}
+	}
+}
+
 // hangs waits until call at is made, or everything is finished without it.
 func (n *node) hangs(at int, finished <-chan struct{}) (last bool) {
 	tick := time.NewTicker(time.Millisecond)

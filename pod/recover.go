@@ -59,6 +59,11 @@ func (m *Manager) recover(ctx context.Context) error {
 	}
 	all.Wait()
 	m.reclaimOrphans(ctx)
+	for _, p := range m.allPods() {
+		if p.stopping && m.halfStopped(p) { // nobody else knows of it yet
+			m.joinStopPod(p) // a stop that was cut off goes on, whether or not its client comes back
+		}
+	}
 	return nil
 }
 
@@ -70,17 +75,13 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 		return m.discardPod(ctx, sp)
 	}
 	p := newSandbox(*sp.Record)
-	p.stopping = p.record.Phase == phaseStopped
+	if p.stopping = p.record.Phase == phaseStopped; p.stopping {
+		p.end()
+	}
 
 	// 1. Its monitor, if it is to have one. The reboot, or somebody, may have
 	// taken it.
 	monitor := m.reconnect(ctx, p)
-	if p.stopping {
-		p.end()
-		if err := m.endMonitor(ctx, p.id, p.record.Runtime, nil); err != nil {
-			return err
-		}
-	}
 
 	// 2. Its containers.
 	for _, sc := range sp.Containers {
@@ -103,7 +104,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	// 3. It is known.
 	m.mu.Lock()
 	m.pods[p.id] = p
-	if monitor != nil {
+	if monitor != nil && !p.stopping {
 		m.names[p.key] = p
 		p.making = finishedWork
 	}
@@ -117,8 +118,10 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	if monitor != nil {
 		go m.watchSandbox(p, monitor)
 	}
-	if monitor == nil && p.record.Phase == phaseReady {
-		m.o.Log.Warn("pod has no monitor any more", "pod", p.id, "name", p.what)
+	if monitor == nil {
+		if !p.stopping {
+			m.o.Log.Warn("pod has no monitor any more", "pod", p.id, "name", p.what)
+		}
 		if err := m.endCrashed(ctx, p.id, p.record.Runtime); err != nil {
 			m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
 		}
@@ -129,6 +132,19 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	return nil
 }
 
+// halfStopped says whether a stopped pod still has what a stop takes away.
+func (m *Manager) halfStopped(p *sandbox) bool {
+	if p.record.Attached {
+		return true
+	}
+	for _, path := range []string{m.podState(p.id), p.record.NetNS} {
+		if _, err := os.Stat(path); path != "" && !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return false
+}
+
 // finishedWork is the making of what was made in an earlier life.
 var finishedWork = func() *work {
 	w := &work{tracker: newTracker(), done: make(chan struct{})}
@@ -136,13 +152,9 @@ var finishedWork = func() *work {
 	return w
 }()
 
-// reconnect connects a ready pod with its monitor, or returns nil if that is
-// gone. One that is there and does not answer still has the pod: nothing new can
+// reconnect connects a pod with its monitor, or returns nil if that is gone. One that is there and does not answer still has the pod: nothing new can
 // be made in it, and what it has is watched.
 func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
-	if p.stopping {
-		return nil
-	}
 	monitor, err := m.rejoin(ctx, p)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) { // a reboot
@@ -150,7 +162,7 @@ func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
 		}
 		return nil
 	}
-	s, err := monitor.SandboxStatus(ctx, p.id)
+	s, err := m.sandboxOn(ctx, monitor, p)
 	if err != nil {
 		m.o.Log.Error("ask monitor for its sandbox", "pod", p.id, "error", err)
 		if gone(err) {
@@ -175,7 +187,12 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 		return
 	}
 	if monitor == nil {
-		m.recordUnseen(c, "it ended while its monitor was gone, perhaps with the machine")
+		if _, err := client.ReadExit(m.containerState(c.pod.id, c.id)); err != nil && c.pod.stopping {
+			// By the stop that was cut off, or by its going on.
+			m.recordExit(c, client.Exit{Status: exitLost})
+		} else {
+			m.recordUnseen(c, "it ended while its monitor was gone, perhaps with the machine")
+		}
 		c.forgotten()
 		return
 	}
