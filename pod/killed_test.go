@@ -324,6 +324,10 @@ func (n *realNode) killMonitor() {
 		if err != nil || !bytes.Contains(data, []byte(n.state)) || !bytes.HasSuffix(data, []byte("serve\x00")) {
 			continue
 		}
+		cgroup, _ := os.ReadFile(filepath.Dir(c) + "/cgroup")
+		if bytes.Contains(cgroup, []byte(n.cgroup+"/")) {
+			continue // an init that waits to be started has its maker's command line
+		}
 		var pid int
 		if _, err := fmt.Sscanf(c, "/proc/%d/", &pid); err != nil {
 			n.t.Fatal(err)
@@ -342,4 +346,31 @@ func (n *realNode) killMonitor() {
 		return
 	}
 	n.t.Fatal("no monitor")
+}
+
+// A container that waits to be started outlives its monitor, too.
+func TestRealMonitorKilledBeforeStart(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 8
+	m := n.open()
+	config := n.pod("waits")
+	pod := n.run(m, config)
+	runs := n.start(m, pod, ContainerConfig{Name: "runs", Command: []string{"/bin/sleep", "1000"}})
+	id, err := m.CreateContainer(t.Context(), pod, ContainerConfig{Name: "waits", Image: "busybox", Command: []string{"/bin/sh", "-c", "exit 9"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		n.killMonitor()
+		n.alive(m, runs)
+		if s := mustContainer(t, m, id); s.State != ContainerCreated {
+			t.Fatalf("container: %+v", s)
+		}
+	}
+	if err := m.StartContainer(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if s := mustExit(t, m, id); s.ExitCode != 9 {
+		t.Errorf("container: %+v", s)
+	}
 }
