@@ -1,8 +1,9 @@
 #!/bin/bash
 # Measures strake-runtime beside the floor and the OCI runtimes that are
 # installed, taking turns in one session. Arguments go to the Go program beside
-# this script (see its -help): -n 100, -gap 150ms, -only 'run a,exec'.
-# PEERS="crun runc" are those to look for; RUNTIMES="name=path ..." adds contestants.
+# this script (see its -help): -n 100, -gap 10ms, -only 'run a,exec'.
+# PEERS="crun runc" are those to look for; RUNTIMES="name=path ..." adds contestants,
+# such as a crun that one has built.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 [ "$(id -u)" = 0 ] || { echo "test/bench/runtime: needs root" >&2; exit 1; }
