@@ -30,11 +30,30 @@ func (s *Service) adopt(ctx context.Context, r *adoptRequest) (_ *wire.Empty, er
 	if !s.adoptable() {
 		return nil, wire.Errorf(wire.FailedPrecondition, "sandbox %s: this monitor was started without pins", r.SandboxID)
 	}
-	if _, err := s.findSandbox(r.SandboxID); err == nil {
-		return &wire.Empty{}, nil
+	b := newSandbox(r.SandboxID, r.BundlePath, nil)
+	b.adopted = make(chan struct{})
+	s.mu.Lock()
+	other := s.sandboxes[b.id] != nil
+	if !other {
+		s.sandboxes[b.id] = b
 	}
+	s.mu.Unlock()
+	if other {
+		_, err := s.findSandbox(r.SandboxID)
+		return &wire.Empty{}, err
+	}
+	// Once begun it is finished: its daemon may be killed, and the next one finds
+	// the pod here.
+	ctx = context.WithoutCancel(ctx)
+	defer close(b.adopted)
 	var undo cleanup.Stack
 	defer undo.Run(&err)
+	undo.Push("forget sandbox", func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.sandboxes, b.id)
+		return nil
+	})
 
 	// 1. The pod. One without a record was never finished.
 	var record sandboxRecord
@@ -47,8 +66,7 @@ func (s *Service) adopt(ctx context.Context, r *adoptRequest) (_ *wire.Empty, er
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", r.SandboxID, err)
 	}
-	b := newSandbox(r.SandboxID, r.BundlePath, spec)
-	b.createdAt, b.started = record.CreatedAt, true
+	b.spec, b.createdAt, b.started = spec, record.CreatedAt, true
 	b.verbs.Lock()
 	defer b.verbs.Unlock()
 
@@ -80,17 +98,14 @@ func (s *Service) adopt(ctx context.Context, r *adoptRequest) (_ *wire.Empty, er
 		}
 	}
 	b.ns = ns
-	s.mu.Lock()
-	s.sandboxes[b.id] = b
-	s.mu.Unlock()
-	undo.Release()
-
-	// 3. Its containers, each for itself: one that cannot be adopted is no reason
-	// to lose the others.
 	entries, err := os.ReadDir(b.bundle)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", b.id, err)
 	}
+	undo.Release()
+
+	// 3. Its containers, each for itself: one that cannot be adopted is no reason
+	// to lose the others.
 	for _, e := range entries {
 		bundle := filepath.Join(b.bundle, e.Name())
 		var record taskRecord

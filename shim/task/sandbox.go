@@ -37,17 +37,31 @@ type sandbox struct {
 	shmPath   string        // where its /dev/shm is mounted, if it has to be; see adoptShm
 	pause     *pause        // nil without one
 	done      chan struct{} // closed when stopped
+	adopted   chan struct{} // closed when it has been adopted, or cannot be; nil: it was made here
 }
 
-// findSandbox returns the monitor's sandbox if it has that id.
+// findSandbox returns the monitor's sandbox if it has that id, once it is all
+// there.
 func (s *Service) findSandbox(id string) (*sandbox, error) {
+	for {
+		b := s.sandbox(id)
+		switch {
+		case b == nil:
+			return nil, wire.Errorf(wire.NotFound, "sandbox %s: not found", id)
+		case b.adopted == nil:
+			return b, nil
+		}
+		<-b.adopted
+		if s.sandbox(id) == b { // else it could not be
+			return b, nil
+		}
+	}
+}
+
+func (s *Service) sandbox(id string) *sandbox {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := s.sandboxes[id]
-	if b == nil {
-		return nil, wire.Errorf(wire.NotFound, "sandbox %s: not found", id)
-	}
-	return b, nil
+	return s.sandboxes[id]
 }
 
 func newSandbox(id, bundle string, spec *specs.Spec) *sandbox {
@@ -264,8 +278,9 @@ func (s *Service) killAll(ctx context.Context, pod *sandbox) error {
 // pods ends if that is asked of it again, since its daemon may be about to give it
 // another; one that was started for this pod ends with it.
 func (s *Service) shutdownSandbox(ctx context.Context, r *sandboxRequest) (*wire.Empty, error) {
+	b, _ := s.findSandbox(r.SandboxID) // nil if it is not there
 	s.mu.Lock()
-	b, others := s.sandboxes[r.SandboxID], len(s.sandboxes) > 0
+	others := len(s.sandboxes) > 0
 	s.mu.Unlock()
 	if b == nil && others {
 		return nil, wire.Errorf(wire.NotFound, "sandbox %s: not found", r.SandboxID)
@@ -290,6 +305,9 @@ func (s *Service) Abandon() {
 	pods := append(slices.Collect(maps.Values(s.sandboxes)), nil)
 	s.mu.Unlock()
 	for _, b := range pods {
+		if b != nil && b.adopted != nil {
+			<-b.adopted
+		}
 		if err := s.endPod(context.Background(), b); err != nil {
 			logf("abandoned: %v", err)
 			return
