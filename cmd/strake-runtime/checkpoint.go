@@ -77,7 +77,7 @@ func bindCheckpoint(a *app, f *flags) func(context.Context, []string) error {
 		if err := c.Checkpoint(ctx, o); err != nil || o.LeaveRunning || o.PreDump {
 			return err
 		}
-		return c.Delete(ctx, true)
+		return a.remove(ctx, c, true)
 	}
 }
 
@@ -108,31 +108,31 @@ func bindRestore(a *app, f *flags) func(context.Context, []string) error {
 		o.ID, o.StateRoot, o.SystemdCgroup, o.Rootless = id, a.root, a.systemd, a.rootless
 		o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 		if detach {
-			return restoreDetached(ctx, &o)
+			return a.restoreDetached(ctx, &o)
 		}
 		if !noSubreaper {
 			if err := sys.SetSubreaper(); err != nil {
 				return fmt.Errorf("become a subreaper: %w", err)
 			}
 		}
-		return restoreForeground(ctx, &o)
+		return a.restoreForeground(ctx, &o)
 	}
 }
 
-func restoreDetached(ctx context.Context, o *container.RestoreOptions) error {
+func (a *app) restoreDetached(ctx context.Context, o *container.RestoreOptions) error {
 	c, p, err := container.Restore(ctx, *o)
 	if err != nil {
 		return err
 	}
 	if p.Console != nil {
 		err = errors.New("a detached container with a terminal needs --console-socket")
-		return errors.Join(err, p.Console.Close(), p.PidFD.Close(), c.Delete(ctx, true))
+		return errors.Join(err, p.Console.Close(), p.PidFD.Close(), a.remove(ctx, c, true))
 	}
 	return p.PidFD.Close()
 }
 
 // restoreForeground is like runForeground for a container that runs already.
-func restoreForeground(ctx context.Context, o *container.RestoreOptions) error {
+func (a *app) restoreForeground(ctx context.Context, o *container.RestoreOptions) error {
 	signals, err := catchSignals()
 	if err != nil {
 		return err
@@ -143,10 +143,10 @@ func restoreForeground(ctx context.Context, o *container.RestoreOptions) error {
 	}
 	t, err := openTTY(p.Console)
 	if err != nil {
-		return errors.Join(err, p.PidFD.Close(), c.Delete(ctx, true))
+		return errors.Join(err, p.PidFD.Close(), a.remove(ctx, c, true))
 	}
 	code, err := wait(p, signals, t)
-	if err := errors.Join(err, t.close(), c.Delete(ctx, true)); err != nil {
+	if err := errors.Join(err, t.close(), a.remove(ctx, c, true)); err != nil {
 		return err
 	}
 	return exitStatus{code: code}

@@ -134,7 +134,7 @@ func (a *app) create(ctx context.Context, c *createFlags, id string, run func(*c
 	if err != nil {
 		return nil, nil, err
 	}
-	undo.Push("delete container "+id, func() error { return box.Delete(context.WithoutCancel(ctx), true) })
+	undo.Push("delete container "+id, func() error { return a.remove(context.WithoutCancel(ctx), box, true) })
 	a.log.warn(p.Warnings...)
 	a.log.trace(fmt.Sprintf("container %s: created, pid %d", id, p.Pid))
 

@@ -17,10 +17,20 @@ func bindDelete(a *app, f *flags) func(context.Context, []string) error {
 		if err != nil {
 			return fmt.Errorf("delete: %w", err)
 		}
-		err = a.each(id, regex, func(c *container.Container) error { return c.Delete(ctx, force) })
+		err = a.each(id, regex, func(c *container.Container) error { return a.remove(ctx, c, force) })
 		if force && errors.Is(err, container.ErrNotExist) {
 			return nil
 		}
 		return err
 	}
+}
+
+// remove deletes a container.
+func (a *app) remove(ctx context.Context, c *container.Container, force bool) error {
+	err := c.Delete(ctx, force)
+	if errors.Is(err, container.ErrPoststop) {
+		a.log.warn(err.Error())
+		return nil
+	}
+	return err
 }

@@ -57,7 +57,7 @@ func featuresOf(h plan.Host) features.Features {
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
-		PotentiallyUnsafeConfigAnnotations: []string{container.CRIUConfigAnnotation, cgroup.AnnotationPrefix},
+		PotentiallyUnsafeConfigAnnotations: []string{container.CRIUConfigAnnotation, cgroup.AnnotationPrefix, plan.KeepGroupsAnnotation},
 
 		Annotations: map[string]string{"containers.strake.version": version.Version},
 	}

@@ -49,7 +49,7 @@ func TestFeaturesOfAnOlderKernel(t *testing.T) {
 // Annotations that an engine must not let its users set (features.md).
 func TestUnsafeAnnotationsAreTold(t *testing.T) {
 	got := featuresOf(plan.Host{}).PotentiallyUnsafeConfigAnnotations
-	if want := []string{"org.criu.config", "org.systemd.property."}; !slices.Equal(got, want) {
+	if want := []string{"org.criu.config", "org.systemd.property.", "run.oci.keep_original_groups"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

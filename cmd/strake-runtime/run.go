@@ -71,7 +71,7 @@ func (a *app) runForeground(ctx context.Context, c *createFlags, id string, keep
 	code, err := wait(p, signals, tty)
 	err = errors.Join(err, tty.close())
 	if !keep {
-		err = errors.Join(err, box.Delete(context.WithoutCancel(ctx), true))
+		err = errors.Join(err, a.remove(context.WithoutCancel(ctx), box, true))
 	}
 	if err != nil {
 		return err

@@ -49,6 +49,32 @@ func NewTmpfs(options []string) (*os.File, error) {
 	return os.NewFile(uintptr(m), "tmpfs"), nil
 }
 
+// NewDevice makes a device node of that type, permissions, number and owner in a file
+// system of its own, as a mount that is attached nowhere. It takes Linux 6.15. The
+// caller closes it.
+func NewDevice(mode uint32, number uint64, uid, gid int) (*os.File, error) {
+	fs, err := NewTmpfs([]string{"size=0", "nr_inodes=2", "mode=755"})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = fs.Close() }() // the copy has its own reference
+	const name = "device"
+	if err := unix.Mknodat(Fd(fs), name, mode, int(number)); err != nil {
+		return nil, fmt.Errorf("mknod: %w", err)
+	}
+	if err := unix.Fchownat(Fd(fs), name, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, fmt.Errorf("chown: %w", err)
+	}
+	if err := unix.Fchmodat(Fd(fs), name, mode&0o7777, 0); err != nil { // whatever the umask is
+		return nil, fmt.Errorf("chmod: %w", err)
+	}
+	fd, err := unix.OpenTree(Fd(fs), name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open_tree: %w", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
 // CanClone reports whether other processes can make mounts of a detached one:
 // not before Linux 6.15.
 func CanClone(mount *os.File) (bool, error) {

@@ -47,6 +47,9 @@ var (
 	ErrNotCreated = errors.New("container is not in state created")
 	// ErrRunning is a Delete without force of what is alive.
 	ErrRunning = errors.New("container is still running")
+	// ErrPoststop is a Delete that has been done, while poststop hooks failed: to be
+	// warned of and no more (runtime.md, "Lifecycle", step 13).
+	ErrPoststop = errors.New("poststop hooks failed")
 	// ErrExec is a program that cannot be executed: missing, not executable.
 	ErrExec = errors.New("exec")
 )

@@ -183,6 +183,32 @@ func TestFailingHookIsFollowedByPoststop(t *testing.T) {
 	}
 }
 
+// A poststop hook that fails leaves nothing behind, and the error says that it is but
+// a warning. A hook without an environment has the runtime's, with an empty one none.
+func TestFailingPoststopIsAWarning(t *testing.T) {
+	e := newEnv(t)
+	t.Setenv("STRAKE_TEST_HOOK", "of the runtime")
+	log := filepath.Join(e.bundle, "log")
+	script := []string{"sh", "-c", `echo "<$STRAKE_TEST_HOOK>" >> ` + log}
+	s := e.spec("true")
+	s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/false"}, {Path: "/bin/sh", Args: script}, {Path: "/bin/sh", Args: script, Env: []string{"NONE="}}}}
+	raw, err := json.Marshal(s)
+	must(t, err)
+	config := strings.Replace(string(raw), `"env":["NONE="]`, `"env":[]`, 1)
+	must(t, os.WriteFile(filepath.Join(e.bundle, "config.json"), []byte(config), 0o600))
+	c, p := e.start(nil)
+	wait(t, p)
+	if err := c.Delete(t.Context(), false); !errors.Is(err, ErrPoststop) || !strings.Contains(err.Error(), "hooks.poststop[0] (/bin/false)") {
+		t.Errorf("error %v", err)
+	}
+	e.gone(c.ID())
+	data, err := os.ReadFile(log)
+	must(t, err)
+	if want := "<of the runtime>\n<>\n"; string(data) != want {
+		t.Errorf("hooks had %q, want %q", data, want)
+	}
+}
+
 func TestJoinedUserNamespaceGetsNewOnesInside(t *testing.T) {
 	e := newEnv(t)
 	shareRootfs(t, e)

@@ -127,10 +127,7 @@ func runHook(ctx context.Context, h specs.Hook, state []byte) error {
 	if len(h.Args) > 0 {
 		cmd.Args = h.Args
 	}
-	cmd.Env = h.Env
-	if cmd.Env == nil {
-		cmd.Env = []string{} // nil would be ours
-	}
+	cmd.Env = h.Env // a hook that has none gets ours, as with other runtimes
 	cmd.Stdin = bytes.NewReader(state)
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out

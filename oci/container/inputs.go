@@ -85,15 +85,18 @@ func (in *inputs) find(i plan.Input) (*os.File, error) {
 		f, err = mountCopy(&i)
 	case plan.InOverlay:
 		f, err = overlay(&i)
+	case plan.InDevice:
+		f, err = sys.NewDevice(uint32(i.Device.Mode), i.Device.Number, int(i.Device.UID), int(i.Device.GID))
 	default:
 		return nil, fmt.Errorf("program wants unknown input %q", i.Kind)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if i.Kind == plan.InMount || i.Kind == plan.InOverlay || i.Kind == plan.InIDMapNS {
+	switch i.Kind {
+	case plan.InMount, plan.InOverlay, plan.InIDMapNS, plan.InDevice:
 		in.owned = append(in.owned, f) // each is another's
-	} else {
+	default:
 		in.own(i.Kind+i.Path, f)
 	}
 	return f, nil

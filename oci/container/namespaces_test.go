@@ -181,3 +181,60 @@ func TestANamespacePathOfAnotherTypeIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// A network namespace of the container's own has its loopback interface up, as other
+// runtimes have it.
+func TestLoopbackIsUp(t *testing.T) {
+	e := newEnv(t)
+	shareRootfs(t, e)
+	for _, change := range []func(*specs.Spec){func(*specs.Spec) {}, func(s *specs.Spec) { inUserNS(s) }} {
+		s := e.spec("cat /proc/net/if_inet6 /proc/net/fib_trie")
+		change(s)
+		contains(t, e.mustRun(s), "127.0.0.1")
+	}
+}
+
+// A root that is unbindable can be copied before it becomes so.
+func TestUnbindableRoot(t *testing.T) {
+	e := newEnv(t)
+	for _, name := range []string{"unbindable", "runbindable"} {
+		s := e.spec("grep ' / / ' /proc/self/mountinfo; cat /proc/self/mountinfo")
+		s.Linux.RootfsPropagation = name
+		contains(t, e.mustRun(s), " unbindable")
+	}
+}
+
+// In a user namespace too, a device is what the config says and whose it says.
+func TestDevicesInAUserNamespace(t *testing.T) {
+	e := newEnv(t)
+	shareRootfs(t, e)
+	s := inUserNS(e.spec("stat -c '%n %t:%T %a %u:%g' /dev/mine /dev/sub/disk; echo x > /dev/mine && echo written"))
+	mode, other, uid, gid := os.FileMode(0o620), os.FileMode(0o600), uint32(7), uint32(8)
+	s.Linux.Devices = []specs.LinuxDevice{
+		{Path: "/dev/mine", Type: "c", Major: 1, Minor: 3, FileMode: &mode, UID: &uid, GID: &gid},
+		{Path: "/dev/sub/disk", Type: "b", Major: 7, Minor: 200, FileMode: &other},
+	}
+	contains(t, e.mustRun(s), "/dev/mine 1:3 620 7:8\n/dev/sub/disk 7:c8 600 0:0\nwritten\n")
+}
+
+// The annotation of crun's that Podman sets for --group-add keep-groups.
+func TestKeptGroups(t *testing.T) {
+	e := newEnv(t)
+	before, err := os.Getgroups()
+	must(t, err)
+	must(t, syscall.Setgroups([]int{4321}))
+	defer func() { must(t, syscall.Setgroups(before)) }()
+	for value, want := range map[string]string{"1": "4321", "0": ""} {
+		s := e.spec("grep Groups: /proc/self/status")
+		s.Annotations = map[string]string{"run.oci.keep_original_groups": value}
+		if got := strings.TrimSpace(strings.TrimPrefix(e.mustRun(s), "Groups:")); got != want {
+			t.Errorf("%s: groups %q, want %q", value, got, want)
+		}
+	}
+	s := e.spec("true")
+	s.Annotations = map[string]string{"run.oci.keep_original_groups": "1"}
+	s.Process.User.AdditionalGids = []uint32{5}
+	if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), "process.user.additionalGids") {
+		t.Errorf("error %v", err)
+	}
+}

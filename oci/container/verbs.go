@@ -223,7 +223,8 @@ func (c *Container) Init() (pid int, pidfd *os.File, err error) {
 
 // Delete removes a container that is stopped or has not been started or, with
 // force, any: also what a creator left that was killed half-way. It returns when
-// no process is left; one that cannot die is waited for as long as ctx allows.
+// no process is left; one that cannot die is waited for as long as ctx allows. An
+// error of class ErrPoststop is a warning.
 func (c *Container) Delete(ctx context.Context, force bool) error {
 	r, err := c.load()
 	if errors.Is(err, ErrNotExist) && force {
@@ -267,7 +268,10 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	if err := c.removeDir(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
-	return hookErr
+	if hookErr != nil {
+		return fmt.Errorf("container %s is deleted: %w: %w", c.id, ErrPoststop, hookErr)
+	}
+	return nil
 }
 
 // end makes sure that init has ended.

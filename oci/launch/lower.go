@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -388,6 +389,8 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 		l.forkAt = l.emit(pFork, 0, ptr(args), num(88), ptr(msg))
 	case plan.OpSync:
 		l.emit(pSync, 0, num(o.A))
+	case plan.OpLoopback:
+		l.loopback()
 	case plan.OpHostname:
 		l.main(unix.SYS_SETHOSTNAME, 0, ptr(data), num(len(o.Data)))
 	case plan.OpDomain:
@@ -400,6 +403,17 @@ func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
 		return l.lowerProcess(o, self)
 	}
 	return nil
+}
+
+// loopback sets the interface lo up.
+func (l *lowering) loopback() {
+	sock := l.scratch
+	l.emit(unix.SYS_SOCKET, sock, num(unix.AF_INET), num(unix.SOCK_DGRAM|unix.SOCK_CLOEXEC), num(0))
+	request := make([]byte, 40) // struct ifreq: the name, then the flags
+	copy(request, "lo")
+	binary.NativeEndian.PutUint16(request[unix.IFNAMSIZ:], unix.IFF_UP|unix.IFF_RUNNING)
+	l.main(unix.SYS_IOCTL, 0, reg(sock), num(unix.SIOCSIFFLAGS), ptr(l.bytes(request)))
+	l.emit(unix.SYS_CLOSE, 0, reg(sock))
 }
 
 func (l *lowering) mustStr(s string) int {

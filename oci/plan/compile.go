@@ -199,7 +199,9 @@ func (b *builder) becomeUserRoot() {
 		}
 	}
 	b.at("linux.uidMappings", "root of the user namespace")
-	b.op(Op{Do: OpGroups, Allow: []int{abi.EPERM}})
+	if !b.keepsGroups() {
+		b.op(Op{Do: OpGroups, Allow: []int{abi.EPERM}})
+	}
 	b.op(Op{Do: OpSetgid})
 	b.op(Op{Do: OpSetuid})
 }
@@ -217,6 +219,10 @@ func (b *builder) session() error {
 		b.becomeUserRoot()
 	} else {
 		b.oomScore()
+	}
+	if n, ok := b.ns[specs.NetworkNamespace]; ok && n.path == "" {
+		b.at("linux.namespaces", "network")
+		b.op(Op{Do: OpLoopback})
 	}
 	b.at("process", "session")
 	b.op(Op{Do: OpSetsid})

@@ -80,8 +80,8 @@ func (b *builder) devices() {
 	b.close(dev)
 }
 
-// device makes one node. In a user namespace the kernel forbids mknod, and the
-// host's node of that name is bound instead.
+// device makes one node. In a user namespace the kernel forbids mknod, and a node of
+// the host's is bound instead.
 func (b *builder) device(dev Reg, d *specs.LinuxDevice) {
 	var mode, perm uint64
 	number := abi.Mkdev(uint32(d.Major), uint32(d.Minor))
@@ -108,7 +108,7 @@ func (b *builder) device(dev Reg, d *specs.LinuxDevice) {
 	}
 	if b.inUser && mode != abi.SIFIFO {
 		on := b.reg()
-		src := b.clone(path.Clean(d.Path), false)
+		src := b.hostDevice(d, mode|perm, number)
 		b.op(Op{Do: OpCheckDev, Dir: src, A: mode, B: number})
 		b.op(Op{Do: OpMkpath, Out: on, Dir: at, Path: name, A: KindFile, B: 0o666, C: abi.ResolveNoSymlinks})
 		b.attach(src, on)
@@ -126,6 +126,29 @@ func (b *builder) device(dev Reg, d *specs.LinuxDevice) {
 	if at != dev {
 		b.close(at)
 	}
+}
+
+// hostDevice is a node for a user namespace: one that the parent makes as the config
+// has it where it can (a mount of a detached tmpfs takes Linux 6.15), else the
+// host's of that name.
+func (b *builder) hostDevice(d *specs.LinuxDevice, mode, number uint64) Reg {
+	lx := b.spec.Linux
+	uid, mapped := hostID(lx.UIDMappings, uint32(owner(d.UID)))
+	gid, both := hostID(lx.GIDMappings, uint32(owner(d.GID)))
+	if d.FileMode == nil && d.UID == nil && d.GID == nil || !mapped || !both || b.host.NoMounts || !b.host.AtLeast(6, 15) {
+		return b.clone(path.Clean(d.Path), false)
+	}
+	return b.input(Input{Kind: InDevice, Device: &Device{Mode: mode, Number: number, UID: uid, GID: gid}})
+}
+
+// hostID is what an id of a user namespace is on the host.
+func hostID(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
+	for _, m := range maps {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return m.HostID + id - m.ContainerID, true
+		}
+	}
+	return 0, false
 }
 
 func owner(id *uint32) uint64 {

@@ -227,7 +227,12 @@ func (b *builder) credentials(p *specs.Process, stdio Op) error {
 	if b.inUser && len(groups.Nums) == 0 {
 		groups.Allow = []int{abi.EPERM} // setgroups may be denied in the user namespace
 	}
-	b.op(groups)
+	switch {
+	case !b.keepsGroups():
+		b.op(groups)
+	case len(groups.Nums) > 0:
+		return b.errorf("are refused by the annotation %s", KeepGroupsAnnotation)
+	}
 	b.at("process.user.gid", utoa(p.User.GID))
 	b.op(Op{Do: OpSetgid, A: uint64(p.User.GID)})
 	b.at("process.user.uid", utoa(p.User.UID))
@@ -281,6 +286,15 @@ func (b *builder) credentials(p *specs.Process, stdio Op) error {
 		}
 	}
 	return nil
+}
+
+// KeepGroupsAnnotation has the process keep the supplementary groups of the runtime's
+// caller: crun's, which Podman sets for --group-add keep-groups.
+const KeepGroupsAnnotation = "run.oci.keep_original_groups"
+
+func (b *builder) keepsGroups() bool {
+	v := b.spec.Annotations[KeepGroupsAnnotation]
+	return v != "" && v != "0"
 }
 
 // chdir enters the working directory while there are all privileges, for a user

@@ -65,6 +65,7 @@ const (
 	OpSync      Code = "sync"      // tell the parent that step A is reached and wait for its answer
 	OpHostname  Code = "hostname"  // sethostname(Data)
 	OpDomain    Code = "domain"    // setdomainname(Data)
+	OpLoopback  Code = "loopback"  // set the interface lo up
 	OpKeyring   Code = "keyring"   // keyctl(JOIN_SESSION_KEYRING, Data)
 	OpSetsid    Code = "setsid"    // setsid()
 	OpPty       Code = "pty"       // Out = open ptmx below Dir, On = its peer; unlock; window A×B
@@ -162,6 +163,7 @@ const (
 	InIDMapNS = "idmap"        // user namespace with a mount's mapping: IDMap
 	InMount   = "mount"        // copy of the mount tree at the runtime's Path, attached nowhere; with IDMap idmapped
 	InOverlay = "overlay"      // overlay of Args (fs options) whose lower layers have IDMap, attached nowhere
+	InDevice  = "device"       // a device node as a mount attached nowhere: Device
 	InCgroup  = "cgroup"       // file of a cgroup to write to, Path
 )
 
@@ -175,8 +177,17 @@ type Input struct {
 	Field string `json:"field,omitempty"`
 
 	IDMap     *MountIDs `json:"idmap,omitempty"`
+	Device    *Device   `json:"device,omitempty"`
 	Recursive bool      `json:"recursive,omitempty"` // of InMount: all mounts below too
 	Args      []string  `json:"args,omitempty"`      // of InOverlay
+}
+
+// Device is a device node that the parent makes; the ids are the host's.
+type Device struct {
+	Mode   uint64 `json:"mode"` // type and permissions
+	Number uint64 `json:"number"`
+	UID    uint32 `json:"uid"`
+	GID    uint32 `json:"gid"`
 }
 
 // MountIDs is a mount's id mapping: maps in the form of /proc/PID/uid_map or a

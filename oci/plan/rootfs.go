@@ -29,6 +29,9 @@ func (b *builder) rootfs() error {
 		if rootProp.kind == 0 {
 			b.cutOff = propagation{abi.MSSlave, true}
 		}
+		if rootProp.kind == abi.MSUnbindable { // of which there could be no copy yet
+			b.cutOff = propagation{abi.MSPrivate, true}
+		}
 	}
 	switch {
 	case !b.ownNS: // and those of the namespace's other processes stay as they are

@@ -35,6 +35,9 @@ func (p *Program) String() string {
 		if in.Recursive {
 			s.WriteString(" recursive")
 		}
+		if d := in.Device; d != nil {
+			fmt.Fprintf(&s, " %#o %d:%d of %d:%d", d.Mode, abi.Major(d.Number), abi.Minor(d.Number), d.UID, d.GID)
+		}
 		if m := in.IDMap; m != nil {
 			fmt.Fprintf(&s, " ids %s%q %q", m.UserNS, m.UID, m.GID)
 			if m.Recursive {

@@ -90,6 +90,10 @@ func TestValidate(t *testing.T) {
 		{func(s *specs.Spec) {
 			s.Linux.Namespaces, s.Linux.NetDevices = s.Linux.Namespaces[:2], map[string]specs.LinuxNetDevice{"a": {}}
 		}, "linux.netDevices: invalid config: needs a network namespace"},
+		{func(s *specs.Spec) {
+			s.Domainname, s.Linux.Sysctl = "a", map[string]string{"kernel.domainname": "b"}
+		}, "linux.sysctl[kernel.domainname]: invalid config: conflicts with the field domainname"},
+		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.domainname": "b"} }, ""},
 		{func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{ListenerMetadata: "m"} }, "linux.seccomp.listenerMetadata:"},
 		{func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "linux.timeOffsets:"},
 		{func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "x"}}} }, "hooks.poststop[0].path:"},

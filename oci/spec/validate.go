@@ -13,7 +13,10 @@ import (
 )
 
 // checker collects the first error with the path of its field.
-type checker struct{ err error }
+type checker struct {
+	err        error
+	domainname bool // the config has one
+}
 
 func (c *checker) bad(field, format string, args ...any) {
 	if c.err == nil {
@@ -44,7 +47,7 @@ func index(field string, i int) string { return field + "[" + strconv.Itoa(i) + 
 
 // Validate checks a config that Default has completed.
 func Validate(s *specs.Spec) error {
-	c := &checker{}
+	c := &checker{domainname: s.Domainname != ""}
 	c.version(s.Version)
 	c.unsupported("solaris", s.Solaris != nil)
 	c.unsupported("windows", s.Windows != nil)
@@ -253,6 +256,9 @@ func (c *checker) sysctls(m map[string]string, have map[specs.LinuxNamespaceType
 			ns = specs.NetworkNamespace
 		case file == "kernel/hostname":
 			c.bad(f, "conflicts with the field hostname: use that")
+			continue
+		case file == "kernel/domainname" && c.domainname:
+			c.bad(f, "conflicts with the field domainname: leave one out")
 			continue
 		case file == "kernel/domainname":
 			ns = specs.UTSNamespace

@@ -33,7 +33,7 @@ func RemoveCrashed(ctx context.Context, id, bundle, defaultRoot string, out io.W
 	if err == nil {
 		err = c.Delete(ctx, true)
 	}
-	if err != nil && !errors.Is(err, container.ErrNotExist) {
+	if err != nil && !errors.Is(err, container.ErrNotExist) && !errors.Is(err, container.ErrPoststop) {
 		return fmt.Errorf("container %s: %w", id, err)
 	}
 	answer := &deleteResponse{ExitStatus: 128 + uint32(syscall.SIGKILL), ExitedAt: stamp(time.Now())}

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/pb"
+	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/shim/stdio"
 	"github.com/strake-containers/strake/shim/wire"
 )
@@ -216,7 +218,9 @@ func (t *task) remove(ctx context.Context) error {
 	release := t.service.reaper.Hold()
 	err := t.container.Delete(ctx, true)
 	release()
-	if err != nil {
+	if errors.Is(err, container.ErrPoststop) {
+		logf("%v", err)
+	} else if err != nil {
 		return t.explain(err)
 	}
 	t.oom.close()
