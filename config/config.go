@@ -37,21 +37,48 @@ func DefaultTOML() []byte { return slices.Clone(defaultTOML) }
 
 // Config is the whole configuration, every field set.
 type Config struct {
-	Root           string             `toml:"root" json:"root"`
-	State          string             `toml:"state" json:"state"`
-	Address        string             `toml:"address" json:"address"`
-	LogLevel       string             `toml:"log_level" json:"log_level"`
-	LogFormat      string             `toml:"log_format" json:"log_format"`
-	CgroupDriver   string             `toml:"cgroup_driver" json:"cgroup_driver"`
-	DefaultRuntime string             `toml:"default_runtime" json:"default_runtime"`
-	CNI            CNI                `toml:"cni" json:"cni"`
-	Network        Network            `toml:"network" json:"network"`
-	Registry       Registry           `toml:"registry" json:"registry"`
-	Images         Images             `toml:"images" json:"images"`
-	Runtimes       map[string]Runtime `toml:"runtimes" json:"runtimes"`
-	Stream         Stream             `toml:"stream" json:"stream"`
-	Metrics        Metrics            `toml:"metrics" json:"metrics"`
-	Monitor        Monitor            `toml:"monitor" json:"monitor"`
+	Root           string              `toml:"root" json:"root"`
+	State          string              `toml:"state" json:"state"`
+	Address        string              `toml:"address" json:"address"`
+	LogLevel       string              `toml:"log_level" json:"log_level"`
+	LogFormat      string              `toml:"log_format" json:"log_format"`
+	CgroupDriver   string              `toml:"cgroup_driver" json:"cgroup_driver"`
+	DefaultRuntime string              `toml:"default_runtime" json:"default_runtime"`
+	CNI            CNI                 `toml:"cni" json:"cni"`
+	Network        Network             `toml:"network" json:"network"`
+	Registry       Registry            `toml:"registry" json:"registry"`
+	Images         Images              `toml:"images" json:"images"`
+	Runtimes       map[string]Runtime  `toml:"runtimes" json:"runtimes"`
+	Stream         Stream              `toml:"stream" json:"stream"`
+	Metrics        Metrics             `toml:"metrics" json:"metrics"`
+	Monitor        Monitor             `toml:"monitor" json:"monitor"`
+	CDI            CDI                 `toml:"cdi" json:"cdi"`
+	HooksDirs      []string            `toml:"hooks_dirs" json:"hooks_dirs"`
+	Workloads      map[string]Workload `toml:"workloads" json:"workloads"`
+}
+
+// CDI says where the Container Device Interface's files are; a later directory's
+// devices win.
+type CDI struct {
+	SpecDirs []string `toml:"spec_dirs" json:"spec_dirs"`
+}
+
+// Workload gives the containers of pods that have ActivationAnnotation other CPU
+// resources, which ANNOTATION_PREFIX/CONTAINER of the pod changes.
+type Workload struct {
+	ActivationAnnotation string            `toml:"activation_annotation" json:"activation_annotation"`
+	AnnotationPrefix     string            `toml:"annotation_prefix" json:"annotation_prefix"`
+	Resources            WorkloadResources `toml:"resources" json:"resources"`
+}
+
+// WorkloadResources are CPU resources; 0 and "" leave what the container asks for.
+// CPULimit is in thousandths of a CPU.
+type WorkloadResources struct {
+	CPUShares int64  `toml:"cpushares" json:"cpushares"`
+	CPUQuota  int64  `toml:"cpuquota" json:"cpuquota"`
+	CPUPeriod int64  `toml:"cpuperiod" json:"cpuperiod"`
+	CPULimit  int64  `toml:"cpulimit" json:"cpulimit"`
+	CPUSet    string `toml:"cpuset" json:"cpuset"`
 }
 
 // CNI says where network configurations and plugins are found.
@@ -97,6 +124,8 @@ type Runtime struct {
 	Type    string            `toml:"type" json:"type"`
 	Path    string            `toml:"path" json:"path"`
 	Options map[string]string `toml:"options" json:"options"`
+	// SeccompProfile is the profile that RuntimeDefault means; "" is docker's.
+	SeccompProfile string `toml:"seccomp_profile" json:"seccomp_profile"`
 }
 
 // Stream configures the server of exec, attach and port-forward.
@@ -131,12 +160,15 @@ func Default() Config {
 			ConfDir: "/etc/cni/net.d",
 			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 		},
-		Network:  Network{Bridge: "strake0", Subnets: []string{}},
-		Registry: Registry{RegistriesConf: "/etc/containers/registries.conf"},
-		Images:   Images{Driver: "auto", SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d"},
-		Runtimes: map[string]Runtime{"strake": {Type: "strake"}},
-		Stream:   Stream{Address: "127.0.0.1:0"},
-		Monitor:  Monitor{Pods: 50},
+		Network:   Network{Bridge: "strake0", Subnets: []string{}},
+		Registry:  Registry{RegistriesConf: "/etc/containers/registries.conf"},
+		Images:    Images{Driver: "auto", SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d"},
+		Runtimes:  map[string]Runtime{"strake": {Type: "strake"}},
+		Stream:    Stream{Address: "127.0.0.1:0"},
+		Monitor:   Monitor{Pods: 50},
+		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
+		HooksDirs: []string{"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"},
+		Workloads: map[string]Workload{},
 	}
 }
 
@@ -304,6 +336,17 @@ func (c Config) validate() []problem {
 			absolute(key, p)
 		}
 	}
+	for _, d := range c.CDI.SpecDirs {
+		absolute("cdi.spec_dirs", d)
+	}
+	for _, d := range c.HooksDirs {
+		absolute("hooks_dirs", d)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Workloads)) {
+		if c.Workloads[name].ActivationAnnotation == "" {
+			bad("workloads."+name+".activation_annotation", "is empty: say which pods it is for")
+		}
+	}
 	c.validateRuntimes(bad, absolute)
 	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil {
 		bad("stream.address", "%q is not IP:PORT, such as 127.0.0.1:0", c.Stream.Address)
@@ -336,6 +379,9 @@ func (c Config) validateRuntimes(bad func(key, format string, args ...any), abso
 		}
 		if rt.Path != "" {
 			absolute(key+".path", rt.Path)
+		}
+		if rt.SeccompProfile != "" {
+			absolute(key+".seccomp_profile", rt.SeccompProfile)
 		}
 		for _, option := range slices.Sorted(maps.Keys(rt.Options)) {
 			bad(key+".options."+option, "unknown option: type %q has none", rt.Type)

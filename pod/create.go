@@ -16,6 +16,7 @@ import (
 	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/pod/hooks"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -253,6 +254,12 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 	if err != nil {
 		return nil, err
 	}
+	if config, err = m.workload(&p.record.Config, config); err != nil {
+		return nil, err
+	}
+	if config.Resources != nil {
+		c.record.Resources = *config.Resources
+	}
 	runtime := m.o.Runtimes[p.record.Runtime]
 	devices, err := hostDevices(config, !runtime.PrivilegedWithoutHostDevices)
 	if err != nil {
@@ -261,9 +268,11 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 	if err := prepareHostPaths(config.Mounts); err != nil {
 		return nil, err
 	}
+	host := m.host
+	host.Seccomp = m.seccompOf(runtime)
 	in := bundle.ContainerInput{
 		ID: c.id, PodID: p.id, Pod: &p.record.Config, Config: config, Image: &img.Config, Accounts: accounts,
-		Host: &m.host, Devices: devices, ImageMounts: imageMounts, MaxPids: m.o.MaxPids,
+		Host: &host, Devices: devices, ImageMounts: imageMounts, MaxPids: m.o.MaxPids,
 	}
 	p.mu.Lock()
 	in.Sandbox = p.shared
@@ -276,7 +285,18 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)
 	}
-	return bundle.Container(in)
+	compiled, err := bundle.Container(in)
+	if err != nil {
+		return nil, err
+	}
+
+	// What the node adds.
+	if err := m.injectDevices(compiled.Spec, config); err != nil {
+		return nil, err
+	}
+	return compiled, hooks.Add(compiled.Spec, m.o.HooksDirs, hooks.Container{
+		Annotations: config.Annotations, HasBindMounts: len(config.Mounts) > 0,
+	})
 }
 
 // targetPID is the PID namespace of another container of the pod.

@@ -36,6 +36,7 @@ func hostFacts() bundle.Host {
 	h.UserNS = h.Layered && exists("/proc/self/ns/user")
 	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	h.AppArmor = err == nil && bytes.HasPrefix(enabled, []byte("Y"))
+	h.DefaultAppArmor = appArmorProfile
 	if h.CgroupV2 {
 		controllers, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers") // read just now
 		h.Hugetlb = slices.Contains(strings.Fields(string(controllers)), "hugetlb")

@@ -39,6 +39,10 @@ type Options struct {
 	Monitors       Monitors // nil: ShimMonitors
 	NetNS          NetNS    // nil: HostNetNS
 
+	CDIDirs   []string // of CDI's device files
+	HooksDirs []string // of OCI hooks' files; see pod/hooks
+	Workloads []Workload
+
 	MaxPids     int64 // limits a container that asks for no limit; 0: no limit
 	MaxLogBytes int64 // stops a container's log at that size; 0: no limit
 	MonitorPods int   // how many pods a monitor holds at most; 0: one
@@ -51,6 +55,8 @@ type Options struct {
 type Runtime struct {
 	Monitor string   // path of the monitor program
 	Env     []string // added to the monitor's environment
+	// SeccompProfile is the file of the profile that RuntimeDefault means; "" is docker's.
+	SeccompProfile string
 	// PrivilegedWithoutHostDevices leaves host devices out of privileged containers.
 	PrivilegedWithoutHostDevices bool
 }

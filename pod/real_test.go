@@ -63,7 +63,8 @@ type realNode struct {
 	root, state string
 	cgroup      string
 	monitorPods int
-	m           *Manager // the last one opened
+	change      func(*Options) // before it is opened
+	m           *Manager       // the last one opened
 }
 
 func newRealNode(t *testing.T) *realNode {
@@ -132,11 +133,15 @@ func (n *realNode) open() *Manager {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	m, err := Open(n.t.Context(), Options{
+	o := Options{
 		Root: n.root, State: n.state, Images: &oneImage{layer: n.layer(), leases: map[string]bool{}}, Network: noNetwork{},
 		Runtimes: map[string]Runtime{"strake": {Monitor: monitor}}, DefaultRuntime: "strake",
 		MonitorPods: n.monitorPods,
-	})
+	}
+	if n.change != nil {
+		n.change(&o)
+	}
+	m, err := Open(n.t.Context(), o)
 	if err != nil {
 		n.t.Fatal(err)
 	}

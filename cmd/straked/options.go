@@ -96,7 +96,7 @@ func monitors(c config.Config) (map[string]pod.Runtime, error) {
 		} else if info.IsDir() || info.Mode()&0o111 == 0 {
 			return nil, fmt.Errorf("runtimes.%s.path: %s is not executable", name, path)
 		}
-		runtimes[name] = pod.Runtime{Monitor: path}
+		runtimes[name] = pod.Runtime{Monitor: path, SeccompProfile: rt.SeccompProfile}
 	}
 	return runtimes, nil
 }
@@ -121,6 +121,20 @@ func handlers(c config.Config) []cri.Handler {
 	var out []cri.Handler
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: true, UserNamespaces: pod.UserNamespaces()})
+	}
+	return out
+}
+
+// workloads are the configuration's, in the order of their names.
+func workloads(c config.Config) []pod.Workload {
+	var out []pod.Workload
+	for _, name := range slices.Sorted(maps.Keys(c.Workloads)) {
+		w := c.Workloads[name]
+		r := w.Resources
+		out = append(out, pod.Workload{
+			Name: name, Activation: w.ActivationAnnotation, Prefix: w.AnnotationPrefix,
+			Resources: pod.WorkloadResources{Shares: r.CPUShares, Quota: r.CPUQuota, Period: r.CPUPeriod, Limit: r.CPULimit, CPUSet: r.CPUSet},
+		})
 	}
 	return out
 }

@@ -251,7 +251,7 @@ func TestContainersRefused(t *testing.T) {
 		"mounts[0].image: \"i\"":           mount(Mount{ContainerPath: "/a", Image: "i", Readonly: true}),
 		"devices[0].host_path":             func(c *ContainerConfig) { c.Devices = []Device{{HostPath: "x"}} },
 		"devices[0].permissions":           func(c *ContainerConfig) { c.Devices = []Device{{HostPath: "/dev/x", Permissions: "rx"}} },
-		"CDI_devices":                      func(c *ContainerConfig) { c.CDIDevices = []string{"a/b=c"} },
+		"CDI_devices":                      func(c *ContainerConfig) { c.CDIDevices = make([]string, maxList+1) },
 		"privileged":                       func(c *ContainerConfig) { c.Security.Privileged = true },
 		"stop_signal":                      func(c *ContainerConfig) { c.StopSignal = "SIGFOO" },
 		"target_id":                        func(c *ContainerConfig) { c.Namespaces.PID = NamespaceTarget },
@@ -410,6 +410,39 @@ func TestCgroupOfASlice(t *testing.T) {
 	for _, parent := range []string{"/.slice", "a--b.slice", "/x/a.slice"} {
 		if validCgroupParent(parent) == nil {
 			t.Errorf("%q was taken", parent)
+		}
+	}
+}
+
+func TestAppArmor(t *testing.T) {
+	broken := errors.New("no apparmor_parser")
+	runtimeDefault, unconfined, own := &Profile{Type: ProfileRuntimeDefault}, &Profile{Type: ProfileUnconfined}, &Profile{Type: ProfileLocalhost, LocalhostRef: "localhost/own"}
+	for name, c := range map[string]struct {
+		profile    *Profile
+		privileged bool
+		host       bool
+		loadErr    error
+		want       string
+		wantErr    string
+	}{
+		"none, no host support":       {},
+		"default, no host support":    {profile: runtimeDefault, wantErr: "the host has no AppArmor"},
+		"own, no host support":        {profile: own, wantErr: "the host has no AppArmor"},
+		"unconfined, no host support": {profile: unconfined},
+		"none":                        {host: true, want: "loaded"},
+		"default":                     {host: true, profile: runtimeDefault, want: "loaded"},
+		"default that does not load":  {host: true, profile: runtimeDefault, loadErr: broken, wantErr: "no apparmor_parser"},
+		"unconfined":                  {host: true, profile: unconfined},
+		"own":                         {host: true, profile: own, want: "own"},
+		"privileged":                  {host: true, privileged: true},
+		"privileged, default":         {host: true, privileged: true, profile: runtimeDefault},
+		"privileged, own":             {host: true, privileged: true, profile: own, want: "own"},
+		"without a name":              {host: true, profile: &Profile{Type: ProfileLocalhost}, wantErr: "localhost_ref"},
+	} {
+		h := &Host{AppArmor: c.host, DefaultAppArmor: func() (string, error) { return "loaded", c.loadErr }}
+		got, err := appArmor(&Security{AppArmor: c.profile, Privileged: c.privileged}, h)
+		if c.wantErr == "" && (err != nil || got != c.want) || c.wantErr != "" && (err == nil || !strings.Contains(err.Error(), c.wantErr)) {
+			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
 }

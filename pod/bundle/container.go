@@ -272,14 +272,18 @@ func devices(in *ContainerInput) ([]specs.LinuxDevice, []specs.LinuxDeviceCgroup
 func appArmor(s *Security, h *Host) (string, error) {
 	const field = "linux.security_context.apparmor"
 	p := s.AppArmor
-	if p == nil || p.Type == ProfileUnconfined || s.Privileged && p.Type == ProfileRuntimeDefault {
+	switch {
+	case p == nil && (s.Privileged || !h.AppArmor),
+		p != nil && (p.Type == ProfileUnconfined || s.Privileged && p.Type == ProfileRuntimeDefault):
 		return "", nil
-	}
-	if !h.AppArmor {
+	case !h.AppArmor:
 		return "", unsupported(field, "the host has no AppArmor")
-	}
-	if p.Type == ProfileRuntimeDefault {
-		return "", unsupported(field, "there is no default profile yet; name a loaded one as Localhost")
+	case p == nil || p.Type == ProfileRuntimeDefault:
+		name, err := h.DefaultAppArmor()
+		if err != nil {
+			return "", unsupported(field, "%v", err)
+		}
+		return name, nil
 	}
 	name := strings.TrimPrefix(p.LocalhostRef, "localhost/")
 	if name == "" || hasControl(name) || len(name) > maxPath {

@@ -12,6 +12,8 @@ type Host struct {
 	Layered      bool     // overlays can be mounted from any number of layers: Linux 6.8
 	UserNS       bool     // pods can have user namespaces, and their overlays idmapped layers: Linux 6.8
 	Capabilities []string // that the daemon can give, "CAP_…"; none means all that are known
+	// DefaultAppArmor loads the default profile and returns its name.
+	DefaultAppArmor func() (string, error)
 	// Seccomp makes the filter of a profile that is not Unconfined, for a process
 	// whose bounding set this is.
 	Seccomp func(p Profile, bounding []string) (*specs.LinuxSeccomp, error)

@@ -90,8 +90,8 @@ func ValidateContainer(p *PodConfig, c *ContainerConfig) error {
 			return err
 		}
 	}
-	if len(c.CDIDevices) > 0 {
-		return unsupported("CDI_devices", "%q", c.CDIDevices[0])
+	if len(c.CDIDevices) > maxList {
+		return invalid("CDI_devices", "more than %d", maxList)
 	}
 	if c.Security.Privileged && !p.Security.Privileged {
 		return invalid("linux.security_context.privileged", "the pod sandbox is not privileged")
