@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/internal/sys"
@@ -74,6 +75,9 @@ func Open(name, root string) (Driver, error) {
 		if err == nil {
 			return d, nil
 		}
+		if noRoom(err) {
+			return overlay{formIn(root)}, nil
+		}
 		d = overlay{layer.User}
 		if e := probe(d, root); e != nil {
 			return nil, fmt.Errorf("no overlay can be mounted in %s: %w; driver %q needs btrfs, and %q nothing but room", root, errors.Join(err, e), Btrfs, Copy)
@@ -84,7 +88,7 @@ func Open(name, root string) (Driver, error) {
 		if name == OverlayUserXattr {
 			d.form = layer.User
 		}
-		if err := probe(d, root); err != nil {
+		if err := probe(d, root); err != nil && !noRoom(err) {
 			return nil, fmt.Errorf("driver %q does not work in %s: %w", name, root, err)
 		}
 		return d, nil
@@ -122,10 +126,17 @@ func formIn(root string) layer.Form {
 	return layer.Trusted
 }
 
+// noRoom says that a probe could not be made, for want of room: a daemon that did
+// not start then could remove nothing either.
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
 // probe mounts what a container would have, in a directory of its own.
 func probe(d Driver, root string) (err error) {
-	dir, err := os.MkdirTemp(root, ".strake-probe-")
-	if err != nil {
+	dir := filepath.Join(root, ".strake-probe")
+	if err := os.RemoveAll(dir); err != nil { // of a daemon that was killed
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
