@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # run.sh [CALLER...] - strake-runtime and its monitor below real callers: Debian's
-# Podman, Docker and containerd. Each assertion (a function t_* of CALLER.sh) is
-# run with runc first, as a control: what fails there is said and does not count.
-# Needs root; `make test-callers` installs the engines and calls it. The engines
-# have their state in a directory of their own and a network namespace with
-# nothing but lo, so nothing of the host's is touched.
+# Podman, Docker and containerd, and CRI-O where crio.sh is told of one. Each
+# assertion (a function t_* of CALLER.sh) is run with runc first, as a control: what
+# fails there is said and does not count. Needs root; `make test-callers` installs
+# the engines and calls it. The engines have their state in a directory of their own
+# and a network namespace with nothing but lo, so nothing of the host's is touched.
 set -euo pipefail
 cd "$(dirname "$0")"
 repo=$(cd ../../.. && pwd)
@@ -14,7 +14,7 @@ fi
 ip link set lo up
 export BIN=$repo/bin
 PATH=$BIN:$PATH:/usr/sbin:/sbin
-[ $# -gt 0 ] || set -- podman docker containerd
+[ $# -gt 0 ] || set -- podman docker containerd crio
 
 # An image with nothing in it but busybox.
 make_image() {
@@ -44,8 +44,13 @@ has() { [[ $1 == *"$2"* ]] || { echo "got: $1"; echo "want in it: $2"; return 1;
 terminal() { SHELL=/bin/bash script -qec "source ./$CALLER.sh; $1" /dev/null </dev/null | tr -d "\r"; }
 export -f until_ok same has terminal
 
-failed=0 passed=0 uncontrolled=0
+failed=0 passed=0 uncontrolled=0 skipped=0
 for caller in "$@"; do
+	lacks=$(source "./$caller.sh" && if declare -F needs >/dev/null; then needs; fi)
+	if [ -n "$lacks" ]; then
+		skipped=$((skipped + 1)); echo "SKIP $caller: $lacks"
+		continue
+	fi
 	WORK=$(mktemp -d /tmp/strake-callers.XXXXXX)
 	export WORK
 	make_image
@@ -77,5 +82,5 @@ for caller in "$@"; do
 	unset control
 	rm -rf --one-file-system "$WORK"
 done
-echo "$passed passed, $failed failed, $uncontrolled cannot pass here (nor with runc)"
+echo "$passed passed, $failed failed, $uncontrolled cannot pass here (nor with runc), $skipped callers skipped"
 [ $failed = 0 ] && [ $passed -gt 0 ]
