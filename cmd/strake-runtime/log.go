@@ -116,7 +116,7 @@ func (l *logger) warn(messages ...string) {
 	for _, m := range messages {
 		l.write(levelWarning, m)
 		if l.out == nil {
-			fmt.Fprintln(os.Stderr, "warning:", m)
+			fmt.Fprintln(os.Stderr, "warning:", strings.ReplaceAll(m, "\n", "; "))
 		}
 	}
 }

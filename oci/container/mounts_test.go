@@ -375,6 +375,19 @@ func TestBoundAttributes(t *testing.T) {
 	}
 }
 
+// The way to the rootfs may be open to root of the user namespace alone, or to all but
+// it.
+func TestWayToTheRootfs(t *testing.T) {
+	e := newEnv(t)
+	shareRootfs(t, e)
+	for _, owner := range []int{0, mappedRoot} {
+		must(t, os.Chown(e.bundle, owner, owner))
+		must(t, os.Chmod(e.bundle, 0o700))
+		contains(t, e.mustRun(inUserNS(e.spec("echo here"))), "here\n")
+	}
+	must(t, os.Chown(e.bundle, 0, 0))
+}
+
 // Links that lead to nothing are followed, and what they lead to is made, inside the
 // rootfs however far outside they point.
 func TestMountPointsBehindLinks(t *testing.T) {

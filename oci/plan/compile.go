@@ -214,7 +214,7 @@ func (b *builder) session() error {
 	if b.inUser {
 		b.OOM = b.spec.Process.OOMScoreAdj
 		if b.ownNS {
-			b.openRootDir() // to which root of the user namespace may lack the way
+			b.openRootDir(abi.EACCES) // to which root of the user namespace may lack the way
 		}
 		b.becomeUserRoot()
 	} else {

@@ -100,10 +100,14 @@ func (b *builder) setattrPath(mountpoint string, p propagation) {
 // wants that, and its attributes can then be changed.
 func (b *builder) mountRoot() error {
 	dir := b.rootDir()
+	b.at("root.path", strconv.Quote(dir))
 	if b.rootOn == 0 {
 		b.openRootDir()
+	} else { // the way to it may be open to its root alone
+		b.op(Op{Do: OpIfOpen, Dir: b.rootOn, A: 1})
+		b.op(Op{Do: OpSkip, A: 1})
+		b.op(Op{Do: OpOpen, Out: b.rootOn, Path: dir, A: abi.OPath | FlagDirectory})
 	}
-	b.at("root.path", strconv.Quote(dir))
 	mounted := false
 	for i, m := range b.cfg.RootfsMounts {
 		if m.Target != "" {
@@ -136,11 +140,12 @@ func (b *builder) mountRoot() error {
 	return nil
 }
 
-// openRootDir opens what the rootfs is mounted on.
-func (b *builder) openRootDir() {
+// openRootDir opens what the rootfs is mounted on; allow are errors that leave that to
+// a later attempt.
+func (b *builder) openRootDir(allow ...int) {
 	b.at("root.path", strconv.Quote(b.rootDir()))
 	b.rootOn = b.reg()
-	b.op(Op{Do: OpOpen, Out: b.rootOn, Path: b.rootDir(), A: abi.OPath | FlagDirectory})
+	b.op(Op{Do: OpOpen, Out: b.rootOn, Path: b.rootDir(), A: abi.OPath | FlagDirectory, Allow: allow})
 }
 
 func (b *builder) mountRootFrom(m Mount) error {

@@ -93,6 +93,9 @@ func TestValidate(t *testing.T) {
 		{func(s *specs.Spec) {
 			s.Domainname, s.Linux.Sysctl = "a", map[string]string{"kernel.domainname": "b"}
 		}, "linux.sysctl[kernel.domainname]: invalid config: conflicts with the field domainname"},
+		{func(s *specs.Spec) {
+			s.Domainname, s.Linux.Sysctl = "b", map[string]string{"kernel.domainname": "b"}
+		}, ""},
 		{func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.domainname": "b"} }, ""},
 		{func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{ListenerMetadata: "m"} }, "linux.seccomp.listenerMetadata:"},
 		{func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {}} }, "linux.timeOffsets:"},

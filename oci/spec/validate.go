@@ -15,7 +15,7 @@ import (
 // checker collects the first error with the path of its field.
 type checker struct {
 	err        error
-	domainname bool // the config has one
+	domainname string // the config's
 }
 
 func (c *checker) bad(field, format string, args ...any) {
@@ -47,7 +47,7 @@ func index(field string, i int) string { return field + "[" + strconv.Itoa(i) + 
 
 // Validate checks a config that Default has completed.
 func Validate(s *specs.Spec) error {
-	c := &checker{domainname: s.Domainname != ""}
+	c := &checker{domainname: s.Domainname}
 	c.version(s.Version)
 	c.unsupported("solaris", s.Solaris != nil)
 	c.unsupported("windows", s.Windows != nil)
@@ -257,7 +257,7 @@ func (c *checker) sysctls(m map[string]string, have map[specs.LinuxNamespaceType
 		case file == "kernel/hostname":
 			c.bad(f, "conflicts with the field hostname: use that")
 			continue
-		case file == "kernel/domainname" && c.domainname:
+		case file == "kernel/domainname" && c.domainname != "" && c.domainname != value:
 			c.bad(f, "conflicts with the field domainname: leave one out")
 			continue
 		case file == "kernel/domainname":

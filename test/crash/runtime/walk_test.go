@@ -29,22 +29,7 @@ import (
 // program is the strake-runtime under test.
 var program string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "strake-walk")
-	if err != nil {
-		panic(err)
-	}
-	program = filepath.Join(dir, "strake-runtime")
-	build := exec.Command("go", "build", "-o", program, "github.com/strake-containers/strake/cmd/strake-runtime")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "%s", out)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(testutil.MainWith(m, "strake-runtime", &program)) }
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -357,6 +342,36 @@ func unfrozen(h *host, _ trace, status string) {
 	}
 }
 
+// eachStep runs a verb to its end once, then again and again with whom killed at one
+// of its steps, and looks with after, then whether delete leaves nothing.
+func (h *host) eachStep(t *testing.T, whom who, v verb, after func(h *host, tr trace, when, status string)) {
+	own := *h
+	h, h.t = &own, t
+	v.prepare(h)
+	whole := walk{whom, -1}.run(t, h.command(v.args...))
+	if whole.code != 0 {
+		t.Fatalf("exit code %d: %s", whole.code, whole.stderr)
+	}
+	h.must("delete", "--force", id)
+	h.clean("without a kill")
+	t.Logf("%d steps", whole.steps)
+	for _, at := range points(whole.steps, v.sample) {
+		if t.Failed() {
+			return
+		}
+		v.prepare(h)
+		tr := walk{whom, at}.run(t, h.command(v.args...))
+		when := fmt.Sprintf("killed at step %d, system call %d", at, tr.call)
+		status := h.status()
+		t.Logf("%s: exit code %d, %s: %s", when, tr.code, status, strings.TrimSpace(tr.stderr))
+		after(h, tr, when, status)
+		if whom == theRuntime || status != "" { // a failing create leaves nothing by itself
+			h.must("delete", "--force", id)
+		}
+		h.clean(when) // and the next round takes the same id
+	}
+}
+
 // TestKillTheRuntime kills strake-runtime at each step of each verb.
 func TestKillTheRuntime(t *testing.T) {
 	h := newHost(t)
@@ -364,31 +379,11 @@ func TestKillTheRuntime(t *testing.T) {
 	for _, name := range sorted(all) {
 		v := all[name]
 		t.Run(name, func(t *testing.T) {
-			h := *h
-			h.t = t
-			v.prepare(&h)
-			whole := walk{theRuntime, -1}.run(t, h.command(v.args...))
-			if whole.code != 0 {
-				t.Fatalf("exit code %d: %s", whole.code, whole.stderr)
-			}
-			h.must("delete", "--force", id)
-			h.clean("without a kill")
-			t.Logf("%d steps", whole.steps)
-			for _, at := range points(whole.steps, v.sample) {
-				if t.Failed() {
-					return
-				}
-				v.prepare(&h)
-				tr := walk{theRuntime, at}.run(t, h.command(v.args...))
-				when := fmt.Sprintf("killed at step %d, system call %d", at, tr.call)
-				status := h.status()
-				t.Logf("%s: %s", when, status)
+			h.eachStep(t, theRuntime, v, func(h *host, tr trace, _, status string) {
 				if v.after != nil {
-					v.after(&h, tr, status)
+					v.after(h, tr, status)
 				}
-				h.must("delete", "--force", id)
-				h.clean(when) // and the next round takes the same id
-			}
+			})
 		})
 	}
 }
@@ -418,25 +413,7 @@ func TestKillTheChild(t *testing.T) {
 	for _, name := range []string{"create", "run", "exec"} {
 		v := all[name]
 		t.Run(name, func(t *testing.T) {
-			h := *h
-			h.t = t
-			v.prepare(&h)
-			whole := walk{theChild, -1}.run(t, h.command(v.args...))
-			if whole.code != 0 {
-				t.Fatalf("exit code %d: %s", whole.code, whole.stderr)
-			}
-			h.must("delete", "--force", id)
-			h.clean("without a kill")
-			t.Logf("%d steps", whole.steps)
-			for _, at := range points(whole.steps, v.sample) {
-				if t.Failed() {
-					return
-				}
-				v.prepare(&h)
-				tr := walk{theChild, at}.run(t, h.command(v.args...))
-				when := fmt.Sprintf("killed at step %d, system call %d", at, tr.call)
-				status := h.status()
-				t.Logf("%s: exit code %d, %s: %s", when, tr.code, status, strings.TrimSpace(tr.stderr))
+			h.eachStep(t, theChild, v, func(h *host, tr trace, when, status string) {
 				switch {
 				case tr.code == 0: // it had nothing more to tell: the gate, or its execve
 				case !namesStep(tr.stderr):
@@ -445,13 +422,9 @@ func TestKillTheChild(t *testing.T) {
 					t.Errorf("%s: the container is %s", when, status)
 				}
 				if name == "exec" {
-					usable(&h, tr, status)
-					h.must("delete", "--force", id)
-				} else if status != "" {
-					h.must("delete", "--force", id)
+					usable(h, tr, status)
 				}
-				h.clean(when)
-			}
+			})
 		})
 	}
 }

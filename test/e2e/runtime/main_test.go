@@ -30,20 +30,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("STRAKE_E2E_INSIDE") != "" {
 		os.Exit(inside(os.Args[1:]))
 	}
-	dir, err := os.MkdirTemp("", "strake-e2e-runtime")
-	if err != nil {
-		panic(err)
-	}
-	program = filepath.Join(dir, "strake-runtime")
-	build := exec.Command("go", "build", "-o", program, "github.com/strake-containers/strake/cmd/strake-runtime")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "%s", out)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(testutil.MainWith(m, "strake-runtime", &program))
 }
 
 // inside is what runs in a container.
