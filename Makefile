@@ -11,7 +11,7 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED := 0
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
-.PHONY: help build arm64 install demo test test-unit test-kubelet test-callers test-v2 bench lint generate clean
+.PHONY: help build arm64 install demo test test-unit test-crash test-kubelet test-callers test-v2 bench lint generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test: build arm64 ## every test: unit, root and end to end; installs what it nee
 
 test-unit: ## go test: without root, or a program that it uses, a test is skipped
 	go test ./...
+
+test-crash: ## a thousand kills and power cuts at random moments of the image store
+	test/install-packages test
+	STRAKE_CRASH_POINTS=1000 go test -timeout 60m -run 'TestCrash|TestPowerCut' ./image
 
 test-kubelet: build ## a real kubelet runs a static pod on straked (builds the kubelet: minutes)
 	test/install-packages test

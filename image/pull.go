@@ -220,6 +220,8 @@ func (p *pull) run(ctx context.Context, ref registry.Reference, auth *Auth) (Ima
 // install makes the image that top leads to present, under the names that keys
 // gives for top's digest.
 func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top digest.Digest) []string) (Image, error) {
+	defer p.store.layers.Writing()()
+
 	// 3. The manifest, through an index if there is one; may it come in?
 	docs := documents{}
 	top, manifest, m, err := p.manifest(ctx, top, docs)

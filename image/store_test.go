@@ -350,7 +350,7 @@ func TestPullCancelledCallerLeavesOthers(t *testing.T) {
 	l := tarOf(t, "f=x")
 	add(t, reg, "a", "1", tarOf(t), tarOf(t), l) // the third is plain: its digest is known
 	reg.Misbehave(fake.Fault{Suffix: digest.FromBytes(l).String(), Stall: true, Times: 1})
-	s := openStore(t, t.TempDir(), Options{Registry: registry.Config{StallTimeout: 300 * time.Millisecond}})
+	s := openStore(t, t.TempDir(), Options{Registry: registry.Config{StallTimeout: time.Second}})
 	ctx, cancel := context.WithCancel(t.Context())
 	pulling := make(chan struct{}, 1000)
 	first, second := make(chan error, 1), make(chan error, 1)
@@ -407,7 +407,7 @@ func TestPullFaults(t *testing.T) {
 	if _, err := reg.Add("bad", "escape", fake.Image{Layers: []fake.Layer{{Tar: tarOf(t, "../../escape")}}}); err != nil {
 		t.Fatal(err)
 	}
-	s := openStore(t, t.TempDir(), Options{Registry: registry.Config{StallTimeout: 50 * time.Millisecond}})
+	s := openStore(t, t.TempDir(), Options{})
 	other := bytes.Clone(last)
 	other[len(other)-1200]++
 	for _, c := range []struct {

@@ -89,7 +89,8 @@ type Store struct {
 	bytes   int64
 	inodes  int64
 	unsafe  []Key       // published, not yet durable
-	drafts  int         // being written
+	drafts  int         // being written, and images around them
+	dirty   bool        // something else than layers waits for a flush
 	late    *time.Timer // starts the flush at flushLatest, whatever is being written
 	flusher bool        // one runs
 }
@@ -299,6 +300,21 @@ func (s *Store) NewDraft(mkdir func(path string) error) (*Draft, error) {
 	return d, nil
 }
 
+// Writing says that an image is being written: until done, its layers wait for
+// the flush, which then is one for them and for what describes the image.
+func (s *Store) Writing() (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drafts++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.drafts--
+		s.dirty = true
+		s.flushSoon()
+	}
+}
+
 // Recipe is where the layer's recipe goes.
 func (d *Draft) Recipe() io.Writer { return d.recipe }
 
@@ -433,7 +449,7 @@ func (s *Store) startFlusher() {
 		s.late.Stop()
 		s.late = nil
 	}
-	if s.flusher || len(s.unsafe) == 0 {
+	if s.flusher || len(s.unsafe) == 0 && !s.dirty {
 		return
 	}
 	s.flusher = true
@@ -446,12 +462,12 @@ func (s *Store) flush() {
 	for {
 		s.mu.Lock()
 		keys := s.unsafe
-		s.unsafe = nil
-		if len(keys) == 0 {
+		if len(keys) == 0 && !s.dirty {
 			s.flusher = false
 			s.mu.Unlock()
 			return
 		}
+		s.unsafe, s.dirty = nil, false
 		s.mu.Unlock()
 		if err := sys.SyncFS(s.fd); err != nil {
 			// The mark stays off: after a reboot these layers are pulled again.

@@ -3,13 +3,14 @@
 // registries.
 //
 // Durability: index.json is fsynced and replaced atomically; blobs are not
-// fsynced but verified whenever they are read, so that a power cut costs at most
-// a blob, which is then absent. What index.json does not lead to is garbage.
+// fsynced one by one but verified whenever they are read, so that a power cut costs
+// at most a blob, which is then absent. What index.json does not lead to is garbage.
 //
 // Sources: OCI image-spec image-layout.md.
 package layout
 
 import (
+	"bytes"
 	"crypto/rand"
 	_ "crypto/sha256" // digests name their algorithm, the program must have it
 	_ "crypto/sha512"
@@ -215,8 +216,12 @@ func (l *Layout) TempDir() (string, error) {
 	return os.MkdirTemp(filepath.Join(l.root, ingestDir), "dir-")
 }
 
-// Put stores a blob whose digest the caller has verified.
+// Put stores a small blob whose digest the caller has verified. One that is there
+// and whole stays: it may be on the device already, where a new one is not.
 func (l *Layout) Put(d digest.Digest, data []byte) error {
+	if have, err := l.Get(d, int64(len(data))); err == nil && bytes.Equal(have, data) {
+		return nil
+	}
 	w, err := l.NewBlob()
 	if err != nil {
 		return err

@@ -27,7 +27,8 @@ func Btrfs(tb testing.TB) string {
 		}
 	}
 	tb.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
+		// Detached: a loop device on a file in it lets go of that a moment later.
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
 			tb.Error(err)
 		}
 	})
