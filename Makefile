@@ -20,7 +20,7 @@ build: ## the four static programs, in bin/
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
 
 arm64: ## check that everything, tests too, compiles for arm64
-	GOARCH=arm64 go build -o /dev/null ./...
+	GOARCH=arm64 go build -trimpath -o .work/arm64/ $(PROGRAMS:%=./cmd/%)
 	GOARCH=arm64 go vet ./...
 
 install: build ## copy the four programs to /usr/local/bin (or PREFIX/bin)

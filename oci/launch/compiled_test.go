@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -55,6 +56,19 @@ func TestChildCallsNothingOfTheRuntime(t *testing.T) {
 	const careless = "github.com/strake-containers/strake/oci/launch.lower"
 	if !strings.Contains(strings.Join(calls[careless], " "), "runtime.") {
 		t.Errorf("%s calls nothing of the runtime: the look-up does not work", careless)
+	}
+}
+
+// The linker refuses a child that wants more stack than is certain to be there; on
+// arm64 it wants most.
+func TestChildFitsItsStackOnARM64(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds strake-runtime")
+	}
+	build := exec.Command("go", "build", "-o", filepath.Join(t.TempDir(), "strake-runtime"), "github.com/strake-containers/strake/cmd/strake-runtime")
+	build.Env = append(os.Environ(), "GOARCH=arm64", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 }
 

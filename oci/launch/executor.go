@@ -32,7 +32,8 @@ func (c *child) reg(n uintptr) *int64 { return (*int64)(at(c.regs + 8*n)) }
 //
 // The two instructions that go deep are called from here, not from runUntilDeep:
 // the frames of nosplit functions that call each other may have 792 bytes in all,
-// and those on arm64 are large.
+// and those on arm64 are large. (So RawSyscall6 is called for any number of
+// arguments: RawSyscall is one frame more.)
 //
 //go:nosplit
 //go:norace
@@ -42,16 +43,9 @@ func (c *child) run() {
 		pc = c.runUntilDeep(pc)
 		in := (*instr)(at(c.code + pc*unsafe.Sizeof(instr{})))
 		if in.code == pMakePath {
-			a := &in.args
-			root, kind := uintptr(*c.reg(a[0])), a[2]
-			if in.isReg&(1<<2) != 0 {
-				kind = uintptr(*c.reg(kind))
-			}
-			fd, errno := makePath(root, a[1], kind, a[3], a[4])
-			if errno != 0 {
+			if errno := c.makePath(in); errno != 0 {
 				c.fail(in, pc, errno, 0)
 			}
-			*c.reg(uintptr(in.out)) = int64(fd)
 			continue
 		}
 		n, errno := copyTree(uintptr(*c.reg(in.args[0])), uintptr(*c.reg(in.args[1])), c.mem+uintptr(in.text))
@@ -188,7 +182,7 @@ func (c *child) runUntilDeep(pc uintptr) uintptr {
 //go:nosplit
 func exit(code uintptr) {
 	for {
-		_, _, _ = syscall.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_EXIT_GROUP, code, 0, 0, 0, 0, 0)
 	}
 }
 

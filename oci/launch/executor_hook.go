@@ -26,14 +26,14 @@ func runHook(a *[6]uintptr) syscall.Errno {
 	if errno != 0 {
 		return errno
 	}
-	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, clone, unsafe.Sizeof(cloneArgs{}), 0)
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE3, clone, unsafe.Sizeof(cloneArgs{}), 0, 0, 0, 0)
 	if errno != 0 {
 		return errno
 	}
 	if pid == 0 {
-		_, _, _ = syscall.RawSyscall(unix.SYS_LSEEK, a[3], 0, 0)
-		_, _, _ = syscall.RawSyscall(unix.SYS_DUP3, a[3], 0, 0)
-		_, _, errno = syscall.RawSyscall(unix.SYS_EXECVE, a[0], a[1], a[2])
+		_, _, _ = syscall.RawSyscall6(unix.SYS_LSEEK, a[3], 0, 0, 0, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_DUP3, a[3], 0, 0, 0, 0, 0)
+		_, _, errno = syscall.RawSyscall6(unix.SYS_EXECVE, a[0], a[1], a[2], 0, 0, 0)
 		*(*uint32)(at(why)) = uint32(errno)
 		exit(127)
 	}
@@ -57,7 +57,7 @@ func runHook(a *[6]uintptr) syscall.Errno {
 			break
 		}
 	}
-	_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, pidfd, 0, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, pidfd, 0, 0, 0, 0, 0)
 	if errno != 0 {
 		return errno
 	}
@@ -65,7 +65,7 @@ func runHook(a *[6]uintptr) syscall.Errno {
 		return unix.ETIMEDOUT
 	}
 	failed := syscall.Errno(load(why, 4))
-	_, _, _ = syscall.RawSyscall(unix.SYS_MUNMAP, why, 4096, 0)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, why, 4096, 0, 0, 0, 0)
 	if failed != 0 {
 		return failed
 	}

@@ -24,27 +24,36 @@ type pathMaker struct {
 	end        uintptr // length of what is at done
 }
 
-// makePath opens a path below root as openat2(2) with resolve does, O_PATH, and makes
-// what is missing of it: directories and, in the end, a file of that type and mode.
-// A link that leads to nothing is followed like any other: what it leads to is made,
-// inside root. Each thing is made in a directory that the kernel has resolved inside
-// root, so whoever swaps a component meanwhile changes where inside root things are
-// made, no more.
+// makePath is pMakePath: out = path args[1] below the directory in register args[0],
+// made as kind args[2] (a value or a register) with mode args[3]. It opens the path as
+// openat2(2) with resolve args[4] does, O_PATH, and makes what is missing of it:
+// directories and, in the end, a file of that type and mode. A link that leads to
+// nothing is followed like any other: what it leads to is made, inside root. Each
+// thing is made in a directory that the kernel has resolved inside root, so whoever
+// swaps a component meanwhile changes where inside root things are made, no more.
 //
 //go:nosplit
 //go:norace
-func makePath(root, path, kind, mode, resolve uintptr) (uintptr, syscall.Errno) {
+func (c *child) makePath(in *instr) syscall.Errno {
+	a := &in.args
+	root, kind := uintptr(*c.reg(a[0])), a[2]
+	if in.isReg&(1<<2) != 0 {
+		kind = uintptr(*c.reg(kind))
+	}
 	base, _, errno := syscall.RawSyscall6(unix.SYS_MMAP, 0, pathSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uintptr(0), 0)
 	if errno != 0 {
-		return 0, errno
+		return errno
 	}
-	m := pathMaker{root: root, done: base, rest: path, spare: base + pathMax, end: 1, how: base + 3*pathMax}
+	m := pathMaker{root: root, done: base, rest: a[1], spare: base + pathMax, end: 1, how: base + 3*pathMax}
 	store(base, '.') // and NULs
 	store(m.how, abi.OPath|abi.OCloexec)
-	store(m.how+16, resolve)
-	fd, errno := m.walk(kind, mode, base+2*pathMax)
-	_, _, _ = syscall.RawSyscall(unix.SYS_MUNMAP, base, pathSize, 0)
-	return fd, errno
+	store(m.how+16, a[4])
+	fd, errno := m.walk(kind, a[3], base+2*pathMax)
+	_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, base, pathSize, 0, 0, 0, 0)
+	if errno == 0 {
+		*c.reg(uintptr(in.out)) = int64(fd)
+	}
+	return errno
 }
 
 // walk takes one component after the other; other is the second of two buffers for
@@ -71,7 +80,7 @@ func (m *pathMaker) walk(kind, mode, other uintptr) (uintptr, syscall.Errno) {
 		store1(m.done+m.end, 0)
 		fd, errno := m.open()
 		if errno == 0 {
-			_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, fd, 0, 0)
+			_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
 			m.rest += n
 			continue
 		}
@@ -94,7 +103,7 @@ func (m *pathMaker) walk(kind, mode, other uintptr) (uintptr, syscall.Errno) {
 		case unix.EINVAL: // by now there is something
 			errno = 0
 		}
-		_, _, _ = syscall.RawSyscall(unix.SYS_CLOSE, parent, 0, 0)
+		_, _, _ = syscall.RawSyscall6(unix.SYS_CLOSE, parent, 0, 0, 0, 0, 0)
 		if errno != 0 {
 			return 0, errno
 		}
@@ -166,9 +175,9 @@ func (m *pathMaker) make(parent, name, kind, mode, n uintptr) (errno syscall.Err
 	}
 	switch {
 	case load(left, 1) != 0:
-		_, _, errno = syscall.RawSyscall(unix.SYS_MKDIRAT, parent, name, 0o755)
+		_, _, errno = syscall.RawSyscall6(unix.SYS_MKDIRAT, parent, name, 0o755, 0, 0, 0)
 	case kind == unix.S_IFDIR:
-		_, _, errno = syscall.RawSyscall(unix.SYS_MKDIRAT, parent, name, mode)
+		_, _, errno = syscall.RawSyscall6(unix.SYS_MKDIRAT, parent, name, mode, 0, 0, 0)
 	default:
 		_, _, errno = syscall.RawSyscall6(unix.SYS_MKNODAT, parent, name, unix.S_IFREG|mode&0o666, 0, 0, 0)
 	}
