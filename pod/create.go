@@ -275,6 +275,14 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 		Host: &host, Devices: devices, ImageMounts: imageMounts, MaxPids: m.o.MaxPids,
 	}
 	p.mu.Lock()
+	joined := p.shared.Hosts != ""
+	p.mu.Unlock()
+	if !joined { // its monitor did not answer when the daemon started
+		if err := m.joinMonitor(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	p.mu.Lock()
 	in.Sandbox = p.shared
 	p.mu.Unlock()
 	if config.Namespaces.PID == bundle.NamespaceTarget {

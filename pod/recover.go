@@ -152,8 +152,9 @@ var finishedWork = func() *work {
 	return w
 }()
 
-// reconnect connects a pod with its monitor, or returns nil if that is gone. One that is there and does not answer still has the pod: nothing new can
-// be made in it, and what it has is watched.
+// reconnect connects a pod with its monitor, or with the one that replaces it, or
+// returns nil if there is none. One that is there and does not answer still has the
+// pod: what it has is watched.
 func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
 	monitor, err := m.rejoin(ctx, p)
 	if err != nil {
@@ -162,16 +163,38 @@ func (m *Manager) reconnect(ctx context.Context, p *sandbox) Monitor {
 		}
 		return nil
 	}
-	s, err := m.sandboxOn(ctx, monitor, p)
-	if err != nil {
-		m.o.Log.Error("ask monitor for its sandbox", "pod", p.id, "error", err)
-		if gone(err) {
-			return nil // its crew ends with its last pod
-		}
-	}
+	p.mu.Lock()
 	p.monitor = monitor
-	m.joinSandbox(p, s)
+	p.mu.Unlock()
+	switch err := m.joinMonitor(ctx, p); {
+	case err == nil:
+	case errors.Is(err, errMonitorGone):
+		return nil
+	case gone(err):
+		m.o.Log.Error("ask monitor for its sandbox", "pod", p.id, "error", err)
+		p.mu.Lock()
+		p.monitor = nil // its crew ends with its last pod
+		p.mu.Unlock()
+		return nil
+	default:
+		m.o.Log.Error("ask monitor for its sandbox", "pod", p.id, "error", err)
+	}
+	monitor, err = p.live()
+	if err != nil {
+		return nil
+	}
 	return monitor
+}
+
+// joinMonitor finds out what containers need to know of a pod's sandbox.
+func (m *Manager) joinMonitor(ctx context.Context, p *sandbox) error {
+	return m.onMonitor(ctx, p, func(monitor Monitor) error {
+		s, err := m.sandboxOn(ctx, monitor, p)
+		if err == nil {
+			m.joinSandbox(p, s)
+		}
+		return err
+	})
 }
 
 // recoverContainer finds out whether a container still lives and goes on
@@ -196,7 +219,14 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 		c.forgotten()
 		return
 	}
-	s, err := monitor.ContainerStatus(ctx, c.id)
+	var s client.Status
+	err := m.onMonitor(ctx, c.pod, func(monitor Monitor) (err error) {
+		s, err = monitor.ContainerStatus(ctx, c.id)
+		return err
+	})
+	if now, e := c.pod.live(); e == nil {
+		monitor = now // it may have been replaced
+	}
 	if err == nil && !s.StartedAt.IsZero() && c.record.State == ContainerCreated {
 		// It was started, and the daemon died before it could write so.
 		err = m.updateContainer(c, false, func(r *containerRecord) { r.State, r.StartedAt = ContainerRunning, s.StartedAt })
