@@ -267,6 +267,9 @@ func (m *Manager) sandboxOn(ctx context.Context, conn Monitor, p *sandbox) (clie
 	return conn.SandboxStatus(ctx, p.id)
 }
 
+// replaceTries is how many monitors may be killed in a row before their pods are lost.
+const replaceTries = 5
+
 // replaceMonitor starts a monitor in the place of one that has been killed.
 func (m *Manager) replaceMonitor(ctx context.Context, c *crew) (Monitor, error) {
 	if c.shared {
@@ -274,7 +277,14 @@ func (m *Manager) replaceMonitor(ctx context.Context, c *crew) (Monitor, error) 
 			return nil, err
 		}
 	}
-	conn, err := m.o.Monitors.Replace(ctx, m.startOptions(c), &c.kept)
+	var conn Monitor
+	var err error
+	for range replaceTries {
+		conn, err = m.o.Monitors.Replace(ctx, m.startOptions(c), &c.kept)
+		if !errors.Is(err, client.ErrUnavailable) { // else it has been killed, too
+			break
+		}
+	}
 	if err != nil {
 		m.o.Log.Error("replace monitor", "monitor", c.id, "error", err)
 	}
@@ -378,8 +388,11 @@ func (m *Manager) recoverOn(ctx context.Context, p *sandbox, was, conn Monitor, 
 	}
 	if err == nil && replaced {
 		var s client.Sandbox
-		if s, err = m.sandboxOn(ctx, conn, p); err == nil {
+		switch s, err = m.sandboxOn(ctx, conn, p); {
+		case err == nil:
 			m.joinSandbox(p, s)
+		case errors.Is(err, client.ErrUnavailable):
+			err = nil // it has been killed, too: whoever watches the pod sees to that
 		}
 	}
 	p.mu.Lock()

@@ -80,20 +80,25 @@ func (m *Manager) endCrashed(ctx context.Context, id, handler string) error {
 	if _, err := os.Stat(m.podState(id)); errors.Is(err, fs.ErrNotExist) {
 		return nil // a reboot
 	}
+	var err error
+	for _, name := range names(m.podState(id)) {
+		if len(name) == len(id) {
+			err = errors.Join(err, m.cleanup(ctx, handler, name, m.containerState(id, name)))
+		}
+	}
+	return errors.Join(err, m.cleanup(ctx, handler, id+"-pause", m.podState(id))) // as the monitor calls it
+}
+
+// cleanup has a handler's program end what a monitor that is gone has left of a
+// container.
+func (m *Manager) cleanup(ctx context.Context, handler, id, bundleDir string) error {
 	runtime, ok := m.o.Runtimes[handler]
 	if !ok {
 		runtime = m.o.Runtimes[m.o.DefaultRuntime] // the record, or the handler, is gone
 	}
-	o := client.StartOptions{Binary: runtime.Monitor, Namespace: monitorNamespace, Env: runtime.Env}
-	var err error
-	for _, name := range names(m.podState(id)) {
-		if len(name) == len(id) {
-			o.ID, o.Bundle = name, m.containerState(id, name)
-			err = errors.Join(err, m.o.Monitors.Cleanup(ctx, o))
-		}
-	}
-	o.ID, o.Bundle = id+"-pause", m.podState(id) // as the monitor calls it
-	return errors.Join(err, m.o.Monitors.Cleanup(ctx, o))
+	return m.o.Monitors.Cleanup(ctx, client.StartOptions{
+		Binary: runtime.Monitor, Namespace: monitorNamespace, Env: runtime.Env, ID: id, Bundle: bundleDir,
+	})
 }
 
 // gone is an error that says that what was to be ended has ended.

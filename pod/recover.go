@@ -89,7 +89,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 			sc.Err = fmt.Errorf("the record is that of container %q", sc.Record.ID)
 		}
 		if sc.Err != nil {
-			if err := m.discardContainer(ctx, p.id, sc, monitor); err != nil {
+			if err := m.discardContainer(ctx, p, sc); err != nil {
 				m.o.Log.Error("recover container", "container", sc.ID, "error", err)
 			}
 			continue
@@ -128,6 +128,9 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	}
 	for _, c := range p.all() {
 		m.recoverContainer(ctx, c, monitor)
+	}
+	if monitor == nil {
+		return m.removeBundle(p.id) // nobody looks for its monitor again
 	}
 	return nil
 }
@@ -262,21 +265,28 @@ func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
 	return errors.Join(err, asideErr)
 }
 
-// discardContainer is discardPod for a container of a pod that is well. Its
-// monitor may still be creating it, and then answers when it has.
-func (m *Manager) discardContainer(ctx context.Context, pod string, sc storedContainer, monitor Monitor) error {
+// discardContainer is discardPod for a container of a pod that is known. Its
+// monitor may still be creating it, and then answers when it has; one that replaces
+// that removes what it has half made. Without a monitor, its program does.
+func (m *Manager) discardContainer(ctx context.Context, p *sandbox, sc storedContainer) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
-	if monitor != nil {
-		if err := endNow(ctx, monitor, sc.ID); err != nil && !gone(err) {
-			return err // its layers and its bundle are in use; the next start tries again
+	bundleDir := m.containerState(p.id, sc.ID)
+	if err := m.destroy(ctx, p, sc.ID); err != nil {
+		return err // its layers and its bundle are in use; the next start tries again
+	}
+	if _, err := p.live(); err != nil {
+		if _, err := os.Stat(bundleDir); err == nil {
+			if err := m.cleanup(ctx, p.record.Runtime, sc.ID, bundleDir); err != nil {
+				return err
+			}
 		}
 	}
-	err := errors.Join(os.RemoveAll(m.containerState(pod, sc.ID)), m.o.Images.Release(sc.ID))
+	err := errors.Join(os.RemoveAll(bundleDir), m.o.Images.Release(sc.ID))
 	if errors.Is(sc.Err, fs.ErrNotExist) {
-		return errors.Join(err, m.store.RemoveContainer(pod, sc.ID))
+		return errors.Join(err, m.store.RemoveContainer(p.id, sc.ID))
 	}
-	to, asideErr := m.store.SetContainerAside(pod, sc.ID)
+	to, asideErr := m.store.SetContainerAside(p.id, sc.ID)
 	m.noteUnreadable("container "+sc.ID, to, sc.Err)
 	return errors.Join(err, asideErr)
 }
@@ -314,8 +324,7 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 			if len(name) != len(id) || containers[name] {
 				continue // a socket, a log, a container
 			}
-			monitor, _ := p.live() // nil without one
-			err := m.discardContainer(ctx, id, storedContainer{ID: name, Err: fs.ErrNotExist}, monitor)
+			err := m.discardContainer(ctx, p, storedContainer{ID: name, Err: fs.ErrNotExist})
 			m.o.Log.Warn("ended what belongs to no container", "container", name, "error", err)
 		}
 	}

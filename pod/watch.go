@@ -145,6 +145,10 @@ func (m *Manager) lose(ctx context.Context, p *sandbox, why string) {
 		m.recordUnseen(c, why)
 		c.forgotten()
 	}
+	// Without a bundle, the next start does not look for the monitor either.
+	if err := m.removeBundle(p.id); err != nil {
+		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
+	}
 }
 
 func closed(c <-chan struct{}) bool {
