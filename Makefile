@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PROGRAMS := strake straked strake-runtime containerd-shim-strake-v2
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X github.com/strake-containers/strake/internal/version.Version=$(VERSION)
+# strake-runtime has a start of its own (cmd/strake-runtime/entry.go).
+ENTRY    := -E main.entry
 LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 export CGO_ENABLED := 0
@@ -17,7 +19,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the four static programs, in bin/
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(patsubst %,./cmd/%,$(filter-out strake-runtime,$(PROGRAMS)))
+	go build -trimpath -ldflags '$(LDFLAGS) $(ENTRY)' -o bin/ ./cmd/strake-runtime
 
 arm64: ## check that everything, tests too, compiles for arm64
 	GOARCH=arm64 go build -trimpath -o .work/arm64/ $(PROGRAMS:%=./cmd/%)

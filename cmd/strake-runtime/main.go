@@ -82,7 +82,10 @@ func verbs() []verb {
 	}
 }
 
-func main() { os.Exit(run(os.Args)) }
+func main() {
+	leaveEnvironment()
+	os.Exit(run(os.Args))
+}
 
 func run(args []string) int {
 	name := filepath.Base(args[0])

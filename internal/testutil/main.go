@@ -18,7 +18,11 @@ func MainWith(m *testing.M, command string, path *string) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // what is left of it is the system's to clean
 	*path = filepath.Join(dir, command)
-	build := exec.Command("go", "build", "-o", *path, "github.com/strake-containers/strake/cmd/"+command)
+	flags := "" // the Makefile's
+	if command == "strake-runtime" {
+		flags = "-E main.entry"
+	}
+	build := exec.Command("go", "build", "-ldflags", flags, "-o", *path, "github.com/strake-containers/strake/cmd/"+command)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build %s: %v\n%s", command, err, out)

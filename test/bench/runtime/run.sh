@@ -26,7 +26,7 @@ cc=${CC:-gcc}
 $cc -O2 -Wall -static -o "$work/floor" test/bench/runtime/floor/floor.c
 $cc -O2 -Wall -static -o "$work/static" test/bench/runtime/floor/static.c
 $cc -O2 -Wall -static -o "$work/rss" test/bench/runtime/floor/rss.c
-CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o "$work/strake-runtime" ./cmd/strake-runtime
+CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -E main.entry' -o "$work/strake-runtime" ./cmd/strake-runtime
 go build -o "$work/bench" ./test/bench/runtime
 
 contestants=("floor=$work/floor" "strake-runtime=$work/strake-runtime")

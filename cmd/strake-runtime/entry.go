@@ -1,0 +1,24 @@
+package main
+
+import "os"
+
+// Before main, Go's runtime prepares for as many threads at once as there are
+// processors: with 64 of them a start takes a third longer and 1 MB more, with 192
+// twice as long. It would take another number from the environment, GOMAXPROCS. So
+// where the program starts (entry_*.s), it puts that there itself, unless its caller
+// has: one thread for what works, one for what waits in the kernel for signals or a
+// terminal. The linker has to be told (-E main.entry, see the Makefile); without, the
+// program works the same.
+
+// twoThreads is an element of environ(7).
+var twoThreads = [...]byte{'G', 'O', 'M', 'A', 'X', 'P', 'R', 'O', 'C', 'S', '=', '2', 0} //nolint:unused // by entry
+
+// entered says that entry has put it there.
+var entered bool
+
+// leaveEnvironment keeps what entry has put into the environment from hooks.
+func leaveEnvironment() {
+	if entered {
+		_ = os.Unsetenv("GOMAXPROCS") // fails for names with '=' only
+	}
+}
