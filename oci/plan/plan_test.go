@@ -196,19 +196,19 @@ func TestRefusals(t *testing.T) {
 		{func(s *specs.Spec, _ *Host) { s.Process.Scheduler = &specs.Scheduler{Policy: "X"} }, `process.scheduler (X): unknown policy`},
 		{func(s *specs.Spec, _ *Host) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 5000}
-		}, `process.scheduler (SCHED_DEADLINE): deadline: is missing`},
+		}, `process.scheduler (SCHED_DEADLINE): sched_setattr: ` + "`SCHED_DEADLINE` requires `deadline`"},
 		{func(s *specs.Spec, _ *Host) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Deadline: 5000}
-		}, `process.scheduler (SCHED_DEADLINE): runtime: 0 ns is not between 1024 and 9223372036854775807`},
+		}, `process.scheduler (SCHED_DEADLINE): sched_setattr: ` + "`SCHED_DEADLINE` requires `runtime`"},
 		{func(s *specs.Spec, _ *Host) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 6000, Deadline: 5000}
-		}, `process.scheduler (SCHED_DEADLINE): runtime: 6000 ns is more than the deadline, 5000`},
+		}, `process.scheduler (SCHED_DEADLINE): sched_setattr: ` + "`SCHED_DEADLINE` runtime 6000 ns must be <= the deadline, 5000"},
 		{func(s *specs.Spec, _ *Host) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 5000, Deadline: 7000, Period: 6000}
-		}, `process.scheduler (SCHED_DEADLINE): deadline: 7000 ns is more than the period, 6000`},
+		}, `process.scheduler (SCHED_DEADLINE): sched_setattr: ` + "`SCHED_DEADLINE` deadline 7000 ns must be <= the period, 6000"},
 		{func(s *specs.Spec, _ *Host) {
 			s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: 5000, Deadline: 1 << 63}
-		}, `process.scheduler (SCHED_DEADLINE): period: 9223372036854775808 ns is more than 9223372036854775807`},
+		}, `process.scheduler (SCHED_DEADLINE): sched_setattr: ` + "`SCHED_DEADLINE` period 9223372036854775808 ns must be <= 9223372036854775807"},
 		{func(s *specs.Spec, _ *Host) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "9-1"}
 		}, `linux.memoryPolicy (MPOL_BIND): "9-1" is not a list such as 0-3,7: invalid memory policy nodes`},

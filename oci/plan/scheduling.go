@@ -120,24 +120,30 @@ func (b *builder) scheduling(p *specs.Process) error {
 }
 
 // deadline checks what sched(7) says of SCHED_DEADLINE's times, in nanoseconds: of
-// which one is wrong, the kernel says nothing.
+// which one is wrong, the kernel says nothing. The words are those that crun's callers
+// know.
 func (b *builder) deadline(s *specs.Scheduler) error {
 	const least, most = 1 << 10, 1<<63 - 1
 	period := s.Period
 	if period == 0 {
 		period = s.Deadline
 	}
+	bad := func(format string, args ...any) error {
+		return b.errorf("sched_setattr: `SCHED_DEADLINE` "+format, args...)
+	}
 	switch {
 	case s.Deadline == 0:
-		return b.errorf("deadline: is missing")
+		return bad("requires `deadline`")
+	case s.Runtime == 0:
+		return bad("requires `runtime`")
 	case s.Runtime < least || s.Runtime > most:
-		return b.errorf("runtime: %d ns is not between %d and %d", s.Runtime, uint64(least), uint64(most))
+		return bad("runtime %d ns must be between %d and %d", s.Runtime, uint64(least), uint64(most))
 	case s.Runtime > s.Deadline:
-		return b.errorf("runtime: %d ns is more than the deadline, %d", s.Runtime, s.Deadline)
+		return bad("runtime %d ns must be <= the deadline, %d", s.Runtime, s.Deadline)
 	case s.Deadline > period:
-		return b.errorf("deadline: %d ns is more than the period, %d", s.Deadline, period)
+		return bad("deadline %d ns must be <= the period, %d", s.Deadline, period)
 	case period > most:
-		return b.errorf("period: %d ns is more than %d", period, uint64(most))
+		return bad("period %d ns must be <= %d", period, uint64(most))
 	}
 	return nil
 }
