@@ -98,7 +98,8 @@ func TestLinkedProcAndSysAreRefused(t *testing.T) {
 	}
 }
 
-// CVE-2019-18837 of crun, CVE-2026-41579: targets are links to places on the host.
+// CVE-2019-18837 and CVE-2026-47766 of crun, CVE-2026-41579: targets are links to places
+// on the host.
 func TestLinksInTheRootfsStayInside(t *testing.T) {
 	e := newEnv(t)
 	host := t.TempDir()
