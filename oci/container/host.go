@@ -1,10 +1,13 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -135,6 +138,10 @@ func writeMaps(proc string, p *plan.Program) error {
 	if p.UIDMap == "" {
 		return nil
 	}
+	if p.MapHelpers {
+		pid := filepath.Base(proc)
+		return errors.Join(mapBy("newuidmap", "linux.uidMappings", pid, p.UIDMap), mapBy("newgidmap", "linux.gidMappings", pid, p.GIDMap))
+	}
 	if err := os.WriteFile(proc+"uid_map", []byte(p.UIDMap), 0); err != nil {
 		return fmt.Errorf("linux.uidMappings: %w", err)
 	}
@@ -145,6 +152,18 @@ func writeMaps(proc string, p *plan.Program) error {
 	}
 	if err := os.WriteFile(proc+"gid_map", []byte(p.GIDMap), 0); err != nil {
 		return fmt.Errorf("linux.gidMappings: %w", err)
+	}
+	return nil
+}
+
+// mapBy has a program of the system, which is privileged, write a map.
+func mapBy(program, field, pid, idMap string) error {
+	out, err := exec.Command(program, append([]string{pid}, strings.Fields(idMap)...)...).CombinedOutput()
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("%s: more than the caller's own id, which takes %s: it is not installed (package uidmap)", field, program)
+	case err != nil:
+		return fmt.Errorf("%s: %s: %w: %s: does /etc/sub%s grant these ids?", field, program, err, bytes.TrimSpace(out), program[3:6])
 	}
 	return nil
 }

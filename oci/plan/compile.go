@@ -189,7 +189,8 @@ func (b *builder) becomeUserRoot() {
 		// ordinary user could not write the maps. Whoever looks into a member of
 		// this new user namespace meanwhile needs to be privileged in it.
 		seen := b.UIDMap != "" && !b.host.has(abi.CapSetgid)
-		b.DenySetgroups = seen
+		b.MapHelpers = seen && !(ownID(b.spec.Linux.UIDMappings) && ownID(b.spec.Linux.GIDMappings))
+		b.DenySetgroups = seen && !b.MapHelpers
 		if seen {
 			b.op(Op{Do: OpPrctl, A: abi.PrSetDumpable, B: 1})
 		}
@@ -205,6 +206,9 @@ func (b *builder) becomeUserRoot() {
 	b.op(Op{Do: OpSetgid})
 	b.op(Op{Do: OpSetuid})
 }
+
+// ownID says whether a map is one that an ordinary user may write: one id, his own.
+func ownID(m []specs.LinuxIDMapping) bool { return len(m) == 1 && m[0].Size == 1 }
 
 // session compiles what the process is before it has a root.
 func (b *builder) session() error {

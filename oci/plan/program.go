@@ -226,6 +226,9 @@ type Program struct {
 	// DenySetgroups goes before the map of groups, where the parent is an ordinary
 	// user (user_namespaces(7)).
 	DenySetgroups bool `json:"denySetgroups,omitempty"`
+	// MapHelpers says that the maps are more than an ordinary user may write, so that
+	// newuidmap(1) and newgidmap(1) do, who know what the system grants him.
+	MapHelpers bool `json:"mapHelpers,omitempty"`
 
 	// TimeOffsets are those of the time namespace, if the process may not set them.
 	TimeOffsets string `json:"timeOffsets,omitempty"`

@@ -95,6 +95,9 @@ func (p *Program) Parent() (lines []string) {
 	if p.UIDMap != "" {
 		add("sync %d: map ids %q %q", SyncUserNS, p.UIDMap, p.GIDMap)
 	}
+	if p.MapHelpers {
+		add("sync %d: by newuidmap and newgidmap", SyncUserNS)
+	}
 	if p.DenySetgroups {
 		add("sync %d: deny setgroups", SyncUserNS)
 	}

@@ -145,12 +145,26 @@ func (h *host) must(args ...string) string {
 // status is what state says, "" of a container that does not exist.
 func (h *host) status() string {
 	h.t.Helper()
+	lives := []string{"created", "running", "paused"}
+	status, alive := h.look()
+	if !alive && slices.Contains(lives, status) { // it may have ended since: who was killed may have killed it
+		status, alive = h.look()
+	}
+	if status != "creating" && alive != slices.Contains(lives, status) {
+		h.t.Errorf("state says %s of a process that lives: %v", status, alive)
+	}
+	return status
+}
+
+// look asks for the state, then whether init lives.
+func (h *host) look() (status string, alive bool) {
+	h.t.Helper()
 	out, code := h.do("state", id)
 	if code != 0 {
 		if !strings.Contains(out, "does not exist") {
 			h.t.Errorf("state: exit code %d: %s", code, out)
 		}
-		return ""
+		return "", false
 	}
 	var s struct {
 		Status string
@@ -160,10 +174,7 @@ func (h *host) status() string {
 	if !slices.Contains([]string{"creating", "created", "running", "paused", "stopped"}, s.Status) {
 		h.t.Errorf("state: %s", out)
 	}
-	if alive := s.Pid > 0 && syscall.Kill(s.Pid, 0) == nil; alive != slices.Contains([]string{"created", "running", "paused"}, s.Status) && s.Status != "creating" {
-		h.t.Errorf("state says %s of pid %d, which lives: %v", s.Status, s.Pid, alive)
-	}
-	return s.Status
+	return s.Status, s.Pid > 0 && syscall.Kill(s.Pid, 0) == nil
 }
 
 // clean fails the test if a container has left anything, and takes it away.
@@ -346,7 +357,7 @@ func unfrozen(h *host, _ trace, status string) {
 // of its steps, and looks with after, then whether delete leaves nothing.
 func (h *host) eachStep(t *testing.T, whom who, v verb, after func(h *host, tr trace, when, status string)) {
 	own := *h
-	h, h.t = &own, t
+	own.t, h = t, &own
 	v.prepare(h)
 	whole := walk{whom, -1}.run(t, h.command(v.args...))
 	if whole.code != 0 {
