@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -53,8 +54,26 @@ type Config struct {
 	Metrics        Metrics             `toml:"metrics" json:"metrics"`
 	Monitor        Monitor             `toml:"monitor" json:"monitor"`
 	CDI            CDI                 `toml:"cdi" json:"cdi"`
+	NRI            NRI                 `toml:"nri" json:"nri"`
 	HooksDirs      []string            `toml:"hooks_dirs" json:"hooks_dirs"`
 	Workloads      map[string]Workload `toml:"workloads" json:"workloads"`
+}
+
+// NRI says where plugins of the Node Resource Interface are: Socket is where they
+// register, "" for none at all; PluginDir has those that are started.
+type NRI struct {
+	Socket              string `toml:"socket" json:"socket"`
+	PluginDir           string `toml:"plugin_dir" json:"plugin_dir"`
+	PluginConfigDir     string `toml:"plugin_config_dir" json:"plugin_config_dir"`
+	RegistrationTimeout string `toml:"registration_timeout" json:"registration_timeout"`
+	RequestTimeout      string `toml:"request_timeout" json:"request_timeout"`
+}
+
+// Timeouts are the two; Validate has seen to it that they are durations.
+func (n NRI) Timeouts() (registration, request time.Duration) {
+	registration, _ = time.ParseDuration(n.RegistrationTimeout)
+	request, _ = time.ParseDuration(n.RequestTimeout)
+	return registration, request
 }
 
 // CDI says where the Container Device Interface's files are; a later directory's
@@ -167,6 +186,7 @@ func Default() Config {
 		Stream:    Stream{Address: "127.0.0.1:0"},
 		Monitor:   Monitor{Pods: 50},
 		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
+		NRI:       NRI{PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d", RegistrationTimeout: "5s", RequestTimeout: "2s"},
 		HooksDirs: []string{"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"},
 		Workloads: map[string]Workload{},
 	}
@@ -338,6 +358,16 @@ func (c Config) validate() []problem {
 	}
 	for _, d := range c.CDI.SpecDirs {
 		absolute("cdi.spec_dirs", d)
+	}
+	if c.NRI.Socket != "" {
+		absolute("nri.socket", c.NRI.Socket)
+	}
+	absolute("nri.plugin_dir", c.NRI.PluginDir)
+	absolute("nri.plugin_config_dir", c.NRI.PluginConfigDir)
+	for key, text := range map[string]string{"nri.registration_timeout": c.NRI.RegistrationTimeout, "nri.request_timeout": c.NRI.RequestTimeout} {
+		if d, err := time.ParseDuration(text); err != nil || d <= 0 {
+			bad(key, "%q is not a time such as 2s", text)
+		}
 	}
 	for _, d := range c.HooksDirs {
 		absolute("hooks_dirs", d)

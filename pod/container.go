@@ -65,6 +65,8 @@ type container struct {
 	// startError says why its command was not executed; "" if it was, or may yet be.
 	startError string
 	usage      FilesystemUsage
+	announced  bool         // plugins know of it
+	spec       *specs.Spec  // for plugins; nil: read it, or there are none
 	held       *client.Held // its FIFOs, until its end is recorded; nil: not held
 
 	ending sync.Once     // its end is recorded once

@@ -17,6 +17,7 @@ import (
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/pod/hooks"
+	"github.com/strake-containers/strake/pod/nri"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -141,6 +142,10 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if err != nil {
 		return err
 	}
+	undo.Push("tell plugins", func() error { m.withdraw(ctx, c, func() {}); return nil })
+	if err := m.adjust(ctx, c, compiled.Spec); err != nil {
+		return err
+	}
 	r.User, r.StopSignal, c.process = compiled.User, compiled.StopSignal, compiled.Spec.Process
 	for _, warning := range compiled.Warnings {
 		m.o.Log.Warn("left out", "container", c.what, "what", warning)
@@ -189,6 +194,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	m.containers[c.id] = c
 	m.mu.Unlock()
 	m.publish(p, Event{Type: EventCreated, ContainerID: c.id})
+	m.told("container created", m.tellContainer(ctx, c, (*nri.Plugins).ContainerCreated))
 	go m.watch(c, monitor)
 	return nil
 }
@@ -299,7 +305,11 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 	}
 
 	// What the node adds.
-	if err := m.injectDevices(compiled.Spec, config); err != nil {
+	cdi, err := cdiDevices(config)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.injectDevices(compiled.Spec, cdi); err != nil {
 		return nil, err
 	}
 	return compiled, hooks.Add(compiled.Spec, m.o.HooksDirs, hooks.Container{

@@ -36,10 +36,9 @@ func cdiDevices(c *ContainerConfig) ([]string, error) {
 // injectDevices adds to a container's spec what the CDI files say of the devices
 // that it asks for. The files are read when somebody asks; a broken one is no
 // obstacle to devices of others.
-func (m *Manager) injectDevices(spec *specs.Spec, c *ContainerConfig) error {
-	devices, err := cdiDevices(c)
-	if err != nil || len(devices) == 0 {
-		return err
+func (m *Manager) injectDevices(spec *specs.Spec, devices []string) error {
+	if len(devices) == 0 {
+		return nil
 	}
 	cache, err := cdi.NewCache(cdi.WithSpecDirs(m.o.CDIDirs...), cdi.WithAutoRefresh(false))
 	if err != nil {

@@ -12,10 +12,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/pod/nri"
 	"github.com/strake-containers/strake/pod/store"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -42,6 +44,7 @@ type Options struct {
 	CDIDirs   []string // of CDI's device files
 	HooksDirs []string // of OCI hooks' files; see pod/hooks
 	Workloads []Workload
+	NRI       *nri.Config // nil: no plugins
 
 	MaxPids     int64 // limits a container that asks for no limit; 0: no limit
 	MaxLogBytes int64 // stops a container's log at that size; 0: no limit
@@ -69,6 +72,7 @@ type Manager struct {
 	store   *store.Store[podRecord, containerRecord]
 	tracker *tracker
 	hub     hub
+	nri     atomic.Pointer[nri.Plugins]
 	// life ends when verbs and watchers are to stop: at the end of Close.
 	life  context.Context
 	crews crewSet
@@ -123,6 +127,10 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 		m.end()
 		return nil, err
 	}
+	if err := m.startPlugins(o.NRI); err != nil {
+		m.end()
+		return nil, err
+	}
 	return m, nil
 }
 
@@ -131,6 +139,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 func (m *Manager) Close(ctx context.Context) error {
 	err := m.tracker.close(ctx)
 	m.end()
+	m.plugins().Close()
 	m.mu.Lock()
 	pods := make([]*sandbox, 0, len(m.pods))
 	for _, p := range m.pods {

@@ -683,7 +683,7 @@ func TestRefusals(t *testing.T) {
 	}
 	c = containerConfig("other")
 	c.CDIDevices = []string{"vendor.com/gpu=0"}
-	if _, err := m.CreateContainer(t.Context(), pod, c); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "CDI_devices") {
+	if _, err := m.CreateContainer(t.Context(), pod, c); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "CDI_devices") {
 		t.Errorf("CDI: %v", err)
 	}
 	if _, err := m.Pod("abcd"); !errors.Is(err, ErrNotFound) {

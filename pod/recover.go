@@ -76,6 +76,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	}
 	p := newSandbox(*sp.Record)
 	if p.stopping = p.record.Phase == phaseStopped; p.stopping {
+		p.stopTold = true
 		p.end()
 	}
 

@@ -77,15 +77,17 @@ func (m *Manager) removeContainer(ctx context.Context, w *work, c *container) (e
 
 	// 4. It is not known any more.
 	w.enter("forget")
-	p.mu.Lock()
-	delete(p.containers, c.id)
-	if p.names[c.key] == c {
-		delete(p.names, c.key)
-	}
-	p.mu.Unlock()
-	m.mu.Lock()
-	delete(m.containers, c.id)
-	m.mu.Unlock()
+	m.withdraw(ctx, c, func() {
+		p.mu.Lock()
+		delete(p.containers, c.id)
+		if p.names[c.key] == c {
+			delete(p.names, c.key)
+		}
+		p.mu.Unlock()
+		m.mu.Lock()
+		delete(m.containers, c.id)
+		m.mu.Unlock()
+	})
 	m.publish(p, Event{Type: EventDeleted, ContainerID: c.id})
 	return nil
 }

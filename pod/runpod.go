@@ -15,6 +15,7 @@ import (
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/pod/nri"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -134,8 +135,18 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 		return err
 	}
 
-	// 5. It is ready, and known.
+	// 5. It is ready, and known, to plugins too: to one that registers now either by
+	// this event or by the list of what is known.
 	w.enter("publish")
+	release := m.plugins().Hold()
+	defer release()
+	undo.Push("tell plugins", func() error {
+		m.told("remove pod "+p.what, m.tellPod(context.WithoutCancel(ctx), p, (*nri.Plugins).RemovePod))
+		return nil
+	})
+	if err := m.tellPod(ctx, p, (*nri.Plugins).RunPod); err != nil {
+		return fmt.Errorf("nri: %w", err)
+	}
 	if err := m.updatePod(p, false, func(r *podRecord) { r.Phase = phaseReady }); err != nil {
 		return err
 	}

@@ -59,6 +59,7 @@ type sandbox struct {
 	names      map[containerKey]*container
 	lane       lane
 	stopping   bool // no new containers
+	stopTold   bool // plugins know that it is stopped
 	flushed    bool // its record outlives a power cut
 	making     *work
 	abandoned  *time.Timer // removes a pod that nobody came back for

@@ -3,6 +3,9 @@ package pod
 import (
 	"context"
 	"errors"
+	"fmt"
+
+	"github.com/strake-containers/strake/pod/nri"
 )
 
 // StartContainer lets a created container's process run. One that runs already
@@ -32,7 +35,11 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 const verbStart = "start container"
 
 func (m *Manager) startContainer(ctx context.Context, w *work, c *container) error {
-	// 1. Its process runs.
+	// 1. Its process runs, if no plugin objects.
+	w.enter("plugins")
+	if err := m.tellContainer(ctx, c, (*nri.Plugins).StartContainer); err != nil {
+		return fmt.Errorf("nri: %w", err)
+	}
 	w.enter("process")
 	started := now() // before the fact: the process may end before the answer comes
 	pid, again := 0, false
@@ -61,6 +68,7 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 		}
 	})
 	m.publish(c.pod, Event{Type: EventStarted, ContainerID: c.id})
+	m.told("container started", m.tellContainer(ctx, c, (*nri.Plugins).ContainerStarted))
 	return err
 }
 

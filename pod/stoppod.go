@@ -3,6 +3,8 @@ package pod
 import (
 	"context"
 	"errors"
+
+	"github.com/strake-containers/strake/pod/nri"
 )
 
 const (
@@ -81,6 +83,13 @@ func (m *Manager) stopPod(ctx context.Context, w *work, p *sandbox) error {
 	}
 	if first {
 		m.publish(p, Event{Type: EventStopped, ContainerID: p.id})
+	}
+	p.mu.Lock()
+	told := p.stopTold
+	p.stopTold = true
+	p.mu.Unlock()
+	if !told {
+		m.told("pod stopped", m.tellPod(ctx, p, (*nri.Plugins).StopPod))
 	}
 	return nil
 }
@@ -165,9 +174,12 @@ func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) error {
 	if err != nil {
 		return err
 	}
+	release := m.plugins().Hold()
+	m.told("remove pod", m.tellPod(ctx, p, (*nri.Plugins).RemovePod))
 	m.mu.Lock()
 	delete(m.pods, p.id)
 	m.mu.Unlock()
+	release()
 	m.publish(p, Event{Type: EventDeleted, ContainerID: p.id})
 	return nil
 }

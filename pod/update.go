@@ -7,7 +7,10 @@ import (
 	"maps"
 	"syscall"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/pod/nri"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -22,11 +25,18 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, a
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", c.what, err)
 	}
-	if err := monitor.Update(ctx, c.id, limits); err != nil {
-		return fmt.Errorf("update container %s: %w", c.what, m.class(c, err))
+	plugins := m.plugins()
+	adjusted := plugins.Active()
+	if adjusted {
+		if limits, err = plugins.UpdateContainer(ctx, m.seenPod(c.pod), m.seenContainer(c), limits); err != nil {
+			return fmt.Errorf("update container %s: nri: %w", c.what, err)
+		}
 	}
-	return m.updateContainer(c, false, func(rec *containerRecord) {
+	if err := m.applyLimits(ctx, c, monitor, limits, func(rec *containerRecord) {
 		rec.Resources = bundle.Merge(rec.Resources, r)
+		if adjusted {
+			rec.Resources = bundle.Applied(rec.Resources, limits)
+		}
 		if len(annotations) > 0 {
 			all := maps.Clone(rec.Config.Annotations) // statuses share the old one
 			if all == nil {
@@ -35,7 +45,19 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, a
 			maps.Copy(all, annotations)
 			rec.Config.Annotations = all
 		}
-	})
+	}); err != nil {
+		return err
+	}
+	m.told("container updated", m.tellContainer(ctx, c, (*nri.Plugins).ContainerUpdated))
+	return nil
+}
+
+// applyLimits puts limits in force, and into the record by change.
+func (m *Manager) applyLimits(ctx context.Context, c *container, monitor Monitor, limits *specs.LinuxResources, change func(*containerRecord)) error {
+	if err := monitor.Update(ctx, c.id, limits); err != nil {
+		return fmt.Errorf("update container %s: %w", c.what, m.class(c, err))
+	}
+	return m.updateContainer(c, false, change)
 }
 
 // UpdatePod changes the limits of a ready pod as a whole: resources is the sum of
@@ -60,10 +82,26 @@ func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources 
 	if err != nil {
 		return fmt.Errorf("update pod %s: %w", p.what, err)
 	}
+	err = m.tellPod(ctx, p, func(plugins *nri.Plugins, ctx context.Context, seen nri.Pod) error {
+		var parts [2]*specs.LinuxResources
+		for i, r := range []*Resources{overhead, resources} {
+			if r == nil {
+				continue
+			}
+			if parts[i], err = bundle.LinuxResources(r, &m.host); err != nil {
+				return err
+			}
+		}
+		return plugins.UpdatePod(ctx, seen, parts[0], parts[1])
+	})
+	if err != nil {
+		return fmt.Errorf("update pod %s: nri: %w", p.what, err)
+	}
 	if err := monitor.UpdateCgroup(ctx, parent, limits); err != nil {
 		m.suspect(p, monitor, err)
 		return fmt.Errorf("update pod %s: %w", p.what, err)
 	}
+	m.told("pod updated", m.tellPod(ctx, p, (*nri.Plugins).PodUpdated))
 	return nil
 }
 

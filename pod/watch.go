@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/strake-containers/strake/pod/nri"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -89,6 +90,7 @@ func (m *Manager) finish(c *container, oom bool, change func(*containerRecord)) 
 		close(c.exited)
 		c.release()
 		m.publish(c.pod, Event{Type: EventStopped, ContainerID: c.id, OOM: oom})
+		m.told("container stopped", m.tellContainer(m.life, c, (*nri.Plugins).StopContainer))
 		time.AfterFunc(flushAfter, func() { m.flush(c) })
 	})
 }

@@ -18,7 +18,9 @@ import (
 
 	"github.com/strake-containers/strake/config"
 	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/pod"
+	"github.com/strake-containers/strake/pod/nri"
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 	"github.com/strake-containers/strake/server/cri"
 )
@@ -123,6 +125,18 @@ func handlers(c config.Config) []cri.Handler {
 		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: true, UserNamespaces: pod.UserNamespaces()})
 	}
 	return out
+}
+
+// plugins is where NRI's are; nil without any.
+func plugins(c config.Config) *nri.Config {
+	if c.NRI.Socket == "" {
+		return nil
+	}
+	registration, request := c.NRI.Timeouts()
+	return &nri.Config{
+		Socket: c.NRI.Socket, Dir: c.NRI.PluginDir, ConfigDir: c.NRI.PluginConfigDir,
+		RegistrationTimeout: registration, RequestTimeout: request, Version: version.Version,
+	}
 }
 
 // workloads are the configuration's, in the order of their names.

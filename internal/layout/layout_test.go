@@ -54,6 +54,7 @@ var allowed = []struct {
 	{"pod/store", []string{"internal/..."}},
 	{"pod/bundle", []string{"internal/abi"}},
 	{"pod/hooks", []string{"internal/..."}},
+	{"pod/nri", []string{"internal/..."}},
 	// The Task API is the wall: pod never imports oci.
 	{"pod", []string{"pod/...", "image", "image/rootfs", "network", "network/netns", "shim/client", "internal/..."}},
 

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"math"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -155,6 +156,36 @@ func Merge(was, change Resources) Resources {
 			unified[k] = v
 		}
 		now.Unified = unified
+	}
+	return now
+}
+
+// Applied returns was with what else of it an OCI runtime has been told: what r does
+// not say stays.
+func Applied(was Resources, r *specs.LinuxResources) Resources {
+	now := was
+	if r == nil {
+		return now
+	}
+	if c := r.CPU; c != nil {
+		if c.Shares != nil {
+			now.CPUShares = int64(min(*c.Shares, math.MaxInt64)) //nolint:gosec // limited
+		}
+		if c.Quota != nil {
+			now.CPUQuota = *c.Quota
+		}
+		if c.Period != nil {
+			now.CPUPeriod = int64(min(*c.Period, math.MaxInt64)) //nolint:gosec // limited
+		}
+		if c.Cpus != "" {
+			now.CpusetCPUs = c.Cpus
+		}
+		if c.Mems != "" {
+			now.CpusetMems = c.Mems
+		}
+	}
+	if m := r.Memory; m != nil && m.Limit != nil {
+		now.MemoryLimit = *m.Limit
 	}
 	return now
 }
