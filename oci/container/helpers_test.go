@@ -174,7 +174,7 @@ func (e *env) run(s *specs.Spec, change ...func(*CreateOptions)) (result, error)
 	}
 	c, p, err := Create(e.t.Context(), o)
 	if err != nil {
-		_ = w.Close()
+		text() // also closes the pipe
 		e.gone(o.ID)
 		return result{}, err
 	}
@@ -237,7 +237,7 @@ func (e *env) exec(c *Container, p *specs.Process, change ...func(*ExecOptions))
 	}
 	proc, err := c.Exec(e.t.Context(), o)
 	if err != nil {
-		_ = w.Close()
+		text() // also closes the pipe
 		return result{}, err
 	}
 	code := wait(e.t, proc)
