@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -101,61 +101,81 @@ func (a *app) untagCommand() *cobra.Command {
 }
 
 func (a *app) historyCommand() *cobra.Command {
-	var full bool
+	var full, quiet bool
 	cmd := &cobra.Command{
 		Use:               "history [flags] IMAGE",
 		Short:             "Show how an image was made, newest step first",
 		Args:              only("image"),
 		ValidArgsFunction: a.completeImages,
 	}
-	cmd.Flags().BoolVar(&full, "no-trunc", false, "whole commands")
+	cmd.Flags().BoolVar(&full, "no-trunc", false, "whole ids and commands")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the ids")
 	cmd.RunE = a.connect(func(ctx context.Context, c *client, args []string) error {
 		r, err := c.strake.InspectImage(ctx, &strakev1.InspectImageRequest{Reference: args[0]})
 		if err != nil {
 			return err
 		}
-		t := a.table()
-		fmt.Fprintln(t, "CREATED\tLAYER\tCREATED BY\tCOMMENT")
-		if err := historyRows(t, r.Config, full); err != nil {
+		rows, err := historyRows(r, time.Now(), full)
+		if err != nil {
 			return fmt.Errorf("%s: its configuration: %w", args[0], err)
+		}
+		if quiet {
+			for _, row := range rows {
+				fmt.Fprintln(a.stdout, row[0])
+			}
+			return nil
+		}
+		t := a.table()
+		fmt.Fprintln(t, "IMAGE\tCREATED\tCREATED BY\tSIZE\tCOMMENT")
+		for _, row := range rows {
+			fmt.Fprintln(t, strings.Join(row[:], "\t"))
 		}
 		return t.Flush()
 	})
 	return cmd
 }
 
-// historyRows writes the steps of an image's configuration, newest first. A step
-// without a layer changed the configuration only.
-func historyRows(t *tabwriter.Writer, config []byte, full bool) error {
+// historyRows are the steps of an image, newest first, with docker's columns: only
+// the last step has an image of its own. A step without a layer changed the
+// configuration only.
+func historyRows(r *strakev1.InspectImageResponse, now time.Time, full bool) ([][5]string, error) {
 	var img v1.Image
-	if err := json.Unmarshal(config, &img); err != nil {
-		return err
+	if err := json.Unmarshal(r.Config, &img); err != nil {
+		return nil, err
 	}
-	rows := make([]string, 0, len(img.History))
+	var rows [][5]string
 	layer := 0
+	size := func() string {
+		layer++
+		if layer > len(r.LayerSizes) {
+			return ""
+		}
+		return sizeText(uint64(max(r.LayerSizes[layer-1], 0)))
+	}
 	for _, h := range img.History {
-		id := "-"
-		if !h.EmptyLayer && layer < len(img.RootFS.DiffIDs) {
-			id = short(img.RootFS.DiffIDs[layer].String())
-			layer++
-		}
-		created := "-"
+		row := [5]string{"<missing>", "", strings.Join(strings.Fields(h.CreatedBy), " "), sizeText(0), strings.Join(strings.Fields(h.Comment), " ")}
 		if h.Created != nil {
-			created = h.Created.UTC().Format(time.RFC3339)
+			row[1] = ago(now, h.Created.UnixNano())
 		}
-		by := strings.Join(strings.Fields(h.CreatedBy), " ")
-		if !full && len(by) > 60 {
-			by = by[:57] + "..."
+		if !h.EmptyLayer {
+			row[3] = size()
 		}
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s", created, id, by, strings.Join(strings.Fields(h.Comment), " ")))
+		if runes := []rune(row[2]); !full && len(runes) > 45 {
+			row[2] = string(runes[:44]) + "…"
+		}
+		rows = append(rows, row)
 	}
-	for ; layer < len(img.RootFS.DiffIDs); layer++ { // what the history does not tell of
-		rows = append(rows, fmt.Sprintf("-\t%s\t\t", short(img.RootFS.DiffIDs[layer].String())))
+	for layer < len(img.RootFS.DiffIDs) { // what the history does not tell of
+		rows = append(rows, [5]string{"<missing>", "", "", size(), ""})
 	}
-	for i := range rows {
-		fmt.Fprintln(t, rows[len(rows)-1-i])
+	slices.Reverse(rows)
+	if len(rows) > 0 {
+		rows[0][0] = r.Image.GetId()
+		if !full {
+			rows[0][0] = short(rows[0][0])
+		}
 	}
-	return nil
+	return rows, nil
 }
 
 func (a *app) pruneCommand() *cobra.Command {

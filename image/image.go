@@ -7,22 +7,26 @@
 // each layer and one atomic write of index.json the image, so that an image is
 // whole or absent whatever dies when. Opening a store is its recovery.
 //
-// It mounts nothing: it names directories and mounts (package rootfs), the pod's
-// monitor mounts them.
+// It names directories and mounts (package rootfs), which the pod's monitor mounts;
+// itself it only shows images to people (Mount).
 //
-// Lock order: Store.indexMu, Store.mu, then those inside layout and layer. mu is
+// Lock order: Store.mountMu, Store.indexMu, Store.mu, then those inside layout and layer. mu is
 // never held over the network, an fsync or the writing of a layer. A process
 // holds the whole store by a lock on ROOT/lock.
 package image
 
 import (
+	"context"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/image/registry"
+	"github.com/strake-containers/strake/image/rootfs"
 )
 
 // Error classes; errors.Is tells them apart. The texts name the image.
@@ -61,6 +65,7 @@ type Image struct {
 	OS          string
 	Arch        string
 	DiffIDs     []string      // layers, lowest first
+	LayerSizes  []int64       // of each of DiffIDs, in bytes, unpacked
 	Manifest    digest.Digest // of the image manifest (not of an index above it)
 	PulledAt    time.Time
 }
@@ -106,6 +111,43 @@ type Rootfs struct {
 	// are read-only by agreement: several containers share them. With a driver that
 	// is flat it is one, with the whole image.
 	Layers []string
+
+	form layer.Form
+}
+
+// Change is one difference between a container's root and its image.
+type Change = layer.Change
+
+// Owner gives a container's view of an owner on the disk, of what it has written
+// itself.
+type Owner func(uid, gid uint32) (uint32, uint32)
+
+// Export writes the tar of a container's root, which PrepareRoot made in dir, to out;
+// the container may be running. A nil owner changes nothing.
+func (r Rootfs) Export(ctx context.Context, dir string, owner Owner, out io.Writer) error {
+	return r.tree(dir, owner).Export(ctx, out)
+}
+
+// Diff tells what a container has changed in its root, by name.
+func (r Rootfs) Diff(ctx context.Context, dir string, owner Owner) ([]Change, error) {
+	shared := len(r.Layers)
+	if rootfs.Whole(dir) {
+		shared = 0
+	}
+	return r.tree(dir, owner).Diff(ctx, layer.Tree{Dirs: r.Layers, Form: r.form}, shared)
+}
+
+func (r Rootfs) tree(dir string, owner Owner) layer.Tree {
+	t := layer.Tree{Dirs: rootfs.Dirs(r.Layers, dir), Form: r.form}
+	if owner != nil && !rootfs.Whole(dir) { // a whole root is idmapped like the image
+		t.Owner = func(e layer.Entry) (uint32, uint32) {
+			if e.Layer == 0 {
+				return owner(e.Stat.UID, e.Stat.GID)
+			}
+			return e.Stat.UID, e.Stat.GID
+		}
+	}
+	return t
 }
 
 // Lease says who holds which image's layers.

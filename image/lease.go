@@ -73,7 +73,7 @@ func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) {
 func (s *Store) leasePath(holder string) string { return filepath.Join(s.root, leasesDir, holder) }
 
 func (s *Store) rootfs(l lease) Rootfs {
-	return Rootfs{ImageID: l.Image, Layers: s.lowerDirs(l.Layers)}
+	return Rootfs{ImageID: l.Image, Layers: s.lowerDirs(l.Layers), form: s.layers.Form()}
 }
 
 // PrepareRoot makes in dir, a directory of the container's own, the root of a

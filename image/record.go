@@ -54,6 +54,7 @@ func newRecord(manifest v1.Descriptor, m v1.Manifest, config v1.Image, layers []
 	}
 	for _, l := range layers {
 		rec.image.DiffIDs = append(rec.image.DiffIDs, l.diffID.String())
+		rec.image.LayerSizes = append(rec.image.LayerSizes, info(l.key).Bytes)
 	}
 	for _, key := range distinct(rec) {
 		i := info(key)

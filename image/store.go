@@ -46,6 +46,8 @@ type Options struct {
 	Parallel int
 	// Driver makes the roots of containers; nil is rootfs.Default.
 	Driver rootfs.Driver
+	// MountDir is where Mount mounts images: it dies with the boot. "" is nowhere.
+	MountDir string
 	// Limits bound what one layer may unpack to; zero fields have defaults.
 	Limits layer.Limits
 	// Pinned are the names of images that garbage collection must leave.
@@ -68,6 +70,9 @@ type Store struct {
 	layers   *layer.Store
 	parallel chan struct{} // a token for each layer that may be fetched
 	closed   atomic.Bool
+
+	// mountMu serialises what Mount and Unmount do. It is taken before all others.
+	mountMu sync.Mutex
 
 	// indexMu serialises changes of index.json and the collection of what it no
 	// longer leads to. It is taken before mu and held over an fsync.
@@ -170,6 +175,9 @@ func (s *Store) recover() error {
 		return err
 	}
 	if err := s.readLeases(); err != nil {
+		return err
+	}
+	if err := s.forgetMounts(); err != nil {
 		return err
 	}
 	dropped := false
@@ -304,6 +312,7 @@ func (s *Store) describeNamed(rec *record, keys []string) Image {
 	slices.Sort(img.RepoDigests)
 	img.Labels = maps.Clone(img.Labels)
 	img.DiffIDs = slices.Clone(img.DiffIDs)
+	img.LayerSizes = slices.Clone(img.LayerSizes)
 	img.Config = cloneConfig(img.Config)
 	return img
 }

@@ -57,6 +57,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 	}
 	images, err := image.Open(filepath.Join(c.Root, "images"), image.Options{
 		Driver:         driver,
+		MountDir:       filepath.Join(c.State, "mounts"),
 		Registry:       registry.Config{ConfigPath: c.Registry.ConfigPath, RegistriesConf: c.Registry.RegistriesConf, UserAgent: "strake/" + version.Version},
 		KeepLayerBlobs: c.Images.KeepLayerBlobs,
 		Trust: image.Trust{
@@ -123,7 +124,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 	removed := strake.Register(background, rpc, strake.Deps{
 		Pods: pods, Images: images,
 		Root: c.Root, State: c.State, Address: c.Address, Config: file,
-		CgroupMode: cgroupMode(), Storage: "overlay", NetworkName: networks.Name,
+		CgroupMode: cgroupMode(), Storage: driver.Name(), NetworkName: networks.Name,
 		DefaultRuntime: c.DefaultRuntime, Runtimes: runtimeList(c, runtimes), Log: log,
 	})
 	closers.Push("end background work", func() error {

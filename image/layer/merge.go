@@ -58,19 +58,10 @@ type Entry struct {
 // topmost may be one that a container writes to. Only its own names and the
 // handles of dirs are followed, never a symbolic link.
 func Walk(dirs []string, form Form, visit func(Entry) error) error {
-	w := &walker{form: form, visit: visit}
-	defer func() {
-		for _, fd := range w.roots {
-			_ = sys.CloseFd(fd)
-		}
-	}()
-	within := make([]int, len(dirs))
-	for i, dir := range dirs {
-		fd, err := sys.OpenDir(dir)
-		if err != nil {
-			return err
-		}
-		w.roots, within[i] = append(w.roots, fd), i
+	w, err := newWalker(dirs, form)
+	defer w.close()
+	if err != nil {
+		return err
 	}
 	st, err := sys.StatAt(w.roots[0], "")
 	if err != nil {
@@ -79,43 +70,77 @@ func Walk(dirs []string, form Form, visit func(Entry) error) error {
 	if err := visit(Entry{Stat: st, Dir: w.roots[0]}); err != nil {
 		return err
 	}
-	return w.directory("", within, 0)
+	return w.directory("", w.all(), 0, visit)
 }
 
+// walker reads directories over each other.
 type walker struct {
 	roots []int
 	form  Form
-	visit func(Entry) error
 }
 
-// child is what one name of a directory leads to.
+// newWalker opens the directories; the caller closes it also after an error.
+func newWalker(dirs []string, form Form) (*walker, error) {
+	w := &walker{form: form}
+	for _, dir := range dirs {
+		fd, err := sys.OpenDir(dir)
+		if err != nil {
+			return w, err
+		}
+		w.roots = append(w.roots, fd)
+	}
+	return w, nil
+}
+
+func (w *walker) close() {
+	for _, fd := range w.roots {
+		_ = sys.CloseFd(fd)
+	}
+}
+
+// all are the layers that have a part of the root.
+func (w *walker) all() []int {
+	within := make([]int, len(w.roots))
+	for i := range within {
+		within[i] = i
+	}
+	return within
+}
+
+// child is a directory in another, and the layers that have a part of it.
 type child struct {
 	name   string
-	layers []int // that have it as a directory; none if it is something else
+	layers []int
 }
 
 // directory walks one directory, which the roots within have. Its descriptors are
 // closed before those below it are opened: neither depth nor the number of layers
 // multiplies them.
-func (w *walker) directory(name string, within []int, depth int) error {
+func (w *walker) directory(name string, within []int, depth int, visit func(Entry) error) error {
 	if depth > maxDepth {
 		return fmt.Errorf("%w: more than %d directories in each other", ErrLimit, maxDepth)
 	}
-	children, err := w.list(name, within)
+	var children []child
+	err := w.list(name, within, func(e Entry, layers []int) error {
+		if len(layers) > 0 {
+			children = append(children, child{e.Name, layers})
+		}
+		return visit(e)
+	})
 	if err != nil {
 		return fmt.Errorf("%q: %w", name, err)
 	}
 	for _, c := range children {
-		if err := w.directory(path.Join(name, c.name), c.layers, depth+1); err != nil {
+		if err := w.directory(path.Join(name, c.name), c.layers, depth+1, visit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// list visits the entries of one directory and returns those that are
-// directories.
-func (w *walker) list(name string, within []int) (children []child, err error) {
+// list tells the entries of one directory, and of those that are directories the
+// layers that have a part of them.
+func (w *walker) list(name string, within []int, tell func(e Entry, layers []int) error) error {
 	fds := make([]int, 0, len(within))
 	defer func() {
 		for _, fd := range fds {
@@ -135,12 +160,12 @@ func (w *walker) list(name string, within []int) (children []child, err error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		fds = append(fds, fd)
 		list, err := sys.ReadDirNames(fd)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, n := range list {
 			if !seen[n] {
@@ -153,19 +178,16 @@ func (w *walker) list(name string, within []int) (children []child, err error) {
 	for _, n := range names {
 		e, layers, err := w.lookup(name, n, within, fds)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if e == nil {
 			continue
 		}
-		if err := w.visit(*e); err != nil {
-			return nil, err
-		}
-		if len(layers) > 0 {
-			children = append(children, child{n, layers})
+		if err := tell(*e, layers); err != nil {
+			return err
 		}
 	}
-	return children, nil
+	return nil
 }
 
 // lookup finds what one name means: nothing, if the topmost that has it has a

@@ -368,6 +368,39 @@ func contract(t *testing.T, driver, dir string) {
 			t.Errorf("%s is not walked", name)
 		}
 	}
+	// What it changed, and its tar, which makes the same tree.
+	shared := len(lowers)
+	if d.Flat() {
+		shared = 0
+	}
+	mine := layer.Tree{Dirs: Dirs(lowers, own), Form: d.Form()}
+	changes, err := mine.Diff(t.Context(), layer.Tree{Dirs: lowers, Form: d.Form()}, shared)
+	var list []string
+	for _, c := range changes {
+		list = append(list, string(c.Kind)+" "+c.Path)
+	}
+	if want := []string{"C /etc", "A /etc/moved", "C /etc/os", "C /opaque", "D /opaque/upper", "A /own", "D /suid", "C /tmp", "D /tmp/implied"}; err != nil || !slices.Equal(list, want) {
+		t.Errorf("changed %q, %v; want %q", list, err, want)
+	}
+	var exported bytes.Buffer
+	if err := mine.Export(t.Context(), &exported); err != nil {
+		t.Error(err)
+	}
+	again := filepath.Join(dir, "again")
+	if err := os.Mkdir(again, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	blob := digest.FromBytes(exported.Bytes())
+	if _, err := layer.Unpack(t.Context(), again, layer.Source{
+		Open:   func(context.Context) (io.ReadCloser, error) { return io.NopCloser(&exported), nil },
+		Digest: blob, DiffID: blob, Size: int64(exported.Len()), Form: d.Form(),
+	}, layer.Limits{}); err != nil {
+		t.Error(err)
+	}
+	one := strings.NewReplacer("links 2", "links 1") // an overlay counts the name that was removed
+	if got, want := one.Replace(show(t, again)), one.Replace(show(t, a)); got != want {
+		t.Errorf("exported and unpacked:\n%s\nwant\n%s", got, want)
+	}
 	// A view is read-only.
 	view := filepath.Join(dir, "view")
 	attach(t, View(lowers, d.Form()), view)

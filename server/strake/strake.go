@@ -40,6 +40,8 @@ type Pods interface {
 	SignalContainer(ctx context.Context, id, signal string) error
 	Exec(ctx context.Context, id string, c pod.ExecConfig, s pod.Streams) (int, error)
 	Attach(ctx context.Context, id string, s pod.Streams) error
+	ExportContainer(ctx context.Context, id string, out io.Writer) error
+	DiffContainer(ctx context.Context, id string) ([]image.Change, error)
 	StopPod(ctx context.Context, id string) error
 	RemovePod(ctx context.Context, id string) error
 	Subscribe() (events <-chan pod.Event, cancel func())
@@ -62,6 +64,9 @@ type Images interface {
 	Load(ctx context.Context, in io.Reader, nameless string) ([]image.Image, error)
 	Import(ctx context.Context, in io.Reader, to, comment string, config v1.ImageConfig) (image.Image, error)
 	Verify(ctx context.Context, ref string, tell func(image.Finding)) error
+	Mount(ref string) (dir string, err error)
+	Unmount(ref string) error
+	Mounts() []image.Mounted
 	Repair(ctx context.Context, findings []image.Finding, auth func(name string) *image.Auth) error
 }
 
@@ -74,7 +79,7 @@ type Deps struct {
 	Root, State, Address string
 	Config               string // the configuration file; "" = none
 	CgroupMode           string // unified, hybrid or legacy
-	Storage              string // overlay
+	Storage              string // the name of the images driver
 	NetworkName          func() string
 	DefaultRuntime       string
 	Runtimes             []*strakev1.Runtime
@@ -165,6 +170,7 @@ func (s *service) InspectImage(_ context.Context, r *strakev1.InspectImageReques
 		Os:             img.OS,
 		DiffIds:        img.DiffIDs,
 		Config:         config,
+		LayerSizes:     img.LayerSizes,
 	}
 	if !img.Created.IsZero() {
 		res.CreatedAt = img.Created.UnixNano()

@@ -767,7 +767,8 @@ type InspectImageResponse struct {
 	Architecture   string                 `protobuf:"bytes,4,opt,name=architecture,proto3" json:"architecture,omitempty"`
 	Os             string                 `protobuf:"bytes,5,opt,name=os,proto3" json:"os,omitempty"`
 	DiffIds        []string               `protobuf:"bytes,6,rep,name=diff_ids,json=diffIds,proto3" json:"diff_ids,omitempty"`
-	Config         []byte                 `protobuf:"bytes,7,opt,name=config,proto3" json:"config,omitempty"` // the OCI image configuration, JSON as it was pulled
+	Config         []byte                 `protobuf:"bytes,7,opt,name=config,proto3" json:"config,omitempty"`                                   // the OCI image configuration, JSON as it was pulled
+	LayerSizes     []int64                `protobuf:"varint,8,rep,packed,name=layer_sizes,json=layerSizes,proto3" json:"layer_sizes,omitempty"` // of each of diff_ids, in bytes, unpacked
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -847,6 +848,13 @@ func (x *InspectImageResponse) GetDiffIds() []string {
 func (x *InspectImageResponse) GetConfig() []byte {
 	if x != nil {
 		return x.Config
+	}
+	return nil
+}
+
+func (x *InspectImageResponse) GetLayerSizes() []int64 {
+	if x != nil {
+		return x.LayerSizes
 	}
 	return nil
 }
@@ -1785,6 +1793,542 @@ func (x *VerifyImagesResponse) GetUnknown() bool {
 	return false
 }
 
+type MountImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MountImageRequest) Reset() {
+	*x = MountImageRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MountImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MountImageRequest) ProtoMessage() {}
+
+func (x *MountImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MountImageRequest.ProtoReflect.Descriptor instead.
+func (*MountImageRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *MountImageRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+type MountImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MountImageResponse) Reset() {
+	*x = MountImageResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MountImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MountImageResponse) ProtoMessage() {}
+
+func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MountImageResponse.ProtoReflect.Descriptor instead.
+func (*MountImageResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *MountImageResponse) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type UnmountImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // or the id of an image that was removed meanwhile
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmountImageRequest) Reset() {
+	*x = UnmountImageRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmountImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmountImageRequest) ProtoMessage() {}
+
+func (x *UnmountImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmountImageRequest.ProtoReflect.Descriptor instead.
+func (*UnmountImageRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *UnmountImageRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+type UnmountImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmountImageResponse) Reset() {
+	*x = UnmountImageResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmountImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmountImageResponse) ProtoMessage() {}
+
+func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmountImageResponse.ProtoReflect.Descriptor instead.
+func (*UnmountImageResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{32}
+}
+
+type ListImageMountsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListImageMountsRequest) Reset() {
+	*x = ListImageMountsRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListImageMountsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListImageMountsRequest) ProtoMessage() {}
+
+func (x *ListImageMountsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListImageMountsRequest.ProtoReflect.Descriptor instead.
+func (*ListImageMountsRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{33}
+}
+
+type ListImageMountsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mounts        []*ImageMount          `protobuf:"bytes,1,rep,name=mounts,proto3" json:"mounts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListImageMountsResponse) Reset() {
+	*x = ListImageMountsResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListImageMountsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListImageMountsResponse) ProtoMessage() {}
+
+func (x *ListImageMountsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListImageMountsResponse.ProtoReflect.Descriptor instead.
+func (*ListImageMountsResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListImageMountsResponse) GetMounts() []*ImageMount {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
+type ImageMount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // of the image
+	Names         []string               `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageMount) Reset() {
+	*x = ImageMount{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageMount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageMount) ProtoMessage() {}
+
+func (x *ImageMount) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageMount.ProtoReflect.Descriptor instead.
+func (*ImageMount) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ImageMount) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ImageMount) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ImageMount) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type ExportContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportContainerRequest) Reset() {
+	*x = ExportContainerRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportContainerRequest) ProtoMessage() {}
+
+func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportContainerRequest.ProtoReflect.Descriptor instead.
+func (*ExportContainerRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ExportContainerRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+type ExportContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportContainerResponse) Reset() {
+	*x = ExportContainerResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportContainerResponse) ProtoMessage() {}
+
+func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportContainerResponse.ProtoReflect.Descriptor instead.
+func (*ExportContainerResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ExportContainerResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type DiffContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffContainerRequest) Reset() {
+	*x = DiffContainerRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffContainerRequest) ProtoMessage() {}
+
+func (x *DiffContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffContainerRequest.ProtoReflect.Descriptor instead.
+func (*DiffContainerRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *DiffContainerRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+type DiffContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []*Change              `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"` // by path
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffContainerResponse) Reset() {
+	*x = DiffContainerResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffContainerResponse) ProtoMessage() {}
+
+func (x *DiffContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffContainerResponse.ProtoReflect.Descriptor instead.
+func (*DiffContainerResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *DiffContainerResponse) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type Change struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // A added, C changed, D deleted
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Change) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Change) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 type DiskUsageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1793,7 +2337,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +2349,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +2362,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{29}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{41}
 }
 
 type DiskUsageResponse struct {
@@ -1832,7 +2376,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +2388,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +2401,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{30}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DiskUsageResponse) GetImages() []*ImageUsage {
@@ -1894,7 +2438,7 @@ type ImageUsage struct {
 
 func (x *ImageUsage) Reset() {
 	*x = ImageUsage{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2450,7 @@ func (x *ImageUsage) String() string {
 func (*ImageUsage) ProtoMessage() {}
 
 func (x *ImageUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2463,7 @@ func (x *ImageUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
 func (*ImageUsage) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{31}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ImageUsage) GetImage() *Image {
@@ -1966,7 +2510,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2522,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2535,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{32}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WaitContainerRequest) GetContainerId() string {
@@ -2013,7 +2557,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2569,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2582,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{33}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WaitContainerResponse) GetExitCode() int32 {
@@ -2079,7 +2623,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2635,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2648,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{34}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -2129,7 +2673,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2685,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2698,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{35}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
 }
 
 type HoldRequest struct {
@@ -2167,7 +2711,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2179,7 +2723,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2192,7 +2736,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{36}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *HoldRequest) GetPodId() string {
@@ -2217,7 +2761,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2773,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2786,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{37}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
 }
 
 // Input is what the client sends in Exec and Attach: first exec or attach, then
@@ -2263,7 +2807,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2819,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2832,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{38}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Input) GetEvent() isInput_Event {
@@ -2393,7 +2937,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2949,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2962,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{39}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Output) GetEvent() isOutput_Event {
@@ -2508,7 +3052,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +3064,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +3077,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{40}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -2604,7 +3148,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +3160,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +3173,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{41}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -2668,7 +3212,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +3224,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +3237,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{42}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
 }
 
 type Ready struct {
@@ -2704,7 +3248,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +3260,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +3273,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
 }
 
 type Size struct {
@@ -2742,7 +3286,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +3298,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +3311,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -2793,7 +3337,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +3349,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +3362,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -2894,7 +3438,7 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\adigests\x18\x03 \x03(\tR\adigests\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\"3\n" +
 	"\x13InspectImageRequest\x12\x1c\n" +
-	"\treference\x18\x01 \x01(\tR\treference\"\xed\x01\n" +
+	"\treference\x18\x01 \x01(\tR\treference\"\x8e\x02\n" +
 	"\x14InspectImageResponse\x12&\n" +
 	"\x05image\x18\x01 \x01(\v2\x10.strake.v1.ImageR\x05image\x12'\n" +
 	"\x0fmanifest_digest\x18\x02 \x01(\tR\x0emanifestDigest\x12\x1d\n" +
@@ -2903,7 +3447,9 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\farchitecture\x18\x04 \x01(\tR\farchitecture\x12\x0e\n" +
 	"\x02os\x18\x05 \x01(\tR\x02os\x12\x19\n" +
 	"\bdiff_ids\x18\x06 \x03(\tR\adiffIds\x12\x16\n" +
-	"\x06config\x18\a \x01(\fR\x06config\"x\n" +
+	"\x06config\x18\a \x01(\fR\x06config\x12\x1f\n" +
+	"\vlayer_sizes\x18\b \x03(\x03R\n" +
+	"layerSizes\"x\n" +
 	"\vPushRequest\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12#\n" +
@@ -2961,7 +3507,33 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x05image\x18\x01 \x01(\v2\x10.strake.v1.ImageR\x05image\x12\x12\n" +
 	"\x04what\x18\x02 \x01(\tR\x04what\x12\x18\n" +
 	"\aproblem\x18\x03 \x01(\tR\aproblem\x12\x18\n" +
-	"\aunknown\x18\x04 \x01(\bR\aunknown\"\x12\n" +
+	"\aunknown\x18\x04 \x01(\bR\aunknown\"1\n" +
+	"\x11MountImageRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\"(\n" +
+	"\x12MountImageResponse\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"3\n" +
+	"\x13UnmountImageRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\"\x16\n" +
+	"\x14UnmountImageResponse\"\x18\n" +
+	"\x16ListImageMountsRequest\"H\n" +
+	"\x17ListImageMountsResponse\x12-\n" +
+	"\x06mounts\x18\x01 \x03(\v2\x15.strake.v1.ImageMountR\x06mounts\"F\n" +
+	"\n" +
+	"ImageMount\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05names\x18\x02 \x03(\tR\x05names\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\";\n" +
+	"\x16ExportContainerRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"-\n" +
+	"\x17ExportContainerResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"9\n" +
+	"\x14DiffContainerRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"D\n" +
+	"\x15DiffContainerResponse\x12+\n" +
+	"\achanges\x18\x01 \x03(\v2\x11.strake.v1.ChangeR\achanges\"0\n" +
+	"\x06Change\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"\x12\n" +
 	"\x10DiskUsageRequest\"p\n" +
 	"\x11DiskUsageResponse\x12-\n" +
 	"\x06images\x18\x01 \x03(\v2\x15.strake.v1.ImageUsageR\x06images\x12\x14\n" +
@@ -3026,8 +3598,7 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\"\x1a\n" +
 	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code2\x86\n" +
-	"\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code2\xac\r\n" +
 	"\x06Strake\x12=\n" +
 	"\x06System\x12\x18.strake.v1.SystemRequest\x1a\x19.strake.v1.SystemResponse\x129\n" +
 	"\x04Pull\x12\x16.strake.v1.PullRequest\x1a\x17.strake.v1.PullResponse0\x01\x12O\n" +
@@ -3044,7 +3615,13 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"LoadImages\x12\x1c.strake.v1.LoadImagesRequest\x1a\x1d.strake.v1.LoadImagesResponse(\x01\x12N\n" +
 	"\vImportImage\x12\x1d.strake.v1.ImportImageRequest\x1a\x1e.strake.v1.ImportImageResponse(\x01\x12Q\n" +
 	"\fVerifyImages\x12\x1e.strake.v1.VerifyImagesRequest\x1a\x1f.strake.v1.VerifyImagesResponse0\x01\x12F\n" +
-	"\tDiskUsage\x12\x1b.strake.v1.DiskUsageRequest\x1a\x1c.strake.v1.DiskUsageResponse\x12R\n" +
+	"\tDiskUsage\x12\x1b.strake.v1.DiskUsageRequest\x1a\x1c.strake.v1.DiskUsageResponse\x12I\n" +
+	"\n" +
+	"MountImage\x12\x1c.strake.v1.MountImageRequest\x1a\x1d.strake.v1.MountImageResponse\x12O\n" +
+	"\fUnmountImage\x12\x1e.strake.v1.UnmountImageRequest\x1a\x1f.strake.v1.UnmountImageResponse\x12X\n" +
+	"\x0fListImageMounts\x12!.strake.v1.ListImageMountsRequest\x1a\".strake.v1.ListImageMountsResponse\x12Z\n" +
+	"\x0fExportContainer\x12!.strake.v1.ExportContainerRequest\x1a\".strake.v1.ExportContainerResponse0\x01\x12R\n" +
+	"\rDiffContainer\x12\x1f.strake.v1.DiffContainerRequest\x1a .strake.v1.DiffContainerResponse\x12R\n" +
 	"\rWaitContainer\x12\x1f.strake.v1.WaitContainerRequest\x1a .strake.v1.WaitContainerResponse\x12R\n" +
 	"\rKillContainer\x12\x1f.strake.v1.KillContainerRequest\x1a .strake.v1.KillContainerResponse\x129\n" +
 	"\x04Hold\x12\x16.strake.v1.HoldRequest\x1a\x17.strake.v1.HoldResponse0\x01\x12/\n" +
@@ -3063,55 +3640,67 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
-	(*SystemRequest)(nil),         // 0: strake.v1.SystemRequest
-	(*SystemResponse)(nil),        // 1: strake.v1.SystemResponse
-	(*Runtime)(nil),               // 2: strake.v1.Runtime
-	(*Network)(nil),               // 3: strake.v1.Network
-	(*PullRequest)(nil),           // 4: strake.v1.PullRequest
-	(*Auth)(nil),                  // 5: strake.v1.Auth
-	(*PullResponse)(nil),          // 6: strake.v1.PullResponse
-	(*LayerProgress)(nil),         // 7: strake.v1.LayerProgress
-	(*Image)(nil),                 // 8: strake.v1.Image
-	(*InspectImageRequest)(nil),   // 9: strake.v1.InspectImageRequest
-	(*InspectImageResponse)(nil),  // 10: strake.v1.InspectImageResponse
-	(*PushRequest)(nil),           // 11: strake.v1.PushRequest
-	(*PushResponse)(nil),          // 12: strake.v1.PushResponse
-	(*TagImageRequest)(nil),       // 13: strake.v1.TagImageRequest
-	(*TagImageResponse)(nil),      // 14: strake.v1.TagImageResponse
-	(*UntagImageRequest)(nil),     // 15: strake.v1.UntagImageRequest
-	(*UntagImageResponse)(nil),    // 16: strake.v1.UntagImageResponse
-	(*RemoveImageRequest)(nil),    // 17: strake.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 18: strake.v1.RemoveImageResponse
-	(*PruneImagesRequest)(nil),    // 19: strake.v1.PruneImagesRequest
-	(*PruneImagesResponse)(nil),   // 20: strake.v1.PruneImagesResponse
-	(*SaveImagesRequest)(nil),     // 21: strake.v1.SaveImagesRequest
-	(*SaveImagesResponse)(nil),    // 22: strake.v1.SaveImagesResponse
-	(*LoadImagesRequest)(nil),     // 23: strake.v1.LoadImagesRequest
-	(*LoadImagesResponse)(nil),    // 24: strake.v1.LoadImagesResponse
-	(*ImportImageRequest)(nil),    // 25: strake.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),   // 26: strake.v1.ImportImageResponse
-	(*VerifyImagesRequest)(nil),   // 27: strake.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),  // 28: strake.v1.VerifyImagesResponse
-	(*DiskUsageRequest)(nil),      // 29: strake.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),     // 30: strake.v1.DiskUsageResponse
-	(*ImageUsage)(nil),            // 31: strake.v1.ImageUsage
-	(*WaitContainerRequest)(nil),  // 32: strake.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil), // 33: strake.v1.WaitContainerResponse
-	(*KillContainerRequest)(nil),  // 34: strake.v1.KillContainerRequest
-	(*KillContainerResponse)(nil), // 35: strake.v1.KillContainerResponse
-	(*HoldRequest)(nil),           // 36: strake.v1.HoldRequest
-	(*HoldResponse)(nil),          // 37: strake.v1.HoldResponse
-	(*Input)(nil),                 // 38: strake.v1.Input
-	(*Output)(nil),                // 39: strake.v1.Output
-	(*ExecStart)(nil),             // 40: strake.v1.ExecStart
-	(*AttachStart)(nil),           // 41: strake.v1.AttachStart
-	(*CloseStdin)(nil),            // 42: strake.v1.CloseStdin
-	(*Ready)(nil),                 // 43: strake.v1.Ready
-	(*Size)(nil),                  // 44: strake.v1.Size
-	(*Exit)(nil),                  // 45: strake.v1.Exit
-	nil,                           // 46: strake.v1.VerifyImagesRequest.AuthsEntry
+	(*SystemRequest)(nil),           // 0: strake.v1.SystemRequest
+	(*SystemResponse)(nil),          // 1: strake.v1.SystemResponse
+	(*Runtime)(nil),                 // 2: strake.v1.Runtime
+	(*Network)(nil),                 // 3: strake.v1.Network
+	(*PullRequest)(nil),             // 4: strake.v1.PullRequest
+	(*Auth)(nil),                    // 5: strake.v1.Auth
+	(*PullResponse)(nil),            // 6: strake.v1.PullResponse
+	(*LayerProgress)(nil),           // 7: strake.v1.LayerProgress
+	(*Image)(nil),                   // 8: strake.v1.Image
+	(*InspectImageRequest)(nil),     // 9: strake.v1.InspectImageRequest
+	(*InspectImageResponse)(nil),    // 10: strake.v1.InspectImageResponse
+	(*PushRequest)(nil),             // 11: strake.v1.PushRequest
+	(*PushResponse)(nil),            // 12: strake.v1.PushResponse
+	(*TagImageRequest)(nil),         // 13: strake.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 14: strake.v1.TagImageResponse
+	(*UntagImageRequest)(nil),       // 15: strake.v1.UntagImageRequest
+	(*UntagImageResponse)(nil),      // 16: strake.v1.UntagImageResponse
+	(*RemoveImageRequest)(nil),      // 17: strake.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 18: strake.v1.RemoveImageResponse
+	(*PruneImagesRequest)(nil),      // 19: strake.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),     // 20: strake.v1.PruneImagesResponse
+	(*SaveImagesRequest)(nil),       // 21: strake.v1.SaveImagesRequest
+	(*SaveImagesResponse)(nil),      // 22: strake.v1.SaveImagesResponse
+	(*LoadImagesRequest)(nil),       // 23: strake.v1.LoadImagesRequest
+	(*LoadImagesResponse)(nil),      // 24: strake.v1.LoadImagesResponse
+	(*ImportImageRequest)(nil),      // 25: strake.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),     // 26: strake.v1.ImportImageResponse
+	(*VerifyImagesRequest)(nil),     // 27: strake.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),    // 28: strake.v1.VerifyImagesResponse
+	(*MountImageRequest)(nil),       // 29: strake.v1.MountImageRequest
+	(*MountImageResponse)(nil),      // 30: strake.v1.MountImageResponse
+	(*UnmountImageRequest)(nil),     // 31: strake.v1.UnmountImageRequest
+	(*UnmountImageResponse)(nil),    // 32: strake.v1.UnmountImageResponse
+	(*ListImageMountsRequest)(nil),  // 33: strake.v1.ListImageMountsRequest
+	(*ListImageMountsResponse)(nil), // 34: strake.v1.ListImageMountsResponse
+	(*ImageMount)(nil),              // 35: strake.v1.ImageMount
+	(*ExportContainerRequest)(nil),  // 36: strake.v1.ExportContainerRequest
+	(*ExportContainerResponse)(nil), // 37: strake.v1.ExportContainerResponse
+	(*DiffContainerRequest)(nil),    // 38: strake.v1.DiffContainerRequest
+	(*DiffContainerResponse)(nil),   // 39: strake.v1.DiffContainerResponse
+	(*Change)(nil),                  // 40: strake.v1.Change
+	(*DiskUsageRequest)(nil),        // 41: strake.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),       // 42: strake.v1.DiskUsageResponse
+	(*ImageUsage)(nil),              // 43: strake.v1.ImageUsage
+	(*WaitContainerRequest)(nil),    // 44: strake.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil),   // 45: strake.v1.WaitContainerResponse
+	(*KillContainerRequest)(nil),    // 46: strake.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 47: strake.v1.KillContainerResponse
+	(*HoldRequest)(nil),             // 48: strake.v1.HoldRequest
+	(*HoldResponse)(nil),            // 49: strake.v1.HoldResponse
+	(*Input)(nil),                   // 50: strake.v1.Input
+	(*Output)(nil),                  // 51: strake.v1.Output
+	(*ExecStart)(nil),               // 52: strake.v1.ExecStart
+	(*AttachStart)(nil),             // 53: strake.v1.AttachStart
+	(*CloseStdin)(nil),              // 54: strake.v1.CloseStdin
+	(*Ready)(nil),                   // 55: strake.v1.Ready
+	(*Size)(nil),                    // 56: strake.v1.Size
+	(*Exit)(nil),                    // 57: strake.v1.Exit
+	nil,                             // 58: strake.v1.VerifyImagesRequest.AuthsEntry
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	2,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
@@ -3125,60 +3714,72 @@ var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	8,  // 8: strake.v1.PruneImagesResponse.removed:type_name -> strake.v1.Image
 	8,  // 9: strake.v1.LoadImagesResponse.images:type_name -> strake.v1.Image
 	8,  // 10: strake.v1.ImportImageResponse.image:type_name -> strake.v1.Image
-	46, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
+	58, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
 	8,  // 12: strake.v1.VerifyImagesResponse.image:type_name -> strake.v1.Image
-	31, // 13: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
-	8,  // 14: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
-	40, // 15: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
-	41, // 16: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
-	42, // 17: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
-	44, // 18: strake.v1.Input.resize:type_name -> strake.v1.Size
-	43, // 19: strake.v1.Output.ready:type_name -> strake.v1.Ready
-	45, // 20: strake.v1.Output.exit:type_name -> strake.v1.Exit
-	44, // 21: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	44, // 22: strake.v1.AttachStart.size:type_name -> strake.v1.Size
-	5,  // 23: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
-	0,  // 24: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	4,  // 25: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	9,  // 26: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	11, // 27: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
-	13, // 28: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
-	15, // 29: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
-	17, // 30: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
-	19, // 31: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
-	21, // 32: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
-	23, // 33: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
-	25, // 34: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
-	27, // 35: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
-	29, // 36: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
-	32, // 37: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	34, // 38: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	36, // 39: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
-	38, // 40: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	38, // 41: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 42: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	6,  // 43: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	10, // 44: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	12, // 45: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
-	14, // 46: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
-	16, // 47: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
-	18, // 48: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
-	20, // 49: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
-	22, // 50: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
-	24, // 51: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
-	26, // 52: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
-	28, // 53: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
-	30, // 54: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
-	33, // 55: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	35, // 56: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	37, // 57: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
-	39, // 58: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	39, // 59: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	42, // [42:60] is the sub-list for method output_type
-	24, // [24:42] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	35, // 13: strake.v1.ListImageMountsResponse.mounts:type_name -> strake.v1.ImageMount
+	40, // 14: strake.v1.DiffContainerResponse.changes:type_name -> strake.v1.Change
+	43, // 15: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
+	8,  // 16: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
+	52, // 17: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	53, // 18: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	54, // 19: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	56, // 20: strake.v1.Input.resize:type_name -> strake.v1.Size
+	55, // 21: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	57, // 22: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	56, // 23: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	56, // 24: strake.v1.AttachStart.size:type_name -> strake.v1.Size
+	5,  // 25: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
+	0,  // 26: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
+	4,  // 27: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	9,  // 28: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	11, // 29: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
+	13, // 30: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
+	15, // 31: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
+	17, // 32: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
+	19, // 33: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
+	21, // 34: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
+	23, // 35: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
+	25, // 36: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
+	27, // 37: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
+	41, // 38: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
+	29, // 39: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
+	31, // 40: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
+	33, // 41: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
+	36, // 42: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
+	38, // 43: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
+	44, // 44: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	46, // 45: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	48, // 46: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
+	50, // 47: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	50, // 48: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 49: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	6,  // 50: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	10, // 51: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	12, // 52: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
+	14, // 53: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
+	16, // 54: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
+	18, // 55: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
+	20, // 56: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
+	22, // 57: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
+	24, // 58: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
+	26, // 59: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
+	28, // 60: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
+	42, // 61: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
+	30, // 62: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
+	32, // 63: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
+	34, // 64: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
+	37, // 65: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
+	39, // 66: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
+	45, // 67: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	47, // 68: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	49, // 69: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
+	51, // 70: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	51, // 71: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	49, // [49:72] is the sub-list for method output_type
+	26, // [26:49] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_server_api_strake_v1_strake_proto_init() }
@@ -3194,14 +3795,14 @@ func file_server_api_strake_v1_strake_proto_init() {
 		(*PushResponse_Progress)(nil),
 		(*PushResponse_Digest)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[38].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[50].OneofWrappers = []any{
 		(*Input_Exec)(nil),
 		(*Input_Attach)(nil),
 		(*Input_Stdin)(nil),
 		(*Input_CloseStdin)(nil),
 		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[39].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[51].OneofWrappers = []any{
 		(*Output_Ready)(nil),
 		(*Output_Stdout)(nil),
 		(*Output_Stderr)(nil),
@@ -3213,7 +3814,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

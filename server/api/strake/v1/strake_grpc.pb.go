@@ -23,24 +23,29 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Strake_System_FullMethodName        = "/strake.v1.Strake/System"
-	Strake_Pull_FullMethodName          = "/strake.v1.Strake/Pull"
-	Strake_InspectImage_FullMethodName  = "/strake.v1.Strake/InspectImage"
-	Strake_Push_FullMethodName          = "/strake.v1.Strake/Push"
-	Strake_TagImage_FullMethodName      = "/strake.v1.Strake/TagImage"
-	Strake_UntagImage_FullMethodName    = "/strake.v1.Strake/UntagImage"
-	Strake_RemoveImage_FullMethodName   = "/strake.v1.Strake/RemoveImage"
-	Strake_PruneImages_FullMethodName   = "/strake.v1.Strake/PruneImages"
-	Strake_SaveImages_FullMethodName    = "/strake.v1.Strake/SaveImages"
-	Strake_LoadImages_FullMethodName    = "/strake.v1.Strake/LoadImages"
-	Strake_ImportImage_FullMethodName   = "/strake.v1.Strake/ImportImage"
-	Strake_VerifyImages_FullMethodName  = "/strake.v1.Strake/VerifyImages"
-	Strake_DiskUsage_FullMethodName     = "/strake.v1.Strake/DiskUsage"
-	Strake_WaitContainer_FullMethodName = "/strake.v1.Strake/WaitContainer"
-	Strake_KillContainer_FullMethodName = "/strake.v1.Strake/KillContainer"
-	Strake_Hold_FullMethodName          = "/strake.v1.Strake/Hold"
-	Strake_Exec_FullMethodName          = "/strake.v1.Strake/Exec"
-	Strake_Attach_FullMethodName        = "/strake.v1.Strake/Attach"
+	Strake_System_FullMethodName          = "/strake.v1.Strake/System"
+	Strake_Pull_FullMethodName            = "/strake.v1.Strake/Pull"
+	Strake_InspectImage_FullMethodName    = "/strake.v1.Strake/InspectImage"
+	Strake_Push_FullMethodName            = "/strake.v1.Strake/Push"
+	Strake_TagImage_FullMethodName        = "/strake.v1.Strake/TagImage"
+	Strake_UntagImage_FullMethodName      = "/strake.v1.Strake/UntagImage"
+	Strake_RemoveImage_FullMethodName     = "/strake.v1.Strake/RemoveImage"
+	Strake_PruneImages_FullMethodName     = "/strake.v1.Strake/PruneImages"
+	Strake_SaveImages_FullMethodName      = "/strake.v1.Strake/SaveImages"
+	Strake_LoadImages_FullMethodName      = "/strake.v1.Strake/LoadImages"
+	Strake_ImportImage_FullMethodName     = "/strake.v1.Strake/ImportImage"
+	Strake_VerifyImages_FullMethodName    = "/strake.v1.Strake/VerifyImages"
+	Strake_DiskUsage_FullMethodName       = "/strake.v1.Strake/DiskUsage"
+	Strake_MountImage_FullMethodName      = "/strake.v1.Strake/MountImage"
+	Strake_UnmountImage_FullMethodName    = "/strake.v1.Strake/UnmountImage"
+	Strake_ListImageMounts_FullMethodName = "/strake.v1.Strake/ListImageMounts"
+	Strake_ExportContainer_FullMethodName = "/strake.v1.Strake/ExportContainer"
+	Strake_DiffContainer_FullMethodName   = "/strake.v1.Strake/DiffContainer"
+	Strake_WaitContainer_FullMethodName   = "/strake.v1.Strake/WaitContainer"
+	Strake_KillContainer_FullMethodName   = "/strake.v1.Strake/KillContainer"
+	Strake_Hold_FullMethodName            = "/strake.v1.Strake/Hold"
+	Strake_Exec_FullMethodName            = "/strake.v1.Strake/Exec"
+	Strake_Attach_FullMethodName          = "/strake.v1.Strake/Attach"
 )
 
 // StrakeClient is the client API for Strake service.
@@ -76,6 +81,16 @@ type StrakeClient interface {
 	VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyImagesResponse], error)
 	// DiskUsage says what each image takes.
 	DiskUsage(ctx context.Context, in *DiskUsageRequest, opts ...grpc.CallOption) (*DiskUsageResponse, error)
+	// MountImage shows an image's files, read-only, in a directory of the host.
+	MountImage(ctx context.Context, in *MountImageRequest, opts ...grpc.CallOption) (*MountImageResponse, error)
+	// UnmountImage takes that away.
+	UnmountImage(ctx context.Context, in *UnmountImageRequest, opts ...grpc.CallOption) (*UnmountImageResponse, error)
+	// ListImageMounts says which images are mounted.
+	ListImageMounts(ctx context.Context, in *ListImageMountsRequest, opts ...grpc.CallOption) (*ListImageMountsResponse, error)
+	// ExportContainer writes the tar of a container's root, running or not.
+	ExportContainer(ctx context.Context, in *ExportContainerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportContainerResponse], error)
+	// DiffContainer says what a container has changed in its root.
+	DiffContainer(ctx context.Context, in *DiffContainerRequest, opts ...grpc.CallOption) (*DiffContainerResponse, error)
 	// WaitContainer answers when the container's process has ended and its last
 	// output is in the log. It may be called before the container is started.
 	WaitContainer(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*WaitContainerResponse, error)
@@ -277,6 +292,65 @@ func (c *strakeClient) DiskUsage(ctx context.Context, in *DiskUsageRequest, opts
 	return out, nil
 }
 
+func (c *strakeClient) MountImage(ctx context.Context, in *MountImageRequest, opts ...grpc.CallOption) (*MountImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MountImageResponse)
+	err := c.cc.Invoke(ctx, Strake_MountImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *strakeClient) UnmountImage(ctx context.Context, in *UnmountImageRequest, opts ...grpc.CallOption) (*UnmountImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnmountImageResponse)
+	err := c.cc.Invoke(ctx, Strake_UnmountImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *strakeClient) ListImageMounts(ctx context.Context, in *ListImageMountsRequest, opts ...grpc.CallOption) (*ListImageMountsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListImageMountsResponse)
+	err := c.cc.Invoke(ctx, Strake_ListImageMounts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *strakeClient) ExportContainer(ctx context.Context, in *ExportContainerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportContainerResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[6], Strake_ExportContainer_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportContainerRequest, ExportContainerResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_ExportContainerClient = grpc.ServerStreamingClient[ExportContainerResponse]
+
+func (c *strakeClient) DiffContainer(ctx context.Context, in *DiffContainerRequest, opts ...grpc.CallOption) (*DiffContainerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiffContainerResponse)
+	err := c.cc.Invoke(ctx, Strake_DiffContainer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *strakeClient) WaitContainer(ctx context.Context, in *WaitContainerRequest, opts ...grpc.CallOption) (*WaitContainerResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(WaitContainerResponse)
@@ -299,7 +373,7 @@ func (c *strakeClient) KillContainer(ctx context.Context, in *KillContainerReque
 
 func (c *strakeClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[6], Strake_Hold_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[7], Strake_Hold_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -318,7 +392,7 @@ type Strake_HoldClient = grpc.ServerStreamingClient[HoldResponse]
 
 func (c *strakeClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[7], Strake_Exec_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[8], Strake_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -331,7 +405,7 @@ type Strake_ExecClient = grpc.BidiStreamingClient[Input, Output]
 
 func (c *strakeClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[8], Strake_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[9], Strake_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -375,6 +449,16 @@ type StrakeServer interface {
 	VerifyImages(*VerifyImagesRequest, grpc.ServerStreamingServer[VerifyImagesResponse]) error
 	// DiskUsage says what each image takes.
 	DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error)
+	// MountImage shows an image's files, read-only, in a directory of the host.
+	MountImage(context.Context, *MountImageRequest) (*MountImageResponse, error)
+	// UnmountImage takes that away.
+	UnmountImage(context.Context, *UnmountImageRequest) (*UnmountImageResponse, error)
+	// ListImageMounts says which images are mounted.
+	ListImageMounts(context.Context, *ListImageMountsRequest) (*ListImageMountsResponse, error)
+	// ExportContainer writes the tar of a container's root, running or not.
+	ExportContainer(*ExportContainerRequest, grpc.ServerStreamingServer[ExportContainerResponse]) error
+	// DiffContainer says what a container has changed in its root.
+	DiffContainer(context.Context, *DiffContainerRequest) (*DiffContainerResponse, error)
 	// WaitContainer answers when the container's process has ended and its last
 	// output is in the log. It may be called before the container is started.
 	WaitContainer(context.Context, *WaitContainerRequest) (*WaitContainerResponse, error)
@@ -442,6 +526,21 @@ func (UnimplementedStrakeServer) VerifyImages(*VerifyImagesRequest, grpc.ServerS
 }
 func (UnimplementedStrakeServer) DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DiskUsage not implemented")
+}
+func (UnimplementedStrakeServer) MountImage(context.Context, *MountImageRequest) (*MountImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MountImage not implemented")
+}
+func (UnimplementedStrakeServer) UnmountImage(context.Context, *UnmountImageRequest) (*UnmountImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UnmountImage not implemented")
+}
+func (UnimplementedStrakeServer) ListImageMounts(context.Context, *ListImageMountsRequest) (*ListImageMountsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListImageMounts not implemented")
+}
+func (UnimplementedStrakeServer) ExportContainer(*ExportContainerRequest, grpc.ServerStreamingServer[ExportContainerResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportContainer not implemented")
+}
+func (UnimplementedStrakeServer) DiffContainer(context.Context, *DiffContainerRequest) (*DiffContainerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiffContainer not implemented")
 }
 func (UnimplementedStrakeServer) WaitContainer(context.Context, *WaitContainerRequest) (*WaitContainerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method WaitContainer not implemented")
@@ -663,6 +762,89 @@ func _Strake_DiskUsage_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Strake_MountImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MountImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).MountImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_MountImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).MountImage(ctx, req.(*MountImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Strake_UnmountImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnmountImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).UnmountImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_UnmountImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).UnmountImage(ctx, req.(*UnmountImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Strake_ListImageMounts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListImageMountsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).ListImageMounts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_ListImageMounts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).ListImageMounts(ctx, req.(*ListImageMountsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Strake_ExportContainer_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportContainerRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StrakeServer).ExportContainer(m, &grpc.GenericServerStream[ExportContainerRequest, ExportContainerResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_ExportContainerServer = grpc.ServerStreamingServer[ExportContainerResponse]
+
+func _Strake_DiffContainer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiffContainerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).DiffContainer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_DiffContainer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).DiffContainer(ctx, req.(*DiffContainerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Strake_WaitContainer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(WaitContainerRequest)
 	if err := dec(in); err != nil {
@@ -760,6 +942,22 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Strake_DiskUsage_Handler,
 		},
 		{
+			MethodName: "MountImage",
+			Handler:    _Strake_MountImage_Handler,
+		},
+		{
+			MethodName: "UnmountImage",
+			Handler:    _Strake_UnmountImage_Handler,
+		},
+		{
+			MethodName: "ListImageMounts",
+			Handler:    _Strake_ListImageMounts_Handler,
+		},
+		{
+			MethodName: "DiffContainer",
+			Handler:    _Strake_DiffContainer_Handler,
+		},
+		{
 			MethodName: "WaitContainer",
 			Handler:    _Strake_WaitContainer_Handler,
 		},
@@ -797,6 +995,11 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "VerifyImages",
 			Handler:       _Strake_VerifyImages_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ExportContainer",
+			Handler:       _Strake_ExportContainer_Handler,
 			ServerStreams: true,
 		},
 		{
