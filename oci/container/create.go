@@ -64,32 +64,20 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	defer prepared.Close()
 	trace(o.Trace, prog)
 
-	// 3. The state directory, which takes the id.
-	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID)}
-	if err := c.makeDir(o.StateRoot); err != nil {
-		return nil, nil, err
-	}
-	undo.Push("remove state", func() error { return os.RemoveAll(c.dir) })
-	if err := sys.WriteNewFile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
+	// 3. The id, with the state directory; the cgroup, with all limits.
+	c, r, err := claim(ctx, &undo, &o, s, raw, cg, false)
+	if err != nil {
 		return nil, nil, err
 	}
 
-	// The state is left to them, so that the id is not taken before they end.
-	r := newRecord(&o, s, cg)
-	undo.Push("poststop hooks", func() error { return c.runHooks(context.WithoutCancel(ctx), &r, specs.StateStopped) })
-
-	// 4. The cgroup, with all limits.
-	if err := c.makeCgroup(&r, &o, s, cg); err != nil {
-		return nil, nil, err
-	}
-	undo.Push("remove cgroup", func() error { return removeCgroup(cg) })
+	// 4. What else outlives the process.
 	if cfg := s.Linux.IntelRdt; cfg != nil {
 		group, err := resctrl.New(o.ID, cfg)
 		if err != nil {
 			return nil, nil, err
 		}
 		r.Resctrl, r.ResctrlMade = group.Dirs(), group.Missing()
-		if err := c.save(&r); err != nil {
+		if err := c.save(r); err != nil {
 			return nil, nil, err
 		}
 		undo.Push("remove resctrl group", func() error { return resctrl.Remove(r.ResctrlMade) })
@@ -101,7 +89,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		if err := r.staysIn(prog, s); err != nil {
 			return nil, nil, err
 		}
-		if err := c.save(&r); err != nil {
+		if err := c.save(r); err != nil {
 			return nil, nil, err
 		}
 		undo.Push("unmount rootfs", r.unmount)
@@ -151,7 +139,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			if err := resctrl.Join(r.Resctrl, pid); err != nil {
 				return err
 			}
-			place, err = c.stage(&r, pid)
+			place, err = c.stage(r, pid)
 			return err
 		},
 		Ready: func(pid int) error {
@@ -183,13 +171,36 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 
 	// 7. What is due once the program runs.
 	if o.Run != nil {
-		if err := c.runHooks(ctx, &r, specs.StateRunning); err != nil {
+		if err := c.runHooks(ctx, r, specs.StateRunning); err != nil {
 			return nil, nil, err
 		}
 	}
 	net.keep()
 	undo.Release()
 	return c, proc, nil
+}
+
+// claim makes what a container is before it has a process: its state directory, which
+// takes the id, its record, and its cgroup with all limits. Undo takes it back, and
+// lets the poststop hooks run.
+func claim(ctx context.Context, undo *cleanup.Stack, o *CreateOptions, s *specs.Spec, raw []byte, cg *cgroup.Cgroup, restored bool) (*Container, *record, error) {
+	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID)}
+	if err := c.makeDir(o.StateRoot); err != nil {
+		return nil, nil, err
+	}
+	undo.Push("remove state", func() error { return os.RemoveAll(c.dir) })
+	if err := sys.WriteNewFile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
+		return nil, nil, err
+	}
+	// The state is left to them, so that the id is not taken before they end.
+	r := newRecord(o, s, cg)
+	r.Restored = restored
+	undo.Push("poststop hooks", func() error { return c.runHooks(context.WithoutCancel(ctx), &r, specs.StateStopped) })
+	if err := c.makeCgroup(&r, o, s, cg); err != nil {
+		return nil, nil, err
+	}
+	undo.Push("remove cgroup", func() error { return removeCgroup(cg) })
+	return c, &r, nil
 }
 
 // sharesPIDs says whether init gets no PID namespace of its own.

@@ -60,30 +60,17 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 		return nil, nil, err
 	}
 
-	// 2. The state directory, which takes the id.
-	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID)}
-	if err := c.makeDir(o.StateRoot); err != nil {
-		return nil, nil, err
-	}
-	undo.Push("remove state", func() error { return os.RemoveAll(c.dir) })
-	if err := sys.WriteNewFile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
-		return nil, nil, err
-	}
-
-	// 3. The cgroup, with all limits.
+	// 2. The id, with the state directory; the cgroup, with all limits.
 	cg, err := newCgroup(&o.CreateOptions, s)
 	if err != nil {
 		return nil, nil, err
 	}
-	r := newRecord(&o.CreateOptions, s, cg)
-	r.Restored = true
-	undo.Push("poststop hooks", func() error { return c.runHooks(context.WithoutCancel(ctx), &r, specs.StateStopped) })
-	if err := c.makeCgroup(&r, &o.CreateOptions, s, cg); err != nil {
+	c, r, err := claim(ctx, &undo, &o.CreateOptions, s, raw, cg, true)
+	if err != nil {
 		return nil, nil, err
 	}
-	undo.Push("remove cgroup", func() error { return removeCgroup(cg) })
 
-	// 4. The rootfs: places to mount on, as Create makes them, then a mount
+	// 3. The rootfs: places to mount on, as Create makes them, then a mount
 	// namespace that has it where CRIU wants it, at a mount of its own.
 	outside, err := o.makePlaces(s, cg)
 	if err != nil {
@@ -95,13 +82,13 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 	}
 	defer func() { _ = ns.Close() }()
 
-	// 5. CRIU, with what it needs to know.
+	// 4. CRIU, with what it needs to know.
 	dirs, err := o.open(ns)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer dirs.close()
-	request, err := o.restoreOptions(dirs, &r, s, outside)
+	request, err := o.restoreOptions(dirs, r, s, outside)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -130,7 +117,7 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 		return nil, nil, err
 	}
 
-	// 6. The processes. Init is on record, and known to who is to know it, before
+	// 5. The processes. Init is on record, and known to who is to know it, before
 	// it goes on.
 	proc := &Process{}
 	undo.Push("close console", func() error { return closeFile(proc.Console) })
@@ -154,7 +141,7 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 			if err := hideAgain(n.Pid, s); err != nil {
 				return err
 			}
-			return c.restored(&r, s, proc, n.Pid, o.PidFile)
+			return c.restored(r, s, proc, n.Pid, o.PidFile)
 		}
 		return nil
 	})
