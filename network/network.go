@@ -14,6 +14,10 @@ import (
 	"net/netip"
 )
 
+// ErrLeft is the class of Setup errors after which something may be left that only
+// another Teardown takes away.
+var ErrLeft = errors.New("it may have left something behind")
+
 // ErrNotReady is the class of Status errors, and of Setup errors where nothing
 // was tried: no pod can get a network now, the node is NetworkReady=false.
 var ErrNotReady = errors.New("network not ready")

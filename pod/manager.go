@@ -78,6 +78,8 @@ type Manager struct {
 	crews crewSet
 	pins  string // directory of the pins; "" with monitors that are not ours
 	end   context.CancelFunc
+	// retries are of undoLater.
+	retries sync.WaitGroup
 
 	mu         sync.Mutex
 	pods       map[string]*sandbox
@@ -140,6 +142,7 @@ func (m *Manager) Close(ctx context.Context) error {
 	err := m.tracker.close(ctx)
 	m.end()
 	m.plugins().Close()
+	m.retries.Wait() // each of them sees the end, or has a time limit
 	m.mu.Lock()
 	pods := make([]*sandbox, 0, len(m.pods))
 	for _, p := range m.pods {

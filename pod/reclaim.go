@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/network"
@@ -120,6 +121,37 @@ func (m *Manager) reclaim(ctx context.Context, known network.Pod, handler string
 		return fmt.Errorf("undo pod %s: %w", id, err)
 	}
 	return nil
+}
+
+// How long after a failure an undo is tried again, at first and at most.
+const (
+	firstRetry = 5 * time.Second
+	lastRetry  = 5 * time.Minute
+)
+
+// undoLater goes on trying to undo what could not be undone, most of the time
+// because a network plugin did not work: else addresses would be taken until the
+// next start.
+func (m *Manager) undoLater(pod string, undo func(context.Context) error) {
+	m.retries.Go(func() {
+		for wait := firstRetry; ; wait = min(2*wait, lastRetry) {
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-m.life.Done():
+				timer.Stop()
+				return // the next start begins with it
+			}
+			ctx, cancel := undoContext(m.life)
+			err := undo(ctx)
+			cancel()
+			if err == nil {
+				m.o.Log.Info("undone at last", "pod", pod)
+				return
+			}
+			m.o.Log.Error("undo", "pod", pod, "again in", min(2*wait, lastRetry), "error", err)
+		}
+	})
 }
 
 // maxHostFile bounds what is copied from the host into a pod.

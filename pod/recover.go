@@ -54,6 +54,9 @@ func (m *Manager) recover(ctx context.Context) error {
 			defer cancel()
 			if err := m.recoverPod(ctx, sp); err != nil {
 				m.o.Log.Error("recover pod", "pod", sp.ID, "error", err)
+				if halfMade(sp) {
+					m.undoLater(sp.ID, func(ctx context.Context) error { return m.discardPod(ctx, sp) })
+				}
 			}
 		})
 	}
@@ -254,16 +257,20 @@ func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
 		containers = append(containers, c.ID)
 	}
 	err := m.reclaim(ctx, known, handler, containers)
-	half := sp.Record != nil && sp.Record.Phase == phaseCreating || errors.Is(sp.Err, fs.ErrNotExist)
-	if half {
+	if halfMade(sp) {
 		if err != nil {
-			return err // the next start tries again
+			return err // it is tried again
 		}
 		return m.store.RemovePod(sp.ID)
 	}
 	to, asideErr := m.store.SetPodAside(sp.ID)
 	m.noteUnreadable("pod "+sp.ID, to, sp.Err)
 	return errors.Join(err, asideErr)
+}
+
+// halfMade is a pod that was never finished.
+func halfMade(sp storedPod) bool {
+	return sp.Record != nil && sp.Record.Phase == phaseCreating || errors.Is(sp.Err, fs.ErrNotExist)
 }
 
 // discardContainer is discardPod for a container of a pod that is known. Its

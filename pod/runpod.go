@@ -14,6 +14,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/pod/nri"
 	"github.com/strake-containers/strake/shim/client"
@@ -70,6 +71,12 @@ func (m *Manager) beginPod(c PodConfig, runtimeHandler string) (*sandbox, *work)
 	}, func(w *work, err error) {
 		if err != nil {
 			m.forgetPodName(p)
+			p.mu.Lock()
+			left, known := p.left, p.record.network()
+			p.mu.Unlock()
+			if left {
+				m.undoLater(p.id, func(ctx context.Context) error { return m.o.Network.Teardown(ctx, known) })
+			}
 		} else if w.abandoned() {
 			m.abandonPod(p)
 		}
@@ -171,7 +178,7 @@ func (m *Manager) attach(ctx context.Context, p *sandbox) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
-		p.record.Attached = false // Setup has undone itself
+		p.record.Attached = errors.Is(err, network.ErrLeft) // else Setup has undone itself
 		return err
 	}
 	p.record.IPs = result.IPs
@@ -189,7 +196,11 @@ func (m *Manager) detach(ctx context.Context, p *sandbox) error {
 	}
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
-	if err := m.o.Network.Teardown(ctx, pod); err != nil {
+	err := m.o.Network.Teardown(ctx, pod)
+	p.mu.Lock()
+	p.left = err != nil
+	p.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	return m.updatePod(p, false, func(r *podRecord) { r.Attached = false })

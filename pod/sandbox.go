@@ -60,6 +60,7 @@ type sandbox struct {
 	lane       lane
 	stopping   bool // no new containers
 	stopTold   bool // plugins know that it is stopped
+	left       bool // its network could not be torn down
 	flushed    bool // its record outlives a power cut
 	making     *work
 	abandoned  *time.Timer // removes a pod that nobody came back for

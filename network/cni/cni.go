@@ -150,7 +150,7 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 	if err != nil {
 		// Its own time: the caller's is perhaps why ADD failed.
 		if e := c.del(context.WithoutCancel(ctx), r, n); e != nil {
-			err = fmt.Errorf("%w; undo: %w", err, e) // Teardown or GC tries again
+			err = fmt.Errorf("%w; undo: %w; %w", err, e, network.ErrLeft) // Teardown or GC tries again
 		}
 		return network.Result{}, err
 	}
