@@ -13,7 +13,7 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED := 0
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
-.PHONY: help build arm64 install demo test test-unit test-crash test-kubelet test-callers test-v2 bench lint generate clean
+.PHONY: help build arm64 install demo test chaos test-unit test-crash test-kubelet test-callers test-v2 bench lint generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ demo: build ## the whole line at work in under two minutes (needs root)
 test: build arm64 ## every test: unit, root and end to end; installs what it needs
 	test/install-packages test
 	go test -json -timeout 14m -p 2 ./... | go run ./test/report
+
+chaos: build ## an hour of random verbs while everything is killed (TIME=5m SEED=42)
+	test/install-packages test
+	go test ./test/crash/chaos -v -timeout 0 -chaos.time $(or $(TIME),1h) -chaos.seed $(or $(SEED),0)
 
 test-unit: ## go test: without root, or a program that it uses, a test is skipped
 	go test ./...

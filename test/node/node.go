@@ -52,6 +52,8 @@ type Node struct {
 	Images   cri.ImageServiceClient
 	Registry *registry.Server
 
+	RootDisk, LogDisk *Disk // with Options.DiskSize
+
 	ownMounts []string // of the test, not of straked
 
 	config string
@@ -69,6 +71,8 @@ type Options struct {
 	CNIConfDir, CNIBinDir string
 	// RootSize, such as "4m", makes the root directory a file system of that size.
 	RootSize string
+	// DiskSize, in bytes, puts the root and the pods' logs each on a Disk.
+	DiskSize int64
 }
 
 // Bin returns the directory of the built programs, $STRAKE_BIN or bin/ at the
@@ -144,6 +148,10 @@ func Start(tb testing.TB, o Options) *Node {
 	tb.Cleanup(func() { _ = n.Registry.Close() })
 	if o.RootSize != "" {
 		n.mountRoot(o.RootSize)
+	}
+	if o.DiskSize != 0 {
+		n.RootDisk, n.LogDisk = newDisk(tb, n.Root, o.DiskSize), newDisk(tb, n.Logs, o.DiskSize)
+		n.ownMounts = []string{n.Root, n.Logs}
 	}
 	n.conn, err = grpc.NewClient("unix://"+n.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond}, MinConnectTimeout: 20 * time.Second}))
@@ -266,8 +274,12 @@ func (n *Node) end(dir string) {
 	if err := errors.Join(b.Destroy(ctx), b.Close()); err != nil {
 		n.tb.Errorf("destroy bridge: %v", err)
 	}
-	for _, left := range n.Leftovers() {
-		n.tb.Errorf("left behind: %s", left)
+	left := n.Leftovers()
+	for _, l := range left {
+		n.tb.Errorf("left behind: %s", l)
+	}
+	if len(left) > 0 {
+		n.KillRest() // what follows must not meet it
 	}
 	for _, m := range n.ownMounts {
 		if err := syscall.Unmount(m, 0); err != nil {
@@ -401,6 +413,9 @@ func cgroups(parent string) []string {
 	return dirs
 }
 
+// maxLog is how much of straked's log is kept at least: of an hour's, the end.
+const maxLog = 16 << 20
+
 // lockedBuffer is a bytes.Buffer for a writer and a reader at once.
 type lockedBuffer struct {
 	mu sync.Mutex
@@ -410,6 +425,9 @@ type lockedBuffer struct {
 func (l *lockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.b.Len() > 2*maxLog {
+		l.b.Next(maxLog)
+	}
 	return l.b.Write(p)
 }
 
