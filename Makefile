@@ -13,7 +13,7 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED := 0
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
-.PHONY: help build arm64 install demo test chaos test-unit test-crash test-kubelet test-callers test-v2 bench lint generate clean
+.PHONY: help build arm64 install demo test chaos test-unit test-crash test-kubelet test-callers test-handlers test-v2 bench lint generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ test-kubelet: build ## a real kubelet runs a static pod on straked (builds the k
 test-callers: build ## Podman, Docker and containerd on strake (installs them)
 	test/install-packages callers
 	test/e2e/callers/run.sh
+
+test-handlers: build ## OCI runtimes and shims as handlers, gVisor too (which it builds)
+	test/install-packages test
+	go build -C test/gvisor -trimpath -o ../../bin/gvisor/runsc ./runsc
+	go build -C test/gvisor -trimpath -o ../../bin/gvisor/containerd-shim-runsc-v1 ./shim
+	STRAKE_GVISOR=$(CURDIR)/bin/gvisor go test -count=1 -v ./test/e2e/handlers
 
 test-v2: ## the tests that touch cgroups on cgroup v2, in an emulated VM (slow)
 	test/vm/run.sh

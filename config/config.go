@@ -137,12 +137,21 @@ type Images struct {
 	NamespacePolicies string `toml:"namespace_policies" json:"namespace_policies"`
 }
 
-// Runtime is one runtime handler. Type "strake" is the built-in one; its Path
-// is the monitor's binary, "" to look beside straked and in PATH.
+// Runtime is one runtime handler; docs/handlers.md.
+//
+// Type "strake" is the built-in one; its Path is the monitor's binary, "" to look
+// beside straked and in PATH. Type "oci" is an OCI runtime's program at Path, called
+// with Args before its command. Type "shim" is a containerd shim (runtime v2): the
+// program at Path, or the one that RuntimeType (io.containerd.NAME.vN) means. Sandboxer
+// says how it is asked for a pod: by its first task ("podsandbox", and "") or by the
+// sandbox API ("shim"), and Options are its own.
 type Runtime struct {
-	Type    string            `toml:"type" json:"type"`
-	Path    string            `toml:"path" json:"path"`
-	Options map[string]string `toml:"options" json:"options"`
+	Type        string            `toml:"type" json:"type"`
+	Path        string            `toml:"path" json:"path"`
+	RuntimeType string            `toml:"runtime_type" json:"runtime_type,omitempty"`
+	Args        []string          `toml:"args" json:"args,omitempty"`
+	Sandboxer   string            `toml:"sandboxer" json:"sandboxer,omitempty"`
+	Options     map[string]string `toml:"options" json:"options"`
 	// SeccompProfile is the profile that RuntimeDefault means; "" is docker's.
 	SeccompProfile string `toml:"seccomp_profile" json:"seccomp_profile"`
 }
@@ -400,26 +409,83 @@ func (c Config) validateRuntimes(bad func(key, format string, args ...any), abso
 		if !validName(name) {
 			bad(key, "not a runtime name: small letters, digits, dash and dot, at most 63")
 		}
-		switch rt.Type {
-		case "strake":
-		case "oci", "shim":
-			bad(key+".type", `%q is not supported yet: only "strake" is`, rt.Type)
-		default:
-			bad(key+".type", `%q is not one of strake, oci, shim`, rt.Type)
-		}
 		if rt.Path != "" {
 			absolute(key+".path", rt.Path)
 		}
 		if rt.SeccompProfile != "" {
 			absolute(key+".seccomp_profile", rt.SeccompProfile)
 		}
-		for _, option := range slices.Sorted(maps.Keys(rt.Options)) {
-			bad(key+".options."+option, "unknown option: type %q has none", rt.Type)
+		switch rt.Type {
+		case "strake":
+		case "oci":
+			if rt.Path == "" {
+				bad(key+".path", "is missing: the OCI runtime's program, such as /usr/bin/crun")
+			}
+		case "shim":
+			rt.validateShim(key, bad)
+		default:
+			bad(key+".type", `%q is not one of strake, oci, shim`, rt.Type)
+		}
+		// A key that its type has no use for would be silently without effect.
+		if rt.Type != "shim" && rt.RuntimeType != "" {
+			bad(key+".runtime_type", "only type shim has it")
+		}
+		if rt.Type != "shim" && rt.Sandboxer != "" {
+			bad(key+".sandboxer", "only type shim has it")
+		}
+		if rt.Type != "oci" && len(rt.Args) > 0 {
+			bad(key+".args", "only type oci has it")
+		}
+		if rt.Type != "shim" {
+			for _, option := range slices.Sorted(maps.Keys(rt.Options)) {
+				bad(key+".options."+option, "unknown option: type %q has none", rt.Type)
+			}
 		}
 	}
 	if _, ok := c.Runtimes[c.DefaultRuntime]; !ok {
 		bad("default_runtime", "there is no [runtimes.%s]", c.DefaultRuntime)
 	}
+}
+
+// shimOptions are those of a shim: of the one message, or of the other.
+var (
+	genericOptions = []string{"type_url", "config_path", "config_body"}
+	runcOptions    = []string{"binary_name", "root", "shim_cgroup", "systemd_cgroup", "no_pivot_root", "no_new_keyring"}
+)
+
+func (rt *Runtime) validateShim(key string, bad func(key, format string, args ...any)) {
+	switch {
+	case rt.Path == "" && rt.RuntimeType == "":
+		bad(key+".path", "is missing: the shim's program, or runtime_type, such as io.containerd.runsc.v1")
+	case rt.Path != "" && rt.RuntimeType != "":
+		bad(key+".runtime_type", "path says which program: leave one out")
+	case rt.RuntimeType != "" && ShimProgram(rt.RuntimeType) == "":
+		bad(key+".runtime_type", "%q is not like io.containerd.runsc.v1, which means containerd-shim-runsc-v1", rt.RuntimeType)
+	}
+	if rt.Sandboxer != "" && rt.Sandboxer != "podsandbox" && rt.Sandboxer != "shim" {
+		bad(key+".sandboxer", "%q is not one of podsandbox, shim", rt.Sandboxer)
+	}
+	generic := 0
+	for _, option := range slices.Sorted(maps.Keys(rt.Options)) {
+		if slices.Contains(genericOptions, option) {
+			generic++
+		} else if !slices.Contains(runcOptions, option) {
+			bad(key+".options."+option, "unknown option: there are %s, or %s", strings.Join(genericOptions, ", "), strings.Join(runcOptions, ", "))
+		}
+	}
+	if generic > 0 && generic < len(rt.Options) {
+		bad(key+".options", "%s are for one kind of shim and %s for another: choose", strings.Join(genericOptions, ", "), strings.Join(runcOptions, ", "))
+	}
+}
+
+// ShimProgram is the name of the program that a runtime type means, as containerd has
+// it: io.containerd.runsc.v1 is containerd-shim-runsc-v1. It is "" for what is none.
+func ShimProgram(runtimeType string) string {
+	parts := strings.Split(runtimeType, ".")
+	if len(parts) < 2 || slices.Contains(parts, "") || strings.ContainsAny(runtimeType, "/ \x00") {
+		return ""
+	}
+	return "containerd-shim-" + parts[len(parts)-2] + "-" + parts[len(parts)-1]
 }
 
 // validName reports whether s can name a runtime handler: Kubernetes takes it

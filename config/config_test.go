@@ -79,7 +79,16 @@ func TestParseErrors(t *testing.T) {
 		{"tiny subnet", "network = { subnets = [\"10.0.0.0/30\"] }\n", []string{`f:1: network.subnets: "10.0.0.0/30" has no room`}},
 		{"no subnet", "[network]\nsubnets = [\"10.0.0.0\"]\n", []string{`f:2: network.subnets: "10.0.0.0" is not a subnet`}},
 		{"cgroup driver", "cgroup_driver = \"runit\"\n", []string{`f:1: cgroup_driver: "runit" is not one of cgroupfs, systemd`}},
-		{"oci", "[runtimes.crun]\ntype = \"oci\"\npath = \"/usr/bin/crun\"\n", []string{`f:2: runtimes.crun.type: "oci" is not supported yet`}},
+		{"oci without a path", "[runtimes.crun]\ntype = \"oci\"\n", []string{`f:1: runtimes.crun.path: is missing`}},
+		{"oci with a sandboxer", "[runtimes.crun]\ntype = \"oci\"\npath = \"/usr/bin/crun\"\nsandboxer = \"shim\"\nruntime_type = \"x.y\"\n", []string{
+			`f:5: runtimes.crun.runtime_type: only type shim has it`, `f:4: runtimes.crun.sandboxer: only type shim has it`}},
+		{"shim without a program", "[runtimes.kata]\ntype = \"shim\"\n", []string{`f:1: runtimes.kata.path: is missing`}},
+		{"shim with two", "[runtimes.kata]\ntype = \"shim\"\npath = \"/bin/kata\"\nruntime_type = \"io.containerd.kata.v2\"\n", []string{`f:4: runtimes.kata.runtime_type: path says which program`}},
+		{"shim of a strange type", "[runtimes.kata]\ntype = \"shim\"\nruntime_type = \"kata\"\nsandboxer = \"vm\"\nargs = [\"-x\"]\n", []string{
+			`f:3: runtimes.kata.runtime_type: "kata" is not like io.containerd.runsc.v1`, `f:4: runtimes.kata.sandboxer: "vm" is not one of podsandbox, shim`,
+			`f:5: runtimes.kata.args: only type oci has it`}},
+		{"shim's options", "[runtimes.kata]\ntype = \"shim\"\npath = \"/bin/kata\"\n[runtimes.kata.options]\nconfig_path = \"/x\"\nroot = \"/y\"\nz = \"1\"\n", []string{
+			`f:7: runtimes.kata.options.z: unknown option`, `f:4: runtimes.kata.options: type_url, config_path, config_body are for one kind`}},
 		{"no type", "\n[runtimes.kata]\n", []string{`f:2: runtimes.kata.type: "" is not one of strake, oci, shim`}},
 		{"name", "[runtimes.\"Big Name\"]\ntype = \"strake\"\n", []string{`f:1: runtimes.Big Name: not a runtime name`}},
 		{"option", "[runtimes.strake]\ntype = \"strake\"\n[runtimes.strake.options]\nx = \"1\"\n", []string{`f:4: runtimes.strake.options.x: unknown option`}},

@@ -59,7 +59,7 @@ func (m *Manager) beginContainer(p *sandbox, config ContainerConfig) (*container
 	if c := p.names[containerKey{config.Name, config.Attempt}]; c != nil {
 		return c, c.making, nil
 	}
-	if p.record.Phase != phaseReady || p.stopping || p.monitor == nil {
+	if p.record.Phase != phaseReady || p.stopping || p.ended || p.monitor == nil {
 		return nil, nil, errorf(ErrState, "create container %s/%s: pod %s is not ready", p.what, config.Name, p.id)
 	}
 	c := newContainer(p, containerRecord{ID: newID(), PodID: p.id, Config: config, State: ContainerCreated, CreatedAt: now()})
@@ -302,6 +302,9 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 	compiled, err := bundle.Container(in)
 	if err != nil {
 		return nil, err
+	}
+	if !runtime.Handler.Native() {
+		bundle.ForOthers(compiled.Spec, runtime.Handler.Shim != "")
 	}
 
 	// What the node adds.

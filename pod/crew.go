@@ -192,6 +192,7 @@ func (m *Manager) leave(ctx context.Context, p *sandbox, c *crew) error {
 		return nil
 	}
 	c.kept.Close()
+	_ = os.Remove(m.eventsPath(c.id) + ".ttrpc") // of a handler that is a shim; else there is none
 	if conn != nil {
 		defer func() { _ = conn.Close() }() // nothing is under way on it
 	}
@@ -433,6 +434,7 @@ func (m *Manager) endOrphanCrews(ctx context.Context) {
 		}
 	}
 	m.crews.mu.Unlock()
+	m.removeOrphanEvents()
 	for _, name := range names(m.crewsDir()) {
 		dir := filepath.Join(m.crewsDir(), name)
 		m.crews.mu.Lock()
@@ -450,6 +452,31 @@ func (m *Manager) endOrphanCrews(ctx context.Context) {
 			err = errors.Join(err, conn.Close())
 		}
 		m.o.Log.Warn("ended a monitor without pods", "dir", dir, "error", err)
+	}
+}
+
+// eventsPath is where the monitor with that id takes the events of foreign shims: a
+// path that is short however long that of its directory is.
+func (m *Manager) eventsPath(id string) string {
+	return filepath.Join(m.o.State, "events", id[:min(len(id), eventsName)])
+}
+
+// eventsName is how much of a monitor's id names its socket for events.
+const eventsName = 16
+
+// removeOrphanEvents removes the sockets of monitors that are no more.
+func (m *Manager) removeOrphanEvents() {
+	known := map[string]bool{}
+	m.crews.mu.Lock()
+	for _, c := range m.crews.all {
+		known[filepath.Base(m.eventsPath(c.id))+".ttrpc"] = true
+	}
+	m.crews.mu.Unlock()
+	dir := filepath.Join(m.o.State, "events")
+	for _, name := range names(dir) {
+		if !known[name] {
+			_ = os.Remove(filepath.Join(dir, name)) // clutter at worst
+		}
 	}
 }
 

@@ -72,7 +72,7 @@ type Monitor interface {
 	Address() string
 	Close() error
 
-	CreateSandbox(ctx context.Context, id, bundle string) error
+	CreateSandbox(ctx context.Context, id, bundle string, h client.Handler) error
 	StartSandbox(ctx context.Context, id string) (client.Sandbox, error)
 	Adopt(ctx context.Context, id, bundle string) error
 	SandboxStatus(ctx context.Context, id string) (client.Sandbox, error)

@@ -60,6 +60,9 @@ type Runtime struct {
 	Env     []string // added to the monitor's environment
 	// SeccompProfile is the file of the profile that RuntimeDefault means; "" is docker's.
 	SeccompProfile string
+	// Handler is who makes its containers, if not the monitor. Its Root and Events are
+	// the Manager's to choose.
+	Handler client.Handler
 	// PrivilegedWithoutHostDevices leaves host devices out of privileged containers.
 	PrivilegedWithoutHostDevices bool
 }
@@ -103,7 +106,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	for _, dir := range []string{filepath.Join(o.State, "pods"), filepath.Join(o.State, "netns"), filepath.Join(o.State, "runtime"), filepath.Join(o.State, "monitors")} {
+	for _, dir := range []string{filepath.Join(o.State, "pods"), filepath.Join(o.State, "netns"), filepath.Join(o.State, "runtime"), filepath.Join(o.State, "monitors"), filepath.Join(o.State, "events")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("pods: %w", err)
 		}

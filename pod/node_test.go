@@ -300,7 +300,7 @@ func (c *fakeConn) call(ctx context.Context, name string) error {
 	return nil
 }
 
-func (c *fakeConn) CreateSandbox(ctx context.Context, _, bundle string) error {
+func (c *fakeConn) CreateSandbox(ctx context.Context, _, bundle string, _ client.Handler) error {
 	if err := c.call(ctx, "CreateSandbox"); err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func (m *Manager) endCrashed(ctx context.Context, id, handler string) error {
 	}
 	var err error
 	for _, name := range names(m.podState(id)) {
-		if len(name) == len(id) {
+		if len(name) == len(id) && name != id { // which is that of a foreign shim's first task
 			err = errors.Join(err, m.cleanup(ctx, handler, name, m.containerState(id, name)))
 		}
 	}

@@ -329,8 +329,8 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 	m.endOrphanCrews(ctx)
 	for id, p := range pods {
 		for _, name := range names(m.podState(id)) {
-			if len(name) != len(id) || containers[name] {
-				continue // a socket, a log, a container
+			if len(name) != len(id) || containers[name] || name == id {
+				continue // a socket, a log, a container, a foreign shim's first task
 			}
 			err := m.discardContainer(ctx, p, storedContainer{ID: name, Err: fs.ErrNotExist})
 			m.o.Log.Warn("ended what belongs to no container", "container", name, "error", err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/pod/nri"
@@ -212,6 +213,9 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 	if err != nil {
 		return err
 	}
+	if !m.native(p) {
+		bundle.ForOthers(spec, true)
+	}
 	dir := m.podState(p.id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
@@ -226,7 +230,8 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 	p.mu.Lock()
 	p.monitor, p.crew = monitor, c
 	p.mu.Unlock()
-	if err := monitor.CreateSandbox(ctx, p.id, dir); err != nil {
+	handler := m.handler(c)
+	if err := monitor.CreateSandbox(ctx, p.id, dir, handler); err != nil {
 		return err
 	}
 	started, err := monitor.StartSandbox(ctx, p.id)
@@ -244,10 +249,36 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 	}
 	m.joinSandbox(p, started)
 	if shm := filepath.Join(dir, "shm"); p.shared.Shm == shm {
-		// Not through Mkdir's mode, which umask narrows.
-		return errors.Join(os.Mkdir(shm, 0o700), os.Chmod(shm, 0o777|os.ModeSticky), chownRoot(user, shm))
+		return makeShm(shm, spec, !handler.Native(), user)
 	}
 	return nil
+}
+
+// handler is who makes the containers of a crew's pods.
+func (m *Manager) handler(c *crew) client.Handler {
+	h := m.o.Runtimes[c.handler].Handler
+	if h.Program != "" {
+		h.Root = filepath.Join(m.o.State, "runtimes", c.handler)
+	}
+	if h.Shim != "" {
+		h.Events = m.eventsPath(c.id)
+	}
+	return h
+}
+
+// makeShm makes the directory that is the pod's /dev/shm. One that somebody else's
+// runtime mounts is a file system on the host: its size is limited by nothing else.
+func makeShm(dir string, spec *specs.Spec, mount bool, user *bundle.UserNamespace) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	for _, s := range spec.Mounts {
+		if mount && s.Destination == "/dev/shm" {
+			return sys.MountFS("tmpfs", "shm", dir, s.Options)
+		}
+	}
+	// Not through Mkdir's mode, which umask narrows.
+	return errors.Join(os.Chmod(dir, 0o777|os.ModeSticky), chownRoot(user, dir))
 }
 
 // joinSandbox notes what containers need to know of a sandbox that runs.
@@ -266,14 +297,20 @@ func (m *Manager) joinSandbox(p *sandbox, s client.Sandbox) {
 	switch shm := shared.Namespaces["shm"]; {
 	case p.record.Config.Namespaces.IPC == bundle.NamespaceNode:
 		shared.Shm = "/dev/shm"
-	case shm != "":
+	case shm != "" && m.native(p):
 		shared.Shm = shm
-	default: // Linux before 6.15, or another monitor: a directory in memory, as /run is
+	default: // Linux before 6.15, or another's runtime: a directory in memory, as /run is
 		shared.Shm = filepath.Join(m.podState(p.id), "shm")
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.shared = shared
+}
+
+// native: the pod's containers are the monitor's own.
+func (m *Manager) native(p *sandbox) bool {
+	h := m.o.Runtimes[p.record.Runtime].Handler
+	return h.Native()
 }
 
 // endSandbox kills what is in the sandbox and ends its monitor; what is not

@@ -61,6 +61,7 @@ type sandbox struct {
 	stopping   bool // no new containers
 	stopTold   bool // plugins know that it is stopped
 	left       bool // its network could not be torn down
+	ended      bool // its sandbox has, by itself or when it was stopped
 	flushed    bool // its record outlives a power cut
 	making     *work
 	abandoned  *time.Timer // removes a pod that nobody came back for
@@ -114,7 +115,7 @@ func (p *sandbox) status() PodStatus {
 		ID: p.id, Config: p.record.Config, RuntimeHandler: p.record.Runtime, State: PodNotReady,
 		CreatedAt: p.record.CreatedAt, IPs: slices.Clone(p.record.IPs), NetNS: p.record.NetNS,
 	}
-	if p.record.Phase == phaseReady && p.monitor != nil {
+	if p.record.Phase == phaseReady && p.monitor != nil && !p.ended {
 		s.State = PodReady
 	}
 	for _, w := range p.lane {

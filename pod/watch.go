@@ -16,8 +16,26 @@ const flushAfter = 2 * time.Second
 // watchSandbox notices the death of a pod's monitor also while no container
 // runs in it.
 func (m *Manager) watchSandbox(p *sandbox, monitor Monitor) {
-	if err := monitor.WaitSandbox(m.life, p.id); errors.Is(err, client.ErrUnavailable) && m.life.Err() == nil {
+	err := monitor.WaitSandbox(m.life, p.id)
+	switch {
+	case m.life.Err() != nil:
+	case errors.Is(err, client.ErrUnavailable):
 		m.monitorLost(p, monitor)
+	case err == nil:
+		m.sandboxEnded(p)
+	}
+}
+
+// sandboxEnded makes a pod one that is not ready: its sandbox has ended, by itself
+// unless it is being stopped. What is left of it goes when it is stopped.
+func (m *Manager) sandboxEnded(p *sandbox) {
+	p.mu.Lock()
+	p.ended = true
+	stopping := p.stopping
+	p.mu.Unlock()
+	if !stopping {
+		m.o.Log.Warn("the pod's sandbox has ended", "pod", p.id, "name", p.what)
+		m.forgetPodName(p)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // tells on stdout how the container ended.
 func remove(p parameters) error {
 	ctx := context.Background()
-	err := task.RemoveCrashed(ctx, p.id, p.bundle, stateRoot(p), os.Stdout)
+	err := task.RemoveCrashed(ctx, p.namespace, p.id, p.bundle, stateRoot(p), p.address == "", os.Stdout)
 	return errors.Join(err, removeSocket(ctx, p))
 }
 

@@ -10,21 +10,24 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-
-	"github.com/strake-containers/strake/internal/version"
+	"time"
 
 	"github.com/strake-containers/strake/internal/pb"
+	"github.com/strake-containers/strake/internal/version"
+	"github.com/strake-containers/strake/shim/task"
 )
 
 const usage = `containerd-shim-strake-v2 is the monitor of a pod; containerd and straked start it.
 
 usage: containerd-shim-strake-v2 -namespace NS -id ID [-address SOCKET] [-bundle DIR] start
        containerd-shim-strake-v2 -namespace NS -id ID [-address SOCKET] [-bundle DIR] delete
+       containerd-shim-strake-v2 -address SOCKET publish -topic TOPIC -namespace NS < EVENT
        containerd-shim-strake-v2 -v | -info
 
   -namespace NS        containerd's namespace, or the daemon's name for its own
@@ -75,6 +78,8 @@ func run(args []string) error {
 		return err
 	case showInfo:
 		return printInfo()
+	case flags.Arg(0) == "publish":
+		return publish(p.address, flags.Args()[1:])
 	case p.id == "" || p.namespace == "":
 		return errors.New("-namespace and -id are needed; see -help")
 	}
@@ -96,6 +101,31 @@ func run(args []string) error {
 		return fmt.Errorf("action %q: there are start and delete; see -help", action)
 	}
 }
+
+// publish forwards an event of a foreign shim that calls its publish binary. The
+// arguments are containerd's.
+func publish(address string, args []string) error {
+	var topic, namespace string
+	flags := flag.NewFlagSet("publish", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&topic, "topic", "", "")
+	flags.StringVar(&namespace, "namespace", "", "")
+	if err := flags.Parse(args); err != nil {
+		return fmt.Errorf("publish: %w; see -help", err)
+	}
+	if address == "" || topic == "" {
+		return errors.New("publish: -address and -topic are needed; see -help")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
+	defer cancel()
+	if err := task.Publish(ctx, address, namespace, topic, os.Stdin); err != nil {
+		return fmt.Errorf("publish %s: %w", topic, err)
+	}
+	return nil
+}
+
+// publishTimeout is how long a monitor may take to take an event.
+const publishTimeout = 5 * time.Second
 
 // runtimeInfo is containerd.types.RuntimeInfo.
 type runtimeInfo struct {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
@@ -62,6 +63,8 @@ func serve(p parameters) error {
 		EventsAddress: eventsAddress(p),
 		Pins:          os.Getenv(wire.PinsVariable),
 		Dir:           p.bundle,
+		Publisher:     ownPath(),
+		Debug:         p.debug,
 		Shutdown: func() {
 			ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
 			defer cancel()
@@ -93,6 +96,16 @@ func serve(p parameters) error {
 		err = errors.Join(err, rmErr)
 	}
 	return err
+}
+
+// ownPath is where this program is found, for foreign shims to call; it was started by
+// that, though it is executed by another (sealed).
+func ownPath() string {
+	path, err := exec.LookPath(os.Args[0])
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
 }
 
 // listenKept makes the socket over which straked keeps descriptors for us.

@@ -23,6 +23,7 @@ import (
 	"github.com/strake-containers/strake/pod/nri"
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 	"github.com/strake-containers/strake/server/cri"
+	"github.com/strake-containers/strake/shim/client"
 )
 
 // monitorName is the monitor's program.
@@ -82,38 +83,66 @@ func lockState(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// monitors finds the monitor's program of each runtime: where its path says,
-// beside this program, or in PATH.
+// monitors finds the programs of each runtime: where its path says, beside this
+// program, or in PATH.
 func monitors(c config.Config) (map[string]pod.Runtime, error) {
 	runtimes := map[string]pod.Runtime{}
 	for name, rt := range c.Runtimes {
-		path := rt.Path
-		if path == "" {
-			var err error
-			if path, err = findMonitor(); err != nil {
-				return nil, fmt.Errorf("runtimes.%s: %w", name, err)
-			}
-		} else if info, err := os.Stat(path); err != nil {
-			return nil, fmt.Errorf("runtimes.%s.path: %w", name, err)
-		} else if info.IsDir() || info.Mode()&0o111 == 0 {
-			return nil, fmt.Errorf("runtimes.%s.path: %s is not executable", name, path)
+		r, err := runtimeOf(rt)
+		if err != nil {
+			return nil, fmt.Errorf("runtimes.%s.%w", name, err)
 		}
-		runtimes[name] = pod.Runtime{Monitor: path, SeccompProfile: rt.SeccompProfile}
+		r.SeccompProfile = rt.SeccompProfile
+		runtimes[name] = r
 	}
 	return runtimes, nil
 }
 
-func findMonitor() (string, error) {
+// runtimeOf is a runtime with its programs. An error begins with the key it is about.
+func runtimeOf(rt config.Runtime) (r pod.Runtime, err error) {
+	path := rt.Path
+	if path != "" {
+		if info, err := os.Stat(path); err != nil {
+			return r, fmt.Errorf("path: %w", err)
+		} else if info.IsDir() || info.Mode()&0o111 == 0 {
+			return r, fmt.Errorf("path: %s is not executable", path)
+		}
+	}
+	if rt.Type == "strake" && path != "" {
+		return pod.Runtime{Monitor: path}, nil
+	}
+	if r.Monitor, err = findProgram(monitorName); err != nil {
+		return r, fmt.Errorf("path: %w", err)
+	}
+	switch rt.Type {
+	case "oci":
+		r.Handler = client.Handler{Program: path, Args: rt.Args}
+	case "shim":
+		if path == "" {
+			if path, err = findProgram(config.ShimProgram(rt.RuntimeType)); err != nil {
+				return r, fmt.Errorf("runtime_type: %w", err)
+			}
+		}
+		r.Handler = client.Handler{Shim: path, Sandboxes: rt.Sandboxer == "shim"}
+		if r.Handler.Options, err = client.ShimOptions(rt.Options); err != nil {
+			return r, fmt.Errorf("options.%w", err)
+		}
+	}
+	return r, nil
+}
+
+// findProgram looks beside this program, then in PATH.
+func findProgram(name string) (string, error) {
 	self, err := os.Executable()
 	if err == nil {
-		beside := filepath.Join(filepath.Dir(self), monitorName)
+		beside := filepath.Join(filepath.Dir(self), name)
 		if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			return beside, nil
 		}
 	}
-	path, err := exec.LookPath(monitorName)
+	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%s is neither beside straked (%s) nor in PATH: install it there or set path", monitorName, filepath.Dir(self))
+		return "", fmt.Errorf("%s is neither beside straked (%s) nor in PATH: install it there or set path", name, filepath.Dir(self))
 	}
 	return filepath.Abs(path)
 }
@@ -122,7 +151,8 @@ func findMonitor() (string, error) {
 func handlers(c config.Config) []cri.Handler {
 	var out []cri.Handler
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
-		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: true, UserNamespaces: pod.UserNamespaces()})
+		native := c.Runtimes[name].Type == "strake"
+		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: native, UserNamespaces: native && pod.UserNamespaces()})
 	}
 	return out
 }
@@ -157,9 +187,20 @@ func workloads(c config.Config) []pod.Workload {
 func runtimeList(c config.Config, monitors map[string]pod.Runtime) []*strakev1.Runtime {
 	var out []*strakev1.Runtime
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
-		out = append(out, &strakev1.Runtime{Name: name, Type: c.Runtimes[name].Type, Path: monitors[name].Monitor})
+		out = append(out, &strakev1.Runtime{Name: name, Type: c.Runtimes[name].Type, Path: program(monitors[name])})
 	}
 	return out
+}
+
+// program is what makes a runtime's containers.
+func program(r pod.Runtime) string {
+	switch {
+	case r.Handler.Program != "":
+		return r.Handler.Program
+	case r.Handler.Shim != "":
+		return r.Handler.Shim
+	}
+	return r.Monitor
 }
 
 // subnets are the bridge's; their text is validated.

@@ -40,6 +40,8 @@ var allowed = []struct {
 	{"shim/wire", []string{"internal/pb"}},
 	{"shim/stdio", []string{"shim/wire", "internal/..."}},
 	{"shim/client", []string{"shim/api/...", "shim/wire", "internal/..."}},
+	{"shim/foreign", []string{"shim/wire", "internal/..."}},
+	{"shim/program", []string{"oci/container", "oci/cgroup", "internal/..."}},
 	{"shim/task", []string{"shim/...", "oci/container", "oci/cgroup", "internal/..."}},
 
 	{"image/registry", []string{"image/...", "internal/..."}},

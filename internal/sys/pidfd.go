@@ -31,6 +31,9 @@ func WaitReadable(ctx context.Context, f *os.File) error {
 	return waitFor(ctx, f, unix.POLLIN)
 }
 
+// WaitHangup is WaitReadable for the end of a pipe whose other ends are closed.
+func WaitHangup(ctx context.Context, f *os.File) error { return waitFor(ctx, f, 0) }
+
 // WaitUrgent is WaitReadable for what a file tells by POLLPRI: that a pseudo file
 // has changed since it was last read (cgroup-v2.rst, "Populated notification").
 func WaitUrgent(ctx context.Context, f *os.File) error {

@@ -22,6 +22,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -359,6 +360,22 @@ func (c *Cgroup) Exists() bool {
 		}
 	}
 	return false
+}
+
+// Existing is a cgroup that another program has made, perhaps not in all hierarchies:
+// those that have it. It is fs.ErrNotExist if none has.
+func (c *Cgroup) Existing() (*Cgroup, error) {
+	e := *c
+	e.all = nil
+	for _, h := range c.all {
+		if exists(c.dir(h)) {
+			e.all = append(e.all, h)
+		}
+	}
+	if len(e.all) == 0 {
+		return nil, &fs.PathError{Op: "find cgroup", Path: c.path, Err: syscall.ENOENT}
+	}
+	return &e, nil
 }
 
 func (c *Cgroup) dir(h hierarchy) string { return h.mount + c.path + h.below }

@@ -29,6 +29,20 @@ const (
 	annotationContainer = "io.kubernetes.cri.container-name"
 )
 
+// oldVersion of the runtime-spec has all that is asked of other runtimes; many refuse
+// one that is newer than they are.
+const oldVersion = "1.0.2"
+
+// ForOthers makes a spec one for another runtime than the monitor. Without a sandbox
+// (an OCI runtime's program has no verb for one) it must not look like a part of one.
+func ForOthers(spec *specs.Spec, sandbox bool) {
+	spec.Version = oldVersion
+	if !sandbox {
+		delete(spec.Annotations, annotationType)
+		delete(spec.Annotations, annotationPod)
+	}
+}
+
 // PodInput is what a pod's sandbox spec is made from.
 type PodInput struct {
 	ID     string

@@ -89,6 +89,115 @@ func (x *CreateOptions) GetLogMaxBytes() int64 {
 	return 0
 }
 
+// Handler is what straked puts into CreateSandboxRequest.options for a pod that
+// somebody else's program handles. Without it, or empty, the monitor does.
+type Handler struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// program is the path of an OCI runtime, which is called for each container.
+	Program string `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
+	// program_args go before the runtime's command.
+	ProgramArgs []string `protobuf:"bytes,2,rep,name=program_args,json=programArgs,proto3" json:"program_args,omitempty"`
+	// program_root is where the runtime keeps its state (--root).
+	ProgramRoot string `protobuf:"bytes,3,opt,name=program_root,json=programRoot,proto3" json:"program_root,omitempty"`
+	// shim is the path of a containerd shim (runtime v2), one of which is started.
+	Shim string `protobuf:"bytes,4,opt,name=shim,proto3" json:"shim,omitempty"`
+	// shim_options are for its start and Create: a message, and the URL of its type.
+	ShimOptionsUrl string `protobuf:"bytes,5,opt,name=shim_options_url,json=shimOptionsUrl,proto3" json:"shim_options_url,omitempty"`
+	ShimOptions    []byte `protobuf:"bytes,6,opt,name=shim_options,json=shimOptions,proto3" json:"shim_options,omitempty"`
+	// shim_sandboxes: it has the sandbox API. Without, its first task is the pod's.
+	ShimSandboxes bool `protobuf:"varint,7,opt,name=shim_sandboxes,json=shimSandboxes,proto3" json:"shim_sandboxes,omitempty"`
+	// events is the path of the socket that the shim is to publish events to, less ".ttrpc".
+	Events        string `protobuf:"bytes,8,opt,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handler) Reset() {
+	*x = Handler{}
+	mi := &file_shim_api_monitor_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handler) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handler) ProtoMessage() {}
+
+func (x *Handler) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handler.ProtoReflect.Descriptor instead.
+func (*Handler) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Handler) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *Handler) GetProgramArgs() []string {
+	if x != nil {
+		return x.ProgramArgs
+	}
+	return nil
+}
+
+func (x *Handler) GetProgramRoot() string {
+	if x != nil {
+		return x.ProgramRoot
+	}
+	return ""
+}
+
+func (x *Handler) GetShim() string {
+	if x != nil {
+		return x.Shim
+	}
+	return ""
+}
+
+func (x *Handler) GetShimOptionsUrl() string {
+	if x != nil {
+		return x.ShimOptionsUrl
+	}
+	return ""
+}
+
+func (x *Handler) GetShimOptions() []byte {
+	if x != nil {
+		return x.ShimOptions
+	}
+	return nil
+}
+
+func (x *Handler) GetShimSandboxes() bool {
+	if x != nil {
+		return x.ShimSandboxes
+	}
+	return false
+}
+
+func (x *Handler) GetEvents() string {
+	if x != nil {
+		return x.Events
+	}
+	return ""
+}
+
 type ExecSyncRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -103,7 +212,7 @@ type ExecSyncRequest struct {
 
 func (x *ExecSyncRequest) Reset() {
 	*x = ExecSyncRequest{}
-	mi := &file_shim_api_monitor_proto_msgTypes[1]
+	mi := &file_shim_api_monitor_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -115,7 +224,7 @@ func (x *ExecSyncRequest) String() string {
 func (*ExecSyncRequest) ProtoMessage() {}
 
 func (x *ExecSyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[1]
+	mi := &file_shim_api_monitor_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -128,7 +237,7 @@ func (x *ExecSyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSyncRequest.ProtoReflect.Descriptor instead.
 func (*ExecSyncRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{1}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ExecSyncRequest) GetId() string {
@@ -176,7 +285,7 @@ type ExecSyncResponse struct {
 
 func (x *ExecSyncResponse) Reset() {
 	*x = ExecSyncResponse{}
-	mi := &file_shim_api_monitor_proto_msgTypes[2]
+	mi := &file_shim_api_monitor_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -188,7 +297,7 @@ func (x *ExecSyncResponse) String() string {
 func (*ExecSyncResponse) ProtoMessage() {}
 
 func (x *ExecSyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[2]
+	mi := &file_shim_api_monitor_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -201,7 +310,7 @@ func (x *ExecSyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecSyncResponse.ProtoReflect.Descriptor instead.
 func (*ExecSyncResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{2}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ExecSyncResponse) GetStdout() []byte {
@@ -255,7 +364,7 @@ type ReopenLogRequest struct {
 
 func (x *ReopenLogRequest) Reset() {
 	*x = ReopenLogRequest{}
-	mi := &file_shim_api_monitor_proto_msgTypes[3]
+	mi := &file_shim_api_monitor_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +376,7 @@ func (x *ReopenLogRequest) String() string {
 func (*ReopenLogRequest) ProtoMessage() {}
 
 func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[3]
+	mi := &file_shim_api_monitor_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +389,7 @@ func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenLogRequest.ProtoReflect.Descriptor instead.
 func (*ReopenLogRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{3}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ReopenLogRequest) GetId() string {
@@ -298,7 +407,7 @@ type ReopenLogResponse struct {
 
 func (x *ReopenLogResponse) Reset() {
 	*x = ReopenLogResponse{}
-	mi := &file_shim_api_monitor_proto_msgTypes[4]
+	mi := &file_shim_api_monitor_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +419,7 @@ func (x *ReopenLogResponse) String() string {
 func (*ReopenLogResponse) ProtoMessage() {}
 
 func (x *ReopenLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[4]
+	mi := &file_shim_api_monitor_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +432,7 @@ func (x *ReopenLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenLogResponse.ProtoReflect.Descriptor instead.
 func (*ReopenLogResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{4}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{5}
 }
 
 type ContainerStatusRequest struct {
@@ -335,7 +444,7 @@ type ContainerStatusRequest struct {
 
 func (x *ContainerStatusRequest) Reset() {
 	*x = ContainerStatusRequest{}
-	mi := &file_shim_api_monitor_proto_msgTypes[5]
+	mi := &file_shim_api_monitor_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +456,7 @@ func (x *ContainerStatusRequest) String() string {
 func (*ContainerStatusRequest) ProtoMessage() {}
 
 func (x *ContainerStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[5]
+	mi := &file_shim_api_monitor_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +469,7 @@ func (x *ContainerStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatusRequest.ProtoReflect.Descriptor instead.
 func (*ContainerStatusRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{5}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ContainerStatusRequest) GetId() string {
@@ -394,7 +503,7 @@ type ContainerStatusResponse struct {
 
 func (x *ContainerStatusResponse) Reset() {
 	*x = ContainerStatusResponse{}
-	mi := &file_shim_api_monitor_proto_msgTypes[6]
+	mi := &file_shim_api_monitor_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +515,7 @@ func (x *ContainerStatusResponse) String() string {
 func (*ContainerStatusResponse) ProtoMessage() {}
 
 func (x *ContainerStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[6]
+	mi := &file_shim_api_monitor_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +528,7 @@ func (x *ContainerStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatusResponse.ProtoReflect.Descriptor instead.
 func (*ContainerStatusResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{6}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ContainerStatusResponse) GetId() string {
@@ -519,7 +628,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_shim_api_monitor_proto_msgTypes[7]
+	mi := &file_shim_api_monitor_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +640,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[7]
+	mi := &file_shim_api_monitor_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +653,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{7}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StatsRequest) GetIds() []string {
@@ -579,7 +688,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_shim_api_monitor_proto_msgTypes[8]
+	mi := &file_shim_api_monitor_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +700,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[8]
+	mi := &file_shim_api_monitor_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +713,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{8}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StatsResponse) GetContainers() []*ContainerStats {
@@ -633,7 +742,7 @@ type UpdateCgroupRequest struct {
 
 func (x *UpdateCgroupRequest) Reset() {
 	*x = UpdateCgroupRequest{}
-	mi := &file_shim_api_monitor_proto_msgTypes[9]
+	mi := &file_shim_api_monitor_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +754,7 @@ func (x *UpdateCgroupRequest) String() string {
 func (*UpdateCgroupRequest) ProtoMessage() {}
 
 func (x *UpdateCgroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[9]
+	mi := &file_shim_api_monitor_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +767,7 @@ func (x *UpdateCgroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCgroupRequest.ProtoReflect.Descriptor instead.
 func (*UpdateCgroupRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{9}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateCgroupRequest) GetCgroup() string {
@@ -683,7 +792,7 @@ type UpdateCgroupResponse struct {
 
 func (x *UpdateCgroupResponse) Reset() {
 	*x = UpdateCgroupResponse{}
-	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	mi := &file_shim_api_monitor_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +804,7 @@ func (x *UpdateCgroupResponse) String() string {
 func (*UpdateCgroupResponse) ProtoMessage() {}
 
 func (x *UpdateCgroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	mi := &file_shim_api_monitor_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +817,7 @@ func (x *UpdateCgroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCgroupResponse.ProtoReflect.Descriptor instead.
 func (*UpdateCgroupResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{10}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{11}
 }
 
 type ContainerStats struct {
@@ -722,7 +831,7 @@ type ContainerStats struct {
 
 func (x *ContainerStats) Reset() {
 	*x = ContainerStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[11]
+	mi := &file_shim_api_monitor_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +843,7 @@ func (x *ContainerStats) String() string {
 func (*ContainerStats) ProtoMessage() {}
 
 func (x *ContainerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[11]
+	mi := &file_shim_api_monitor_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +856,7 @@ func (x *ContainerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStats.ProtoReflect.Descriptor instead.
 func (*ContainerStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{11}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContainerStats) GetId() string {
@@ -785,7 +894,7 @@ type ProcessStats struct {
 
 func (x *ProcessStats) Reset() {
 	*x = ProcessStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	mi := &file_shim_api_monitor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +906,7 @@ func (x *ProcessStats) String() string {
 func (*ProcessStats) ProtoMessage() {}
 
 func (x *ProcessStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	mi := &file_shim_api_monitor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +919,7 @@ func (x *ProcessStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessStats.ProtoReflect.Descriptor instead.
 func (*ProcessStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{12}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProcessStats) GetProcesses() uint64 {
@@ -859,7 +968,7 @@ type CgroupStats struct {
 
 func (x *CgroupStats) Reset() {
 	*x = CgroupStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[13]
+	mi := &file_shim_api_monitor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +980,7 @@ func (x *CgroupStats) String() string {
 func (*CgroupStats) ProtoMessage() {}
 
 func (x *CgroupStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[13]
+	mi := &file_shim_api_monitor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +993,7 @@ func (x *CgroupStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CgroupStats.ProtoReflect.Descriptor instead.
 func (*CgroupStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{13}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CgroupStats) GetTime() int64 {
@@ -971,7 +1080,7 @@ type CPUStats struct {
 
 func (x *CPUStats) Reset() {
 	*x = CPUStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[14]
+	mi := &file_shim_api_monitor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1092,7 @@ func (x *CPUStats) String() string {
 func (*CPUStats) ProtoMessage() {}
 
 func (x *CPUStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[14]
+	mi := &file_shim_api_monitor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1105,7 @@ func (x *CPUStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUStats.ProtoReflect.Descriptor instead.
 func (*CPUStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{14}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CPUStats) GetUsage() uint64 {
@@ -1065,7 +1174,7 @@ type MemoryStats struct {
 
 func (x *MemoryStats) Reset() {
 	*x = MemoryStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[15]
+	mi := &file_shim_api_monitor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1186,7 @@ func (x *MemoryStats) String() string {
 func (*MemoryStats) ProtoMessage() {}
 
 func (x *MemoryStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[15]
+	mi := &file_shim_api_monitor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1199,7 @@ func (x *MemoryStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryStats.ProtoReflect.Descriptor instead.
 func (*MemoryStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{15}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MemoryStats) GetUsage() uint64 {
@@ -1212,7 +1321,7 @@ type IOStats struct {
 
 func (x *IOStats) Reset() {
 	*x = IOStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[16]
+	mi := &file_shim_api_monitor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1333,7 @@ func (x *IOStats) String() string {
 func (*IOStats) ProtoMessage() {}
 
 func (x *IOStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[16]
+	mi := &file_shim_api_monitor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1346,7 @@ func (x *IOStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOStats.ProtoReflect.Descriptor instead.
 func (*IOStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{16}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *IOStats) GetMajor() uint64 {
@@ -1294,7 +1403,7 @@ type HugetlbStats struct {
 
 func (x *HugetlbStats) Reset() {
 	*x = HugetlbStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[17]
+	mi := &file_shim_api_monitor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1415,7 @@ func (x *HugetlbStats) String() string {
 func (*HugetlbStats) ProtoMessage() {}
 
 func (x *HugetlbStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[17]
+	mi := &file_shim_api_monitor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1428,7 @@ func (x *HugetlbStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HugetlbStats.ProtoReflect.Descriptor instead.
 func (*HugetlbStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{17}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HugetlbStats) GetPageSize() string {
@@ -1361,7 +1470,7 @@ type Pressure struct {
 
 func (x *Pressure) Reset() {
 	*x = Pressure{}
-	mi := &file_shim_api_monitor_proto_msgTypes[18]
+	mi := &file_shim_api_monitor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1482,7 @@ func (x *Pressure) String() string {
 func (*Pressure) ProtoMessage() {}
 
 func (x *Pressure) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[18]
+	mi := &file_shim_api_monitor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1495,7 @@ func (x *Pressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
 func (*Pressure) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{18}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Pressure) GetSome() *PressureLine {
@@ -1415,7 +1524,7 @@ type PressureLine struct {
 
 func (x *PressureLine) Reset() {
 	*x = PressureLine{}
-	mi := &file_shim_api_monitor_proto_msgTypes[19]
+	mi := &file_shim_api_monitor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1536,7 @@ func (x *PressureLine) String() string {
 func (*PressureLine) ProtoMessage() {}
 
 func (x *PressureLine) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[19]
+	mi := &file_shim_api_monitor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1549,7 @@ func (x *PressureLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PressureLine.ProtoReflect.Descriptor instead.
 func (*PressureLine) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{19}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PressureLine) GetAvg10() float64 {
@@ -1482,7 +1591,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_shim_api_monitor_proto_msgTypes[20]
+	mi := &file_shim_api_monitor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1603,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[20]
+	mi := &file_shim_api_monitor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1616,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{20}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AdoptRequest) GetSandboxId() string {
@@ -1532,7 +1641,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_shim_api_monitor_proto_msgTypes[21]
+	mi := &file_shim_api_monitor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1653,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[21]
+	mi := &file_shim_api_monitor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1666,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{21}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{22}
 }
 
 var File_shim_api_monitor_proto protoreflect.FileDescriptor
@@ -1569,7 +1678,16 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"\x12runtime_state_root\x18\x01 \x01(\tR\x10runtimeStateRoot\x12\x1d\n" +
 	"\n" +
 	"stdin_once\x18\x02 \x01(\bR\tstdinOnce\x12\"\n" +
-	"\rlog_max_bytes\x18\x03 \x01(\x03R\vlogMaxBytes\"t\n" +
+	"\rlog_max_bytes\x18\x03 \x01(\x03R\vlogMaxBytes\"\x89\x02\n" +
+	"\aHandler\x12\x18\n" +
+	"\aprogram\x18\x01 \x01(\tR\aprogram\x12!\n" +
+	"\fprogram_args\x18\x02 \x03(\tR\vprogramArgs\x12!\n" +
+	"\fprogram_root\x18\x03 \x01(\tR\vprogramRoot\x12\x12\n" +
+	"\x04shim\x18\x04 \x01(\tR\x04shim\x12(\n" +
+	"\x10shim_options_url\x18\x05 \x01(\tR\x0eshimOptionsUrl\x12!\n" +
+	"\fshim_options\x18\x06 \x01(\fR\vshimOptions\x12%\n" +
+	"\x0eshim_sandboxes\x18\a \x01(\bR\rshimSandboxes\x12\x16\n" +
+	"\x06events\x18\b \x01(\tR\x06events\"t\n" +
 	"\x0fExecSyncRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\fR\aprocess\x12\x18\n" +
@@ -1723,57 +1841,58 @@ func file_shim_api_monitor_proto_rawDescGZIP() []byte {
 	return file_shim_api_monitor_proto_rawDescData
 }
 
-var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_shim_api_monitor_proto_goTypes = []any{
 	(*CreateOptions)(nil),           // 0: strake.monitor.v1.CreateOptions
-	(*ExecSyncRequest)(nil),         // 1: strake.monitor.v1.ExecSyncRequest
-	(*ExecSyncResponse)(nil),        // 2: strake.monitor.v1.ExecSyncResponse
-	(*ReopenLogRequest)(nil),        // 3: strake.monitor.v1.ReopenLogRequest
-	(*ReopenLogResponse)(nil),       // 4: strake.monitor.v1.ReopenLogResponse
-	(*ContainerStatusRequest)(nil),  // 5: strake.monitor.v1.ContainerStatusRequest
-	(*ContainerStatusResponse)(nil), // 6: strake.monitor.v1.ContainerStatusResponse
-	(*StatsRequest)(nil),            // 7: strake.monitor.v1.StatsRequest
-	(*StatsResponse)(nil),           // 8: strake.monitor.v1.StatsResponse
-	(*UpdateCgroupRequest)(nil),     // 9: strake.monitor.v1.UpdateCgroupRequest
-	(*UpdateCgroupResponse)(nil),    // 10: strake.monitor.v1.UpdateCgroupResponse
-	(*ContainerStats)(nil),          // 11: strake.monitor.v1.ContainerStats
-	(*ProcessStats)(nil),            // 12: strake.monitor.v1.ProcessStats
-	(*CgroupStats)(nil),             // 13: strake.monitor.v1.CgroupStats
-	(*CPUStats)(nil),                // 14: strake.monitor.v1.CPUStats
-	(*MemoryStats)(nil),             // 15: strake.monitor.v1.MemoryStats
-	(*IOStats)(nil),                 // 16: strake.monitor.v1.IOStats
-	(*HugetlbStats)(nil),            // 17: strake.monitor.v1.HugetlbStats
-	(*Pressure)(nil),                // 18: strake.monitor.v1.Pressure
-	(*PressureLine)(nil),            // 19: strake.monitor.v1.PressureLine
-	(*AdoptRequest)(nil),            // 20: strake.monitor.v1.AdoptRequest
-	(*AdoptResponse)(nil),           // 21: strake.monitor.v1.AdoptResponse
+	(*Handler)(nil),                 // 1: strake.monitor.v1.Handler
+	(*ExecSyncRequest)(nil),         // 2: strake.monitor.v1.ExecSyncRequest
+	(*ExecSyncResponse)(nil),        // 3: strake.monitor.v1.ExecSyncResponse
+	(*ReopenLogRequest)(nil),        // 4: strake.monitor.v1.ReopenLogRequest
+	(*ReopenLogResponse)(nil),       // 5: strake.monitor.v1.ReopenLogResponse
+	(*ContainerStatusRequest)(nil),  // 6: strake.monitor.v1.ContainerStatusRequest
+	(*ContainerStatusResponse)(nil), // 7: strake.monitor.v1.ContainerStatusResponse
+	(*StatsRequest)(nil),            // 8: strake.monitor.v1.StatsRequest
+	(*StatsResponse)(nil),           // 9: strake.monitor.v1.StatsResponse
+	(*UpdateCgroupRequest)(nil),     // 10: strake.monitor.v1.UpdateCgroupRequest
+	(*UpdateCgroupResponse)(nil),    // 11: strake.monitor.v1.UpdateCgroupResponse
+	(*ContainerStats)(nil),          // 12: strake.monitor.v1.ContainerStats
+	(*ProcessStats)(nil),            // 13: strake.monitor.v1.ProcessStats
+	(*CgroupStats)(nil),             // 14: strake.monitor.v1.CgroupStats
+	(*CPUStats)(nil),                // 15: strake.monitor.v1.CPUStats
+	(*MemoryStats)(nil),             // 16: strake.monitor.v1.MemoryStats
+	(*IOStats)(nil),                 // 17: strake.monitor.v1.IOStats
+	(*HugetlbStats)(nil),            // 18: strake.monitor.v1.HugetlbStats
+	(*Pressure)(nil),                // 19: strake.monitor.v1.Pressure
+	(*PressureLine)(nil),            // 20: strake.monitor.v1.PressureLine
+	(*AdoptRequest)(nil),            // 21: strake.monitor.v1.AdoptRequest
+	(*AdoptResponse)(nil),           // 22: strake.monitor.v1.AdoptResponse
 }
 var file_shim_api_monitor_proto_depIdxs = []int32{
-	11, // 0: strake.monitor.v1.StatsResponse.containers:type_name -> strake.monitor.v1.ContainerStats
-	13, // 1: strake.monitor.v1.StatsResponse.pod:type_name -> strake.monitor.v1.CgroupStats
-	13, // 2: strake.monitor.v1.ContainerStats.stats:type_name -> strake.monitor.v1.CgroupStats
-	12, // 3: strake.monitor.v1.ContainerStats.processes:type_name -> strake.monitor.v1.ProcessStats
-	14, // 4: strake.monitor.v1.CgroupStats.cpu:type_name -> strake.monitor.v1.CPUStats
-	15, // 5: strake.monitor.v1.CgroupStats.memory:type_name -> strake.monitor.v1.MemoryStats
-	16, // 6: strake.monitor.v1.CgroupStats.io:type_name -> strake.monitor.v1.IOStats
-	17, // 7: strake.monitor.v1.CgroupStats.hugetlb:type_name -> strake.monitor.v1.HugetlbStats
-	18, // 8: strake.monitor.v1.CgroupStats.cpu_pressure:type_name -> strake.monitor.v1.Pressure
-	18, // 9: strake.monitor.v1.CgroupStats.memory_pressure:type_name -> strake.monitor.v1.Pressure
-	18, // 10: strake.monitor.v1.CgroupStats.io_pressure:type_name -> strake.monitor.v1.Pressure
-	19, // 11: strake.monitor.v1.Pressure.some:type_name -> strake.monitor.v1.PressureLine
-	19, // 12: strake.monitor.v1.Pressure.full:type_name -> strake.monitor.v1.PressureLine
-	1,  // 13: strake.monitor.v1.Monitor.ExecSync:input_type -> strake.monitor.v1.ExecSyncRequest
-	3,  // 14: strake.monitor.v1.Monitor.ReopenLog:input_type -> strake.monitor.v1.ReopenLogRequest
-	5,  // 15: strake.monitor.v1.Monitor.ContainerStatus:input_type -> strake.monitor.v1.ContainerStatusRequest
-	7,  // 16: strake.monitor.v1.Monitor.Stats:input_type -> strake.monitor.v1.StatsRequest
-	20, // 17: strake.monitor.v1.Monitor.Adopt:input_type -> strake.monitor.v1.AdoptRequest
-	9,  // 18: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
-	2,  // 19: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
-	4,  // 20: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
-	6,  // 21: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
-	8,  // 22: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
-	21, // 23: strake.monitor.v1.Monitor.Adopt:output_type -> strake.monitor.v1.AdoptResponse
-	10, // 24: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
+	12, // 0: strake.monitor.v1.StatsResponse.containers:type_name -> strake.monitor.v1.ContainerStats
+	14, // 1: strake.monitor.v1.StatsResponse.pod:type_name -> strake.monitor.v1.CgroupStats
+	14, // 2: strake.monitor.v1.ContainerStats.stats:type_name -> strake.monitor.v1.CgroupStats
+	13, // 3: strake.monitor.v1.ContainerStats.processes:type_name -> strake.monitor.v1.ProcessStats
+	15, // 4: strake.monitor.v1.CgroupStats.cpu:type_name -> strake.monitor.v1.CPUStats
+	16, // 5: strake.monitor.v1.CgroupStats.memory:type_name -> strake.monitor.v1.MemoryStats
+	17, // 6: strake.monitor.v1.CgroupStats.io:type_name -> strake.monitor.v1.IOStats
+	18, // 7: strake.monitor.v1.CgroupStats.hugetlb:type_name -> strake.monitor.v1.HugetlbStats
+	19, // 8: strake.monitor.v1.CgroupStats.cpu_pressure:type_name -> strake.monitor.v1.Pressure
+	19, // 9: strake.monitor.v1.CgroupStats.memory_pressure:type_name -> strake.monitor.v1.Pressure
+	19, // 10: strake.monitor.v1.CgroupStats.io_pressure:type_name -> strake.monitor.v1.Pressure
+	20, // 11: strake.monitor.v1.Pressure.some:type_name -> strake.monitor.v1.PressureLine
+	20, // 12: strake.monitor.v1.Pressure.full:type_name -> strake.monitor.v1.PressureLine
+	2,  // 13: strake.monitor.v1.Monitor.ExecSync:input_type -> strake.monitor.v1.ExecSyncRequest
+	4,  // 14: strake.monitor.v1.Monitor.ReopenLog:input_type -> strake.monitor.v1.ReopenLogRequest
+	6,  // 15: strake.monitor.v1.Monitor.ContainerStatus:input_type -> strake.monitor.v1.ContainerStatusRequest
+	8,  // 16: strake.monitor.v1.Monitor.Stats:input_type -> strake.monitor.v1.StatsRequest
+	21, // 17: strake.monitor.v1.Monitor.Adopt:input_type -> strake.monitor.v1.AdoptRequest
+	10, // 18: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
+	3,  // 19: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
+	5,  // 20: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
+	7,  // 21: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
+	9,  // 22: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
+	22, // 23: strake.monitor.v1.Monitor.Adopt:output_type -> strake.monitor.v1.AdoptResponse
+	11, // 24: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
 	19, // [19:25] is the sub-list for method output_type
 	13, // [13:19] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
@@ -1792,7 +1911,7 @@ func file_shim_api_monitor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_api_monitor_proto_rawDesc), len(file_shim_api_monitor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

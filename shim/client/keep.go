@@ -128,7 +128,7 @@ func Hold(bundle string, stdin bool) *Held {
 	h := &Held{stdin: -1}
 	for _, name := range []string{"stdout", "stderr"} {
 		// With a terminal there is no stderr. Bare descriptors: nobody reads them.
-		if fd, err := syscall.Open(filepath.Join(bundle, name), syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0); err == nil {
+		if fd, err := syscall.Open(filepath.Join(bundle, name), syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0); err == nil {
 			h.outs = append(h.outs, fd)
 		}
 	}

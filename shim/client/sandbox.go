@@ -20,9 +20,13 @@ type Sandbox struct {
 }
 
 // CreateSandbox makes the monitor read bundle/config.json, the OCI spec of the
-// pod's namespaces.
-func (m *Monitor) CreateSandbox(ctx context.Context, id, bundle string) error {
-	_, err := m.sandbox.CreateSandbox(ctx, &sandboxapi.CreateSandboxRequest{SandboxID: id, BundlePath: bundle})
+// pod's namespaces, whose containers h makes.
+func (m *Monitor) CreateSandbox(ctx context.Context, id, bundle string, h Handler) error {
+	options, err := h.options()
+	if err != nil {
+		return call("create sandbox", id, "", err)
+	}
+	_, err = m.sandbox.CreateSandbox(ctx, &sandboxapi.CreateSandboxRequest{SandboxID: id, BundlePath: bundle, Options: options})
 	return call("create sandbox", id, "", err)
 }
 

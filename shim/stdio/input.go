@@ -15,6 +15,8 @@ type input struct {
 	once     bool   // closed when the first source of input goes
 	shutFile string // made when the input is ended, for a later monitor; "" is none
 
+	ended func() // told when the input is ended; may be nil
+
 	writing sync.Mutex // so that what is written stays in one piece
 
 	mu   sync.Mutex
@@ -52,6 +54,9 @@ func (in *input) close() {
 			_ = os.WriteFile(in.shutFile, nil, 0o600) // a full /run; it only matters if we are killed
 		}
 		in.release()
+		if in.ended != nil {
+			in.ended()
+		}
 	}
 }
 

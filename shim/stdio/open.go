@@ -19,7 +19,10 @@ func (io *IO) openInput(cfg Config) error {
 	if cfg.Stdin == "" {
 		return nil
 	}
-	io.input = &input{terminal: cfg.Terminal, once: cfg.StdinOnce}
+	io.input = &input{terminal: cfg.Terminal, once: cfg.StdinOnce, ended: cfg.InputEnded}
+	if cfg.Named {
+		return io.openNamedInput(cfg)
+	}
 	if cfg.Adopt && !cfg.Terminal {
 		return io.adoptInput(cfg)
 	}
@@ -55,6 +58,30 @@ func (io *IO) openInput(cfg Config) error {
 			in.close()
 		}()
 	})
+	return nil
+}
+
+// openNamedInput makes the FIFO that a foreign shim reads what attached clients
+// write from.
+func (io *IO) openNamedInput(cfg Config) error {
+	if cfg.Stdin != "attach:" {
+		io.input = nil // between the shim and the caller
+		return nil
+	}
+	path := filepath.Join(cfg.Dir, "stdin")
+	io.names[0] = path
+	io.input.shutFile = filepath.Join(cfg.Dir, stdinShut)
+	if err := sys.MakeFIFO(path, 0o600); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(io.input.shutFile); err == nil {
+		return nil
+	}
+	w, err := openFIFO(path, syscall.O_RDWR) // its reader comes later
+	if err != nil {
+		return err
+	}
+	io.input.setFile(w)
 	return nil
 }
 
@@ -121,6 +148,7 @@ func (io *IO) openLog(cfg Config, path string) error {
 	names := []string{"stdout", "stderr"}
 	if cfg.Terminal {
 		names = names[:1]
+		io.names[2] = ""
 	}
 	for i, name := range names {
 		w := &lineWriter{log: io.log, cell: flow.cell(i), stream: name, piece: maxLine}
@@ -139,6 +167,8 @@ func (io *IO) openLogFIFO(cfg Config, path string, i int, w *lineWriter) error {
 	}
 	var err error
 	switch {
+	case cfg.Named:
+		io.names[1+i] = fifo
 	case cfg.Terminal:
 		if io.moveTo, err = openFIFO(fifo, syscall.O_RDWR); err != nil {
 			return err
@@ -163,7 +193,7 @@ func (io *IO) openLogFIFO(cfg Config, path string, i int, w *lineWriter) error {
 	if err == nil {
 		p, err = newPump(f, w, func(b []byte) { io.hub.write(kind, b) })
 	}
-	if err == nil && cfg.Terminal {
+	if err == nil && cfg.Terminal && !cfg.Named {
 		p.full, err = isFull(io.moveTo)
 	}
 	if err != nil {

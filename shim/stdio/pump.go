@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -76,6 +77,19 @@ func (p *pump) stop() {
 }
 
 func (p *pump) ended() <-chan struct{} { return p.done }
+
+// drained waits, as long as ctx allows, until nobody has the other end open.
+func (p *pump) drained(ctx context.Context) { awaitHangup(ctx, p.file) }
+
+// awaitHangup waits until nobody has the other end of a FIFO open, or ctx ends.
+func awaitHangup(ctx context.Context, fifo *os.File) {
+	f, err := sys.DupPollable(fifo) // the file itself is being read
+	if err != nil {
+		return // it is at its end, and closed
+	}
+	_ = sys.WaitHangup(ctx, f) // what is there by then is taken
+	_ = f.Close()              // a duplicate
+}
 
 func (p *pump) close() { _ = p.file.Close() } // likewise
 
@@ -238,6 +252,8 @@ func (m *mover) stop() {
 }
 
 func (m *mover) ended() <-chan struct{} { return m.done }
+
+func (m *mover) drained(context.Context) {}
 
 func (m *mover) close() {
 	_ = m.from.Close() // read from only

@@ -1,6 +1,7 @@
 package stdio
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -111,6 +112,8 @@ func (r *reader) stop() {
 		_ = r.file.SetReadDeadline(time.Unix(1, 0))
 	}
 }
+
+func (r *reader) drained(ctx context.Context) { awaitHangup(ctx, r.file) }
 
 func (r *reader) ended() <-chan struct{} { return r.done }
 

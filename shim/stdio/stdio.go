@@ -22,8 +22,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sys"
@@ -56,6 +59,11 @@ type Config struct {
 	// Adopt takes over the streams of a process that runs, whose monitor has been
 	// killed: those that have a name. Files are nil then.
 	Adopt bool
+	// Named has somebody else, a foreign shim, open the process's ends by the names
+	// that Names returns; Files are nil. Resize and InputEnded tell him.
+	Named      bool
+	Resize     func(width, height uint16) error
+	InputEnded func()
 }
 
 // IO is the streams of one process.
@@ -75,6 +83,9 @@ type IO struct {
 	begin    []func() // starts copying
 	console  *os.File
 	consoleM sync.Mutex
+	names    [3]string // of the process's ends, if they are named
+	remove   []string  // FIFOs that Close removes
+	resize   func(width, height uint16) error
 	finish   sync.Once
 }
 
@@ -83,16 +94,20 @@ type stream interface {
 	stop()                  // when all that is there is copied
 	ended() <-chan struct{} // closed when it has
 	close()                 // of one that never began
+	drained(ctx context.Context)
 }
 
 // Open opens everything that cfg names. It waits, as long as ctx allows, for
 // whoever reads a FIFO.
 func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
-	io := &IO{}
+	io := &IO{resize: cfg.Resize}
 	var undo cleanup.Stack
 	defer undo.Run(&err)
 	undo.Push("close streams", io.Close)
 
+	if cfg.Named {
+		io.names = [3]string{cfg.Stdin, cfg.Stdout, cfg.Stderr}
+	}
 	if err := io.openInput(cfg); err != nil {
 		return nil, fmt.Errorf("stdin: %w", err)
 	}
@@ -103,6 +118,9 @@ func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
 		if err := io.openLog(cfg, path); err != nil {
 			return nil, err
 		}
+	} else if cfg.Named {
+		undo.Release() // they are between the shim and the caller
+		return io, nil
 	} else if err := io.openOutputs(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -131,6 +149,40 @@ func Capture(limit int) (_ *IO, captured func() (stdout, stderr []byte), err err
 	}
 	undo.Release()
 	return io, func() ([]byte, []byte) { return kept[0].data, kept[1].data }, nil
+}
+
+// CaptureNamed is Capture for a process whose ends somebody else opens: FIFOs below
+// dir whose names begin with prefix, until Close.
+func CaptureNamed(dir, prefix string, limit int) (_ *IO, captured func() (stdout, stderr []byte), err error) {
+	io := &IO{}
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+	undo.Push("close streams", io.Close)
+	var kept [2]capture
+	for i, name := range []string{"stdout", "stderr"} {
+		kept[i].limit = limit
+		path := filepath.Join(dir, prefix+name)
+		if err := sys.MakeFIFO(path, 0o600); err != nil {
+			return nil, nil, err
+		}
+		io.names[1+i] = path
+		io.remove = append(io.remove, path)
+		f, err := openFIFO(path, syscall.O_RDONLY)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := io.read(f, kept[i].write); err != nil {
+			return nil, nil, err
+		}
+		io.outs[i].(*reader).awaitWriter = true
+	}
+	undo.Release()
+	return io, func() ([]byte, []byte) { return kept[0].data, kept[1].data }, nil
+}
+
+// Names are those of a named process's ends; "" is none.
+func (io *IO) Names() (stdin, stdout, stderr string) {
+	return io.names[0], io.names[1], io.names[2]
 }
 
 // Files are stdin, stdout and stderr for the process; nil is /dev/null. With a
@@ -208,6 +260,9 @@ func (io *IO) read(f *os.File, write func([]byte)) error {
 
 // Resize sets the size of the terminal.
 func (io *IO) Resize(width, height uint16) error {
+	if io.resize != nil {
+		return io.resize(width, height)
+	}
 	io.consoleM.Lock()
 	defer io.consoleM.Unlock()
 	if io.console == nil {
@@ -248,6 +303,13 @@ func (io *IO) LogLoss() (uint64, error) {
 // when that is done: the log is complete, attached clients are told the end.
 func (io *IO) Finish() {
 	io.finish.Do(func() {
+		if io.names != [3]string{} { // whoever copies is behind, and closes his ends when he is through
+			ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+			defer cancel()
+			for _, r := range io.outs {
+				r.drained(ctx)
+			}
+		}
 		for _, r := range io.outs {
 			r.stop()
 			<-r.ended()
@@ -293,8 +355,15 @@ func (io *IO) Close() error {
 	if io.binary != nil {
 		io.binary.close()
 	}
+	for _, path := range io.remove {
+		_ = os.Remove(path) // or with the bundle
+	}
 	return nil
 }
+
+// drainTimeout is how long the output of a process that has ended is waited for
+// where a foreign shim copies it: one that it started may hold the other end.
+const drainTimeout = 2 * time.Second
 
 func (io *IO) closeFiles() {
 	for i, f := range io.files {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/program"
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/stdio"
 	"github.com/strake-containers/strake/shim/wire"
@@ -66,6 +67,9 @@ func (s *Service) adopt(ctx context.Context, r *adoptRequest) (_ *wire.Empty, er
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", r.SandboxID, err)
 	}
+	if b.handler, err = loadHandler(b.bundle); err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", r.SandboxID, err)
+	}
 	b.spec, b.createdAt, b.started = spec, record.CreatedAt, true
 	b.verbs.Lock()
 	defer b.verbs.Unlock()
@@ -89,7 +93,11 @@ func (s *Service) adopt(ctx context.Context, r *adoptRequest) (_ *wire.Empty, er
 		delete(pidfds, name)
 		return f
 	}
-	if hasPrivatePID(spec) {
+	if b.handler.Shim != "" {
+		if err := s.adoptForeignPod(ctx, b); err != nil {
+			return nil, fmt.Errorf("sandbox %s: %w", b.id, err)
+		}
+	} else if hasPrivatePID(spec) {
 		if b.pause, err = s.adoptPause(b, take(pausePin)); err != nil {
 			return nil, fmt.Errorf("sandbox %s: pause process: %w", b.id, err)
 		}
@@ -109,7 +117,7 @@ func (s *Service) adopt(ctx context.Context, r *adoptRequest) (_ *wire.Empty, er
 	for _, e := range entries {
 		bundle := filepath.Join(b.bundle, e.Name())
 		var record taskRecord
-		if err := readRecord(filepath.Join(bundle, taskFile), &record); err != nil {
+		if err := readRecord(filepath.Join(bundle, b.handler.taskFile()), &record); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
 				logf("container %s: adopt: %v", e.Name(), err)
 			}
@@ -163,31 +171,19 @@ func (s *Service) adoptTask(ctx context.Context, pod *sandbox, id, bundle string
 		}
 		return nil
 	})
-	c, err := container.Load(record.StateRoot, id)
-	if errors.Is(err, container.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	state, err := c.State()
-	if err != nil || state.Status == specs.StateCreating {
-		return c.Delete(ctx, true)
-	}
-	spec, err := c.Spec()
-	if err != nil {
-		return err
-	}
 	t := &task{
-		service: s, pod: pod, id: id, bundle: bundle, container: c, record: record, createdAt: record.CreatedAt,
-		privatePID: hasPrivatePID(spec), idMaps: idMapsOf(spec), execs: map[string]*process{},
-		paused: state.Status == container.StatePaused,
+		service: s, pod: pod, id: id, bundle: bundle, record: record, createdAt: record.CreatedAt, execs: map[string]*process{},
 	}
+	status, err := t.find(ctx)
+	if err != nil || status == "" {
+		return err
+	}
+	t.paused = status == container.StatePaused
 	p := &process{
 		terminal: record.Terminal, stdin: record.Stdin, stdout: record.Stdout, stderr: record.Stderr,
 		done: make(chan struct{}), phase: running, busy: true, startedAt: record.StartedAt,
 	}
-	if state.Status == specs.StateCreated {
+	if status == specs.StateCreated {
 		p.phase = created
 	}
 	t.init = p
@@ -207,7 +203,7 @@ func (s *Service) adoptTask(ctx context.Context, pod *sandbox, id, bundle string
 
 	// Or it can be watched; or nobody knows.
 	var opened *os.File
-	p.pid, opened, err = c.Init()
+	p.pid, opened, err = t.openInit()
 	if err != nil && !errors.Is(err, container.ErrNotRunning) {
 		return err
 	}
@@ -217,11 +213,11 @@ func (s *Service) adoptTask(ctx context.Context, pod *sandbox, id, bundle string
 		_ = opened.Close() // the same again
 	}
 	p.pidfd = pidfd
-	p.io, err = stdio.Open(ctx, stdio.Config{
+	p.io, err = stdio.Open(ctx, t.named(p, stdio.Config{
 		ContainerID: id, Namespace: s.options.Namespace, Dir: bundle, Terminal: record.Terminal,
 		Stdin: record.Stdin, Stdout: record.Stdout, Stderr: record.Stderr,
 		StdinOnce: record.StdinOnce, LogMaxBytes: record.LogMaxBytes, Adopt: true, StartChild: s.reaper.Start,
-	})
+	}))
 	if err != nil {
 		return err
 	}
@@ -229,18 +225,81 @@ func (s *Service) adoptTask(ctx context.Context, pod *sandbox, id, bundle string
 	if err := t.resume(p); err != nil {
 		return err
 	}
-	if err := t.watchOOM(true); err != nil && !isGone(err) {
+	if f := t.foreign(); f != nil {
+		if err := t.adoptForeign(ctx, p, f); err != nil {
+			return err
+		}
+	}
+	if err := t.watchOOM(true); err != nil && !isGone(err) && pod.handler.native() {
 		return err
 	}
 	t.adoptExecs()
 	undo.Release()
 	s.own(t)
-	if pidfd == nil {
+	if !p.exists() {
 		p.lost = true
-		t.exited(p, reap.Exit{Pid: p.pid, Status: 128 + int(syscall.SIGKILL), At: time.Now()})
+		t.exited(p, lostExit(p.pid))
 	}
 	t.settle(p, func() {})
 	return nil
+}
+
+// find finds out who has a container that a monitor has left, and how far it is. The
+// status is "" if there is nothing to take over.
+func (t *task) find(ctx context.Context) (status specs.ContainerState, err error) {
+	h := podHandler(t.pod)
+	if h.native() {
+		return t.findNative(ctx)
+	}
+	spec, err := readSpec(t.bundle)
+	if err != nil {
+		return "", err
+	}
+	if h.Shim != "" {
+		t.container, t.privatePID = t.pod.foreignTask(t.id, t.record.Endpoint, spec.Linux), true
+		return specs.StateRunning, nil // the shim says more
+	}
+	c := program.Open(h.runtime(spec.Linux.CgroupsPath, t.service.reaper.Start), t.id, t.bundle, spec.Linux.CgroupsPath)
+	t.container, t.privatePID, t.idMaps = c, hasPrivatePID(spec), idMapsOf(spec)
+	state, err := c.State(ctx)
+	if err != nil || state.Status == specs.StateCreating || t.record.Pid == 0 {
+		return "", c.Delete(ctx)
+	}
+	return state.Status, nil
+}
+
+func (t *task) findNative(ctx context.Context) (status specs.ContainerState, err error) {
+	c, err := container.Load(t.record.StateRoot, t.id)
+	if errors.Is(err, container.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	state, err := c.State()
+	if err != nil || state.Status == specs.StateCreating {
+		return "", c.Delete(ctx, true)
+	}
+	spec, err := c.Spec()
+	if err != nil {
+		return "", err
+	}
+	t.container, t.privatePID, t.idMaps = native{c}, hasPrivatePID(spec), idMapsOf(spec)
+	return state.Status, nil
+}
+
+// openInit is the container's init, if it has one on this host. The error is
+// container.ErrNotRunning if that has ended.
+func (t *task) openInit() (pid int, pidfd *os.File, err error) {
+	switch c := t.container.(type) {
+	case native:
+		return c.Init()
+	case *program.Container:
+		pidfd, err = container.OpenProcess(t.record.Pid, t.record.StartTime)
+		return t.record.Pid, pidfd, err
+	default:
+		return 0, nil, nil
+	}
 }
 
 // own makes an adopted container one of ours.
@@ -293,6 +352,12 @@ func (t *task) adoptExecs() {
 			execID: string(id), silent: r.Silent, terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr,
 			done: make(chan struct{}), phase: running, pid: r.Pid, startedAt: r.StartedAt, io: &stdio.IO{},
 		}
+		if f := t.foreign(); f != nil {
+			if err := t.adoptForeignExec(p, f); err != nil {
+				logf("%s: adopt it: %v", t.name(p), err)
+			}
+			continue
+		}
 		p.pidfd, err = container.OpenProcess(r.Pid, r.StartTime)
 		if r.Silent {
 			if err == nil {
@@ -308,7 +373,7 @@ func (t *task) adoptExecs() {
 		}
 		if err != nil {
 			p.lost, p.phase = true, stopped
-			p.exit = reap.Exit{Pid: p.pid, Status: 128 + int(syscall.SIGKILL), At: time.Now()}
+			p.exit = lostExit(p.pid)
 			close(p.done)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/program"
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/stdio"
 	"github.com/strake-containers/strake/shim/wire"
@@ -42,7 +43,11 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	defer undo.Run(&err)
 	undo.Push("release id", func() error { s.settleID(r.ID, nil); return nil })
 
-	// 2. What is wanted.
+	// 2. What is wanted, and of whom.
+	h := podHandler(pod)
+	if h.Program != "" && r.Checkpoint != "" {
+		return nil, wire.Errorf(wire.Unimplemented, "checkpoint: a container is not restored by %s: only by this program or a shim", h.Program)
+	}
 	spec, err := readSpec(r.Bundle)
 	if err != nil {
 		return nil, wire.Errorf(wire.InvalidArgument, "%w", err)
@@ -51,7 +56,7 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	if err != nil {
 		return nil, wire.Errorf(wire.InvalidArgument, "options: %w", err)
 	}
-	t := &task{service: s, pod: pod, id: r.ID, bundle: r.Bundle, privatePID: hasPrivatePID(spec), idMaps: idMapsOf(spec),
+	t := &task{service: s, pod: pod, id: r.ID, bundle: r.Bundle, privatePID: hasPrivatePID(spec) || h.Shim != "", idMaps: idMapsOf(spec),
 		criu: options.criu, execs: map[string]*process{}}
 	p := &process{
 		terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr,
@@ -64,12 +69,12 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 
 	// 3. Its streams.
 	uid, gid := t.idMaps.host(spec.Process)
-	p.io, err = stdio.Open(ctx, stdio.Config{
+	p.io, err = stdio.Open(ctx, t.named(p, stdio.Config{
 		ContainerID: r.ID, Namespace: s.options.Namespace, Dir: r.Bundle, Terminal: r.Terminal,
 		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
 		StdinOnce: options.stdinOnce, LogMaxBytes: options.logMaxBytes,
 		UID: uid, GID: gid, StartChild: s.reaper.Start,
-	})
+	}))
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +87,7 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		StateRoot: root, Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
 		StdinOnce: options.stdinOnce, LogMaxBytes: options.logMaxBytes, CreatedAt: t.createdAt,
 	}
-	if err := writeRecord(filepath.Join(r.Bundle, taskFile), &t.record); err != nil {
+	if err := writeRecord(t.recordPath(), &t.record); err != nil {
 		return nil, err
 	}
 
@@ -93,17 +98,31 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		SystemdCgroup: options.systemdCgroup || spec != nil && spec.Linux != nil && cgroup.IsScope(spec.Linux.CgroupsPath),
 	}
 	create.Stdin, create.Stdout, create.Stderr = p.io.Files()
-	console, err := s.launch(p, t, func() (_ *container.Process, err error) {
-		var init *container.Process
-		if t.restored = r.Checkpoint != ""; t.restored {
-			t.container, init, err = container.Restore(ctx, container.RestoreOptions{CreateOptions: create, Images: container.Images{
-				Path: r.Checkpoint, Work: filepath.Join(r.Bundle, criuWork), Program: options.criu,
-			}})
+	t.restored = r.Checkpoint != ""
+	var console *os.File
+	switch {
+	case h.Shim != "":
+		err = t.createForeign(ctx, r, spec)
+	case h.Program != "":
+		console, err = s.launch(p, t, func() (*container.Process, error) {
+			c, init, err := program.Create(ctx, h.runtime(spec.Linux.CgroupsPath, s.reaper.Start), create)
+			if err == nil {
+				t.container = c
+			}
 			return init, err
+		})
+		if err == nil {
+			err = t.recordInit()
 		}
-		t.container, init, err = container.Create(ctx, create)
-		return init, err
-	})
+	default:
+		console, err = s.launch(p, t, func() (*container.Process, error) {
+			c, init, err := createNative(ctx, create, r.Checkpoint, options.criu)
+			if c != nil {
+				t.container = native{c}
+			}
+			return init, err
+		})
+	}
 	if t.container != nil { // made, even if it cannot be watched
 		undo.Push("delete container", func() error { return t.abandon(ctx) })
 	}
@@ -115,7 +134,7 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	if err := p.io.Started(console); err != nil {
 		return nil, err
 	}
-	if err := t.watchOOM(false); err != nil {
+	if err := t.watchOOM(false); err != nil && h.native() { // another may not put it where the spec says
 		return nil, err
 	}
 	if err := s.pinProcess(t, p); err != nil {
@@ -132,6 +151,28 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		})
 	})
 	return &pidResponse{Pid: uint32(p.pid)}, nil
+}
+
+// createNative makes a container here, or makes it again from a checkpoint. One that
+// was made is returned even if it cannot be used.
+func createNative(ctx context.Context, o container.CreateOptions, checkpoint, criu string) (*container.Container, *container.Process, error) {
+	if checkpoint == "" {
+		return container.Create(ctx, o)
+	}
+	return container.Restore(ctx, container.RestoreOptions{CreateOptions: o, Images: container.Images{
+		Path: checkpoint, Work: filepath.Join(o.Bundle, criuWork), Program: criu,
+	}})
+}
+
+// recordInit writes down which process is the init of a program's container, for
+// another monitor.
+func (t *task) recordInit() error {
+	start, err := container.StartTime(t.init.pid)
+	if err != nil {
+		return nil //nolint:nilerr // it has ended
+	}
+	t.record.Pid, t.record.StartTime = t.init.pid, start
+	return writeRecord(t.recordPath(), &t.record)
 }
 
 // launch runs start, which makes p's process, and watches that. It returns the
@@ -173,7 +214,7 @@ func (s *Service) launch(p *process, t *task, start func() (*container.Process, 
 // caller has gone.
 func (t *task) abandon(ctx context.Context) error {
 	release := t.service.reaper.Hold()
-	err := t.container.Delete(context.WithoutCancel(ctx), true)
+	err := t.container.Delete(context.WithoutCancel(ctx))
 	release()
 	t.oom.close()
 	if t.init.pidfd != nil {

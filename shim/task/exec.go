@@ -56,18 +56,18 @@ func (t *task) startExec(ctx context.Context, p *process) (err error) {
 				})
 				return
 			}
-			if p.pidfd == nil { // there is no process whose exit will come
+			if !p.exists() { // there is no process whose exit will come
 				p.exit, p.phase = reap.Exit{Status: 255, At: time.Now()}, stopped
 				close(p.done)
 			}
 		})
 	}()
 	uid, gid := t.idMaps.host(p.spec)
-	streams, err := stdio.Open(ctx, stdio.Config{
+	streams, err := stdio.Open(ctx, t.named(p, stdio.Config{
 		ContainerID: t.id, Namespace: t.service.options.Namespace, Dir: t.bundle, Terminal: p.terminal,
 		Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr,
 		UID: uid, GID: gid, StartChild: t.service.reaper.Start,
-	})
+	}))
 	if err != nil {
 		return err
 	}
@@ -86,6 +86,12 @@ func (t *task) launchExec(ctx context.Context, p *process, streams *stdio.IO) er
 		return t.notRunning()
 	case paused:
 		return wire.Errorf(wire.FailedPrecondition, "container %s is paused: resume it first", t.id)
+	}
+	if f := t.foreign(); f != nil {
+		if err := t.execForeign(ctx, f, p); err != nil {
+			return t.explain(err)
+		}
+		return streams.Started(nil)
 	}
 	options := container.ExecOptions{Process: p.spec}
 	options.Stdin, options.Stdout, options.Stderr = streams.Files()

@@ -31,21 +31,23 @@ func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncRe
 		return nil, wire.Errorf(wire.InvalidArgument, "process: %w", err)
 	}
 	p.spec.Terminal = false
-	streams, captured, err := stdio.Capture(int(min(max(r.MaxOutput, 0), maxOutput)))
+	forget := t.remember(p)
+	streams, captured, err := t.capture(p, int(min(max(r.MaxOutput, 0), maxOutput)))
 	if err != nil {
+		t.settle(p, func() { close(p.done); p.phase = stopped })
+		forget()
 		return nil, err
 	}
-	forget := t.remember(p)
 	err = t.launchExec(ctx, p, streams)
 	t.settle(p, func() {
-		if p.pidfd != nil {
+		if p.exists() {
 			t.running(p)
 		} else {
 			close(p.done)
 			p.phase = stopped
 		}
 	})
-	if err != nil && p.pidfd == nil {
+	if err != nil && !p.exists() {
 		forget()
 		return nil, err
 	}
@@ -84,6 +86,14 @@ func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncRe
 	return answer, t.spill(answer)
 }
 
+// capture makes streams that are kept in memory.
+func (t *task) capture(p *process, limit int) (*stdio.IO, func() (stdout, stderr []byte), error) {
+	if t.foreign() == nil {
+		return stdio.Capture(limit)
+	}
+	return stdio.CaptureNamed(t.bundle, p.execID+"-", limit)
+}
+
 // remember makes p one of the container's processes, under a name that no caller
 // can use; forget ends that and releases what it holds.
 func (t *task) remember(p *process) (forget func()) {
@@ -91,13 +101,15 @@ func (t *task) remember(p *process) (forget func()) {
 	defer t.mu.Unlock()
 	t.silent++
 	p.execID = fmt.Sprintf("\x00%d", t.silent)
+	if t.foreign() != nil { // whose shim has to take it for a name
+		p.execID = fmt.Sprintf("sync-%d-%d", os.Getpid(), t.silent)
+	}
 	t.execs[p.execID] = p
 	return func() {
 		t.mu.Lock()
 		delete(t.execs, p.execID)
 		t.mu.Unlock()
-		t.forgetExec(p)
-		p.close()
+		t.releaseExec(p)
 	}
 }
 

@@ -16,6 +16,14 @@ type timestamp struct {
 	Nanos   int32 `pb:"2"`
 }
 
+// time is now for one that a shim has left out.
+func (t *timestamp) time() time.Time {
+	if t == nil {
+		return time.Now()
+	}
+	return time.Unix(t.Seconds, int64(t.Nanos))
+}
+
 // stamp is nil for the zero time.
 func stamp(t time.Time) *timestamp {
 	if t.IsZero() {
@@ -199,13 +207,21 @@ type createOptions struct {
 // ---- sandbox
 
 type createSandboxRequest struct {
-	SandboxID  string `pb:"1"`
-	BundlePath string `pb:"2"`
+	SandboxID  string    `pb:"1"`
+	BundlePath string    `pb:"2"`
+	Options    *wire.Any `pb:"4"`
+	NetnsPath  string    `pb:"5"`
 }
 
 // sandboxRequest serves every other rpc of the service.
 type sandboxRequest struct {
 	SandboxID string `pb:"1"`
+}
+
+// sandboxStatusRequest asks for Info as well.
+type sandboxStatusRequest struct {
+	SandboxID string `pb:"1"`
+	Verbose   bool   `pb:"2"`
 }
 
 type startSandboxResponse struct {

@@ -98,7 +98,7 @@ func (s *Service) unpinSandbox(b *sandbox) error {
 
 // pinProcess lets the exit code of a container's init outlive this process.
 func (s *Service) pinProcess(t *task, p *process) error {
-	if s.pins == nil || t.pod == nil {
+	if s.pins == nil || t.pod == nil || p.pidfd == nil { // a foreign shim keeps its own
 		return nil
 	}
 	err := s.pins.Do(func() error { return pinPidFD(p.pidfd, t.pod.pinPath(pidPin+t.id)) })

@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"errors"
 	"os"
 	"syscall"
@@ -9,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/stdio"
 	"github.com/strake-containers/strake/shim/wire"
@@ -29,10 +31,13 @@ type process struct {
 	io    *stdio.IO
 	pid   int
 	pidfd *os.File
+	// shim has the process, if it is a foreign one's: there is no pidfd.
+	shim *foreignContainer
 
 	phase     phase
 	busy      bool       // a verb is starting it: keep its exit back
 	held      *reap.Exit // the exit that was kept back
+	ending    bool       // its exit has come
 	startedAt time.Time
 	exit      reap.Exit
 	lost      bool // nobody has seen how it ended: exit is a guess
@@ -64,17 +69,29 @@ func errFinished(t *task, p *process) error {
 	return wire.Errorf(wire.NotFound, "%s: process already finished", t.name(p))
 }
 
+// exists: it has been made, and its exit comes.
+func (p *process) exists() bool { return p.pidfd != nil || p.shim != nil }
+
 // signal sends a signal to exactly this process.
 func (t *task) signal(p *process, sig syscall.Signal) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case p.phase == stopped:
-		return errFinished(t, p)
-	case p.pidfd == nil:
-		return wire.Errorf(wire.FailedPrecondition, "%s has not been started", t.name(p))
+	over, exists, shim := p.phase == stopped, p.exists(), p.shim
+	var err error
+	if !over && exists && shim == nil {
+		err = signalFD(p.pidfd, sig)
 	}
-	err := signalFD(p.pidfd, sig)
+	t.mu.Unlock()
+	switch {
+	case over:
+		return errFinished(t, p)
+	case !exists:
+		return wire.Errorf(wire.FailedPrecondition, "%s has not been started", t.name(p))
+	case shim != nil:
+		err = shim.kill(context.Background(), p.execID, sig, false)
+	}
+	if errors.Is(err, container.ErrNotRunning) {
+		return errFinished(t, p)
+	}
 	if errors.Is(err, syscall.ESRCH) {
 		return errFinished(t, p)
 	}

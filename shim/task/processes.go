@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"os"
 	"strconv"
 	"strings"
@@ -8,8 +9,8 @@ import (
 
 // processStats looks at each of the container's processes. Those that end
 // meanwhile count as far as they were seen.
-func (t *task) processStats() *processStats {
-	pids, err := t.container.Pids()
+func (t *task) processStats(ctx context.Context) *processStats {
+	pids, err := t.container.Pids(ctx)
 	if err != nil {
 		return nil // it has no cgroup any more
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/shim/foreign"
 )
 
 // What a monitor writes down for the one that replaces it, if it is killed, and
@@ -41,6 +42,11 @@ type taskRecord struct {
 	LogMaxBytes int64     `json:"logMaxBytes,omitempty"`
 	CreatedAt   time.Time `json:"createdAt"`
 	StartedAt   time.Time `json:"startedAt,omitzero"`
+	// Pid and StartTime (of /proc/PID/stat) are of an OCI runtime's program's init.
+	Pid       int    `json:"pid,omitempty"`
+	StartTime uint64 `json:"startTime,omitempty"`
+	// Endpoint is the foreign shim's that has it, if that is not its pod's.
+	Endpoint foreign.Endpoint `json:"endpoint,omitzero"`
 }
 
 type execRecord struct {
@@ -53,6 +59,17 @@ type execRecord struct {
 	Stderr    string    `json:"stderr,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 }
+
+// taskFile is the name of a container's record: another than our own as a foreign shim
+// would give it, which might be the one that is driven.
+func (h *handler) taskFile() string {
+	if h.Shim != "" {
+		return "foreign-" + taskFile
+	}
+	return taskFile
+}
+
+func (t *task) recordPath() string { return filepath.Join(t.bundle, podHandler(t.pod).taskFile()) }
 
 // writeRecord replaces a record. Not fsynced: it is below /run.
 func writeRecord(path string, record any) error {
@@ -92,9 +109,12 @@ func (t *task) recordExec(p *process) error {
 	if !t.service.adoptable() {
 		return nil
 	}
-	start, err := container.StartTime(p.pid)
-	if err != nil {
-		return nil //nolint:nilerr // it has ended
+	var start uint64
+	if p.shim == nil { // a foreign shim's need not be a process of this host
+		var err error
+		if start, err = container.StartTime(p.pid); err != nil {
+			return nil //nolint:nilerr // it has ended
+		}
 	}
 	write := func() error {
 		return writeRecord(t.execPath(p), &execRecord{
@@ -102,7 +122,7 @@ func (t *task) recordExec(p *process) error {
 			Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr, StartedAt: time.Now(),
 		})
 	}
-	err = write()
+	err := write()
 	if errors.Is(err, fs.ErrNotExist) {
 		if err = os.Mkdir(filepath.Join(t.bundle, execsDir), 0o700); err == nil || errors.Is(err, fs.ErrExist) {
 			err = write()

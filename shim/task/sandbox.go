@@ -25,6 +25,8 @@ import (
 type sandbox struct {
 	id, bundle string
 	spec       *specs.Spec
+	handler    handler
+	shim       *foreignShim // the handler's, if that is one; nil before it is started
 
 	verbs   sync.Mutex // one start or stop at a time; see the package comment
 	closing bool       // no container may be created any more; guarded by Service.mu
@@ -38,6 +40,11 @@ type sandbox struct {
 	pause     *pause        // nil without one
 	done      chan struct{} // closed when stopped
 	adopted   chan struct{} // closed when it has been adopted, or cannot be; nil: it was made here
+
+	// Of a foreign shim's sandbox: its process, if it has one, and what SandboxStatus
+	// says of it.
+	foreignPid int
+	info       map[string]string
 }
 
 // findSandbox returns the monitor's sandbox if it has that id, once it is all
@@ -74,6 +81,10 @@ func (s *Service) createSandbox(_ context.Context, r *createSandboxRequest) (*wi
 	if err != nil {
 		return nil, wire.Errorf(wire.InvalidArgument, "sandbox %s: %w", r.SandboxID, err)
 	}
+	h, err := decodeHandler(r.Options)
+	if err != nil {
+		return nil, wire.Errorf(wire.InvalidArgument, "sandbox %s: options: %w", r.SandboxID, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sandboxes[r.SandboxID] != nil {
@@ -82,7 +93,9 @@ func (s *Service) createSandbox(_ context.Context, r *createSandboxRequest) (*wi
 	if !s.adoptable() && len(s.sandboxes) > 0 {
 		return nil, wire.Errorf(wire.AlreadyExists, "sandbox %s: the monitor has another", r.SandboxID)
 	}
-	s.sandboxes[r.SandboxID] = newSandbox(r.SandboxID, r.BundlePath, spec)
+	b := newSandbox(r.SandboxID, r.BundlePath, spec)
+	b.handler = h
+	s.sandboxes[r.SandboxID] = b
 	return &wire.Empty{}, nil
 }
 
@@ -100,6 +113,21 @@ func (s *Service) startSandbox(ctx context.Context, r *sandboxRequest) (*startSa
 	b.mu.Unlock()
 	if again {
 		return nil, wire.Errorf(wire.FailedPrecondition, "sandbox %s: it has been started already", b.id)
+	}
+	if b.handler.Shim != "" {
+		if err := s.startForeign(ctx, b); err != nil {
+			return nil, fmt.Errorf("sandbox %s: %w", b.id, err)
+		}
+		b.mu.Lock()
+		b.started = true
+		b.mu.Unlock()
+		if err := s.pinSandbox(b, nil, nil); err != nil {
+			return nil, err
+		}
+		return &startSandboxResponse{Pid: uint32(b.foreignPid), CreatedAt: stamp(b.createdAt)}, nil
+	}
+	if err := b.handler.save(b.bundle); err != nil {
+		return nil, err
 	}
 	release := s.reaper.Hold()
 	defer release()
@@ -155,8 +183,11 @@ func pinned(spec *specs.Spec) *specs.Spec {
 
 // pid is called under mu. Without a pause process the pod's is the monitor's.
 func (b *sandbox) pid() int {
-	if b.pause != nil {
+	switch {
+	case b.pause != nil:
 		return b.pause.pid
+	case b.shim != nil:
+		return b.foreignPid
 	}
 	return os.Getpid()
 }
@@ -181,6 +212,9 @@ func (s *Service) sandboxStatus(_ context.Context, r *sandboxRequest) (*sandboxS
 			return nil, fmt.Errorf("sandbox %s: %s namespace: %w", b.id, kind, err)
 		}
 		a.Info["ns."+string(kind)] = path
+	}
+	if b.shim != nil {
+		a.Info = b.foreignInfo()
 	}
 	if b.shmPath != "" {
 		a.Info["ns."+string(shm)] = b.shmPath
@@ -222,6 +256,17 @@ func (s *Service) stopPod(ctx context.Context, b *sandbox) error {
 			return fmt.Errorf("sandbox %s: pause process: %w", b.id, err)
 		}
 	}
+	if b.shim != nil {
+		// Its shim goes last: the containers are its to remove.
+		for _, t := range s.all(b) {
+			if err := t.remove(ctx); err != nil {
+				return fmt.Errorf("sandbox %s: %w", b.id, err)
+			}
+		}
+		if err := b.stopForeign(ctx); err != nil {
+			return fmt.Errorf("sandbox %s: %w", b.id, err)
+		}
+	}
 	if err := s.unpinSandbox(b); err != nil {
 		return err
 	}
@@ -229,10 +274,7 @@ func (s *Service) stopPod(ctx context.Context, b *sandbox) error {
 	defer b.mu.Unlock()
 	err := b.ns.Close() // of p too
 	b.ns, b.pause = nil, nil
-	if b.stoppedAt.IsZero() {
-		b.stoppedAt = time.Now()
-		close(b.done)
-	}
+	b.ended()
 	return err
 }
 
@@ -261,7 +303,9 @@ func (s *Service) killAll(ctx context.Context, pod *sandbox) error {
 	tasks := s.all(pod)
 	for _, t := range tasks {
 		if err := t.signal(t.init, syscall.SIGKILL); err == nil {
-			t.thaw()
+			t.thaw(ctx)
+		} else if err := t.discard(ctx, err); err != nil {
+			logf("%v", err) // it has ended meanwhile, and its exit comes
 		}
 	}
 	for _, t := range tasks {

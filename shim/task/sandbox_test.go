@@ -25,7 +25,7 @@ func (p *pod) startSandbox(more ...specs.LinuxNamespace) client.Sandbox {
 		Namespaces:  append([]specs.LinuxNamespace{{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}, more...),
 	}}
 	p.writeSpec(p.bundle, spec)
-	if err := p.monitor.CreateSandbox(p.t.Context(), p.id, p.bundle); err != nil {
+	if err := p.monitor.CreateSandbox(p.t.Context(), p.id, p.bundle, client.Handler{}); err != nil {
 		p.t.Fatal(err)
 	}
 	s, err := p.monitor.StartSandbox(p.t.Context(), p.id)

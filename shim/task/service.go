@@ -54,6 +54,9 @@ type Options struct {
 	// Pins is the directory of straked's pins (sys.MakePins), "" for containerd.
 	// With them, another monitor can adopt what this one has, if it is killed.
 	Pins string
+	// Publisher is the program that foreign shims call to publish an event: this one.
+	Publisher string
+	Debug     bool // foreign shims log more
 	// Dir is the directory that the monitor was started in. A pod whose bundle it
 	// is takes the monitor along when it is shut down.
 	Dir string
@@ -73,6 +76,7 @@ type Service struct {
 	tasks     map[string]*task
 	creating  map[string]creation // ids that will be in tasks, or not
 	sandboxes map[string]*sandbox
+	eventsAt  string // where foreign shims publish; "" before there are any
 }
 
 // creation is a container that is being created.

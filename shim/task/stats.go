@@ -60,7 +60,7 @@ func (s *Service) stats(ctx context.Context, r *idRequest) (*statsResponse, erro
 	if err != nil {
 		return nil, err
 	}
-	stats, err := t.container.Stats()
+	stats, err := t.container.Stats(ctx)
 	if err != nil {
 		if isGone(err) {
 			return nil, t.notRunning()
@@ -80,9 +80,9 @@ func metricsAny(s *cgroup.Stats) (*wire.Any, error) {
 	if err != nil {
 		return nil, err
 	}
-	url, message := "io.containerd.cgroups.v1.Metrics", any(metricsV1(s))
+	url, message := metricsV1Name, any(metricsV1(s))
 	if mode == cgroup.Unified {
-		url, message = "io.containerd.cgroups.v2.Metrics", any(metricsV2(s))
+		url, message = metricsV2Name, any(metricsV2(s))
 	}
 	value, err := pb.Marshal(message)
 	return &wire.Any{TypeURL: url, Value: value}, err

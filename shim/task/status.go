@@ -66,7 +66,7 @@ func nanos(t time.Time) int64 {
 
 // podStats reads several cgroups at once. A container that has none, any more or
 // yet, is left out.
-func (s *Service) podStats(_ context.Context, r *statsRequest) (*podStatsResponse, error) {
+func (s *Service) podStats(ctx context.Context, r *statsRequest) (*podStatsResponse, error) {
 	s.trimmer.Reset(trimAfter)
 	a := &podStatsResponse{}
 	for _, id := range r.IDs {
@@ -74,7 +74,7 @@ func (s *Service) podStats(_ context.Context, r *statsRequest) (*podStatsRespons
 		if t == nil {
 			continue
 		}
-		stats, err := t.container.Stats()
+		stats, err := t.container.Stats(ctx)
 		if err != nil {
 			if gone := isGone(err); !gone {
 				logf("container %s: stats: %v", id, err)
@@ -83,7 +83,7 @@ func (s *Service) podStats(_ context.Context, r *statsRequest) (*podStatsRespons
 		}
 		c := &containerStats{ID: id, Stats: statsMessage(stats)}
 		if r.Processes {
-			c.Processes = t.processStats()
+			c.Processes = t.processStats(ctx)
 		}
 		a.Containers = append(a.Containers, c)
 	}

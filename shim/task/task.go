@@ -1,6 +1,7 @@
 package task
 
 import (
+	"context"
 	"encoding/json"
 	"path/filepath"
 	"sync"
@@ -8,7 +9,6 @@ import (
 	"time"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
-	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/wire"
 )
@@ -19,7 +19,7 @@ type task struct {
 	pod        *sandbox // nil without one
 	id, bundle string
 	record     taskRecord // guarded by verbs once it is created
-	container  *container.Container
+	container  handled
 	privatePID bool // it has a PID namespace of its own, which ends with init
 	idMaps     idMaps
 	criu       string // CRIU's program, "" for that in $PATH
@@ -66,6 +66,11 @@ func (t *task) process(execID string) (*process, error) {
 // exited takes the news of a process's end, from its own goroutine.
 func (t *task) exited(p *process, e reap.Exit) {
 	t.mu.Lock()
+	if p.ending { // a foreign shim's, that was discarded and whose end is reported, too
+		t.mu.Unlock()
+		return
+	}
+	p.ending = true
 	if p.busy {
 		p.held = &e
 		t.mu.Unlock()
@@ -142,7 +147,7 @@ func (t *task) finishInit(e reap.Exit) {
 // killLeft kills what has no PID namespace that would end with init.
 func (t *task) killLeft() {
 	if !t.privatePID {
-		_ = t.container.Kill(syscall.SIGKILL, true) // an empty cgroup is no error
+		_ = t.container.Kill(context.Background(), syscall.SIGKILL, true) // an empty cgroup is no error
 	}
 }
 

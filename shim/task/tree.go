@@ -18,6 +18,10 @@ import (
 // another unseen; pidfds see to it that no other process with the same number is
 // hit.
 func (t *task) killTree(p *process) {
+	if p.shim != nil { // whose tree may be in a kernel of its own
+		_ = p.shim.kill(context.Background(), p.execID, syscall.SIGKILL, true) // it has ended, or its end comes
+		return
+	}
 	if t.signal(p, syscall.SIGSTOP) != nil {
 		return // it has ended
 	}

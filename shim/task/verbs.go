@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -59,7 +58,7 @@ func (t *task) startInit(ctx context.Context) error {
 	}
 	if err == nil && t.service.adoptable() {
 		t.record.StartedAt = time.Now()
-		if err := writeRecord(filepath.Join(t.bundle, taskFile), &t.record); err != nil {
+		if err := writeRecord(t.recordPath(), &t.record); err != nil {
 			logf("container %s: record its start: %v", t.id, err) // a full /run; it runs all the same
 		}
 	}
@@ -94,29 +93,53 @@ func (s *Service) kill(ctx context.Context, r *killRequest) (*wire.Empty, error)
 		return nil, wire.Errorf(wire.InvalidArgument, "%s: there is no signal %d", t.name(p), r.Signal)
 	}
 	if p == t.init && r.All {
-		err = t.killAll(sig)
+		err = t.killAll(ctx, sig)
 	} else {
 		err = t.signal(p, sig)
+	}
+	if err != nil && p == t.init && sig == syscall.SIGKILL {
+		err = t.discard(ctx, err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if sig == syscall.SIGKILL {
-		t.thaw()
+		t.thaw(ctx)
 	}
 	return &wire.Empty{}, nil
 }
 
+// discard ends a container that was never started and that its foreign shim cannot
+// signal: some can only delete such a one, and gVisor's only when it is called anew
+// after its serving process has died. Cause is what became of the signal.
+func (t *task) discard(ctx context.Context, cause error) error {
+	c := t.foreign()
+	t.mu.Lock()
+	waits := c != nil && t.init.phase == created
+	t.mu.Unlock()
+	if !waits {
+		return cause
+	}
+	if c.own {
+		return c.shim.kill(ctx, t.id) // and its end is the container's
+	}
+	if err := c.Delete(ctx); err != nil {
+		return errors.Join(cause, err)
+	}
+	t.exited(t.init, lostExit(t.init.pid))
+	return nil
+}
+
 // killAll signals every process of the container.
-func (t *task) killAll(sig syscall.Signal) error {
+func (t *task) killAll(ctx context.Context, sig syscall.Signal) error {
 	t.mu.Lock()
 	over := t.init.phase == stopped
 	t.mu.Unlock()
 	if over {
 		return errFinished(t, t.init)
 	}
-	if err := t.container.Kill(sig, true); err != nil {
-		if isGone(err) {
+	if err := t.container.Kill(ctx, sig, true); err != nil {
+		if isGone(err) || errors.Is(err, container.ErrNotRunning) {
 			return errFinished(t, t.init)
 		}
 		return t.explain(err)
@@ -125,14 +148,14 @@ func (t *task) killAll(sig syscall.Signal) error {
 }
 
 // thaw lets a paused container die: frozen processes of cgroup v1 do not.
-func (t *task) thaw() {
+func (t *task) thaw(ctx context.Context) {
 	t.mu.Lock()
 	paused := t.paused
 	t.mu.Unlock()
 	if !paused {
 		return
 	}
-	if err := t.container.Resume(); err != nil {
+	if err := t.container.Resume(ctx); err != nil {
 		logf("container %s: thaw to kill: %v", t.id, err)
 		return
 	}
@@ -189,9 +212,21 @@ func (t *task) removeExec(p *process) error {
 	}
 	delete(t.execs, p.execID)
 	t.mu.Unlock()
+	t.releaseExec(p)
+	return nil
+}
+
+// releaseExec gives back what is left of an exec that nobody can find any more.
+func (t *task) releaseExec(p *process) {
+	if p.shim != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), signalTimeout)
+		defer cancel()
+		if err := p.shim.deleteExec(ctx, p.execID); err != nil && p.shim.shim.alive(ctx) {
+			logf("%s: %v", t.name(p), err) // its shim keeps a little more than it had to
+		}
+	}
 	t.forgetExec(p)
 	p.close()
-	return nil
 }
 
 // remove removes a container that has ended or was never started.
@@ -205,7 +240,7 @@ func (t *task) remove(ctx context.Context) error {
 	case running:
 		return wire.Errorf(wire.FailedPrecondition, "container %s is running", t.id)
 	case created:
-		if err := t.signal(t.init, syscall.SIGKILL); err != nil {
+		if err := t.signal(t.init, syscall.SIGKILL); err != nil && t.discard(ctx, err) != nil {
 			logf("%v", err) // it has ended meanwhile, and its exit comes
 		}
 		select {
@@ -216,7 +251,7 @@ func (t *task) remove(ctx context.Context) error {
 	}
 	// Retried by whoever gets an error; Delete can be. Its hooks are children.
 	release := t.service.reaper.Hold()
-	err := t.container.Delete(ctx, true)
+	err := t.container.Delete(ctx)
 	release()
 	if errors.Is(err, container.ErrPoststop) {
 		logf("%v", err)
@@ -268,7 +303,7 @@ func (s *Service) pids(ctx context.Context, r *idRequest) (*pidsResponse, error)
 	if err != nil {
 		return nil, err
 	}
-	pids, err := t.container.Pids()
+	pids, err := t.container.Pids(ctx)
 	if err != nil && !isGone(err) {
 		return nil, t.explain(err)
 	}
@@ -303,7 +338,7 @@ func (s *Service) pause(ctx context.Context, r *idRequest) (*wire.Empty, error) 
 
 func (s *Service) resume(ctx context.Context, r *idRequest) (*wire.Empty, error) {
 	return s.freeze(ctx, r.ID, false, "/tasks/resumed", "containerd.events.TaskResumed", func(t *task) error {
-		return t.container.Resume()
+		return t.container.Resume(ctx)
 	})
 }
 
@@ -359,6 +394,9 @@ func (t *task) streams(p *process) (*stdio.IO, error) {
 	return p.io, nil
 }
 
+// attachStdin is a stdin that is fed by attached clients; see stdio.Config.
+const attachStdin = "attach:"
+
 func (s *Service) closeIO(ctx context.Context, r *closeIORequest) (*wire.Empty, error) {
 	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
@@ -366,7 +404,11 @@ func (s *Service) closeIO(ctx context.Context, r *closeIORequest) (*wire.Empty, 
 	}
 	// A process that has ended has no stdin to close: what was asked is so.
 	if streams, err := t.streams(p); err == nil && r.Stdin {
-		streams.CloseStdin()
+		if p.shim != nil && p.stdin != attachStdin { // it is between the shim and the caller
+			t.closeForeignInput(p)
+		} else {
+			streams.CloseStdin()
+		}
 	}
 	return &wire.Empty{}, nil
 }
@@ -383,7 +425,7 @@ func (s *Service) update(ctx context.Context, r *updateRequest) (*wire.Empty, er
 	if err := json.Unmarshal(r.Resources.Value, &resources); err != nil {
 		return nil, wire.Errorf(wire.InvalidArgument, "update: resources: %w", err)
 	}
-	if err := t.container.Update(&resources); err != nil {
+	if err := t.container.Update(ctx, &resources); err != nil {
 		return nil, t.explain(err)
 	}
 	return &wire.Empty{}, nil

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"time"
-
-	"github.com/strake-containers/strake/internal/pb"
 )
 
 // Client makes calls over one connection, one at a time. It is what the monitor
@@ -30,13 +28,9 @@ func (c *Client) Close() error { return c.conn.Close() }
 // error that is not an *Error the client is of no more use. Metadata of a call
 // are key, value, key, value, ….
 func (c *Client) Call(ctx context.Context, service, method string, req, answer any, metadata ...string) error {
-	payload, err := pb.Marshal(req)
+	r, err := newRequest(service, method, req, metadata)
 	if err != nil {
 		return err
-	}
-	r := request{Service: service, Method: method, Payload: payload}
-	for i := 0; i+1 < len(metadata); i += 2 {
-		r.Metadata = append(r.Metadata, &keyValue{metadata[i], metadata[i+1]})
 	}
 	deadline, ok := ctx.Deadline()
 	if ok {
@@ -47,7 +41,7 @@ func (c *Client) Call(ctx context.Context, service, method string, req, answer a
 	}
 	stream := c.stream
 	c.stream += 2 // a client's streams are odd
-	out, err := frame(stream, kindRequest, &r)
+	out, err := frame(stream, kindRequest, r)
 	if err != nil {
 		return err
 	}
@@ -62,13 +56,6 @@ func (c *Client) Call(ctx context.Context, service, method string, req, answer a
 		if h.stream != stream || h.kind != kindResponse {
 			continue // the late answer of a call that was given up
 		}
-		var resp response
-		if err := pb.Unmarshal(data, &resp); err != nil {
-			return fmt.Errorf("ttrpc: call %s: %w", method, err)
-		}
-		if resp.Status != nil && resp.Status.Code != 0 {
-			return &Error{Code: Code(resp.Status.Code), Message: resp.Status.Message}
-		}
-		return pb.Unmarshal(resp.Payload, answer)
+		return decodeResponse(method, data, answer)
 	}
 }
