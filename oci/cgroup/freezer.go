@@ -177,3 +177,21 @@ func (c *Cgroup) Frozen() (bool, error) {
 	}
 	return strings.TrimSpace(state) == "FROZEN", nil
 }
+
+// Freezing reports whether the processes are stopped or, a Freeze not being through
+// yet or its caller killed, about to be.
+func (c *Cgroup) Freezing() (bool, error) {
+	if frozen, err := c.Frozen(); err != nil || frozen {
+		return frozen, err
+	}
+	h := c.processes()
+	file, thawed := c.dir(h)+"/cgroup.freeze", "0"
+	if !h.v2 {
+		file, thawed = c.dir(h)+"/freezer.state", "THAWED"
+	}
+	state, err := readFile(file)
+	if err != nil {
+		return false, fmt.Errorf("cgroup %s: %w", c.path, err)
+	}
+	return strings.TrimSpace(state) != thawed, nil
+}

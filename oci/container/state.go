@@ -222,7 +222,7 @@ func (c *Container) status(r *record) (specs.ContainerState, error) {
 		return specs.StateCreated, nil
 	}
 	if cg, err := c.cgroupOf(r); err == nil {
-		if frozen, err := cg.Frozen(); err == nil && frozen {
+		if freezing, err := cg.Freezing(); err == nil && freezing {
 			return StatePaused, nil
 		}
 	}
