@@ -125,13 +125,19 @@ type Registry struct {
 }
 
 // Images configures the image store. Driver makes the roots of containers: auto,
-// overlay, overlay-userxattr, btrfs or copy. KeepLayerBlobs keeps layers packed as well:
+// overlay, overlay-userxattr, btrfs or copy. MaxLayer… bound what one layer may unpack
+// to: bytes of content, entries of its tar, times its packed size beyond the first
+// GiB, bytes of holes in sparse files. KeepLayerBlobs keeps layers packed as well:
 // for push and save bit by bit, and to unpack them again without a registry. The
 // others name containers' signature files; "" is none, and a file that is not there
 // says nothing.
 type Images struct {
 	Driver            string `toml:"driver" json:"driver"`
 	KeepLayerBlobs    bool   `toml:"keep_layer_blobs" json:"keep_layer_blobs"`
+	MaxLayerBytes     int64  `toml:"max_layer_bytes" json:"max_layer_bytes"`
+	MaxLayerEntries   int64  `toml:"max_layer_entries" json:"max_layer_entries"`
+	MaxLayerRatio     int64  `toml:"max_layer_ratio" json:"max_layer_ratio"`
+	MaxLayerHoles     int64  `toml:"max_layer_holes" json:"max_layer_holes"`
 	SignaturePolicy   string `toml:"signature_policy" json:"signature_policy"`
 	RegistriesD       string `toml:"registries_d" json:"registries_d"`
 	NamespacePolicies string `toml:"namespace_policies" json:"namespace_policies"`
@@ -171,6 +177,13 @@ type Monitor struct {
 	Pods int `toml:"pods" json:"pods"`
 }
 
+// The limits of a layer are bounded themselves: what is computed of them must not
+// overflow.
+const (
+	maxLayerLimit = 1 << 50
+	maxLayerRatio = 1 << 20
+)
+
 // maxMonitorPods bounds Monitor.Pods.
 const maxMonitorPods = 1000
 
@@ -188,9 +201,12 @@ func Default() Config {
 			ConfDir: "/etc/cni/net.d",
 			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 		},
-		Network:   Network{Bridge: "strake0", Subnets: []string{}},
-		Registry:  Registry{RegistriesConf: "/etc/containers/registries.conf"},
-		Images:    Images{Driver: "auto", SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d"},
+		Network:  Network{Bridge: "strake0", Subnets: []string{}},
+		Registry: Registry{RegistriesConf: "/etc/containers/registries.conf"},
+		Images: Images{
+			Driver: "auto", SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d",
+			MaxLayerBytes: 128 << 30, MaxLayerEntries: 4_000_000, MaxLayerRatio: 200, MaxLayerHoles: 1 << 30,
+		},
 		Runtimes:  map[string]Runtime{"strake": {Type: "strake"}},
 		Stream:    Stream{Address: "127.0.0.1:0"},
 		Monitor:   Monitor{Pods: 50},
@@ -329,6 +345,18 @@ func (c Config) validate() []problem {
 	oneOf("log_format", c.LogFormat, "text", "json")
 	oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
 	oneOf("images.driver", c.Images.Driver, "auto", "overlay", "overlay-userxattr", "btrfs", "copy")
+	for key, n := range map[string]int64{
+		"images.max_layer_bytes": c.Images.MaxLayerBytes, "images.max_layer_entries": c.Images.MaxLayerEntries,
+		"images.max_layer_ratio": c.Images.MaxLayerRatio, "images.max_layer_holes": c.Images.MaxLayerHoles,
+	} {
+		most := int64(maxLayerLimit)
+		if key == "images.max_layer_ratio" {
+			most = maxLayerRatio
+		}
+		if n < 1 || n > most {
+			bad(key, "%d is not between 1 and %d", n, most)
+		}
+	}
 	absolute("cni.conf_dir", c.CNI.ConfDir)
 	for _, d := range c.CNI.BinDirs {
 		absolute("cni.bin_dirs", d)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/strake-containers/strake/config"
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/image/registry"
 	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/cleanup"
@@ -60,6 +61,9 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 		MountDir:       filepath.Join(c.State, "mounts"),
 		Registry:       registry.Config{ConfigPath: c.Registry.ConfigPath, RegistriesConf: c.Registry.RegistriesConf, UserAgent: "strake/" + version.Version},
 		KeepLayerBlobs: c.Images.KeepLayerBlobs,
+		Limits: layer.Limits{
+			Bytes: c.Images.MaxLayerBytes, Entries: c.Images.MaxLayerEntries, Ratio: c.Images.MaxLayerRatio, Holes: c.Images.MaxLayerHoles,
+		},
 		Trust: image.Trust{
 			Policy: c.Images.SignaturePolicy, RegistriesD: c.Images.RegistriesD, NamespaceDir: c.Images.NamespacePolicies,
 		},

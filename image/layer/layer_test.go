@@ -333,6 +333,25 @@ var hostile = []struct {
 		{Name: "s", Typeflag: tar.TypeSymlink, Linkname: strings.Repeat("d/", maxDepth-2)}, {Name: "s/a/b/c/d/e"}}},
 	{"a device number too large", ErrInvalid, []tar.Header{{Name: "x", Typeflag: tar.TypeChar, Devmajor: 1 << 20}}},
 	{"a device as a whiteout", nil, []tar.Header{{Name: "x", Typeflag: tar.TypeChar}}},
+	{"names with newlines and dots", nil, []tar.Header{
+		{Name: "..\n/x"}, {Name: "\n../x"}, {Name: "a\n/../..\n/y"}, {Name: "esc\x1b[2J"}, {Name: " "}, {Name: "-rf"}, {Name: "\xff\xfe"}}},
+	{"a newline hides a way out", ErrInvalid, []tar.Header{{Name: "a\n/../../canary"}}},
+	{"overlay's attributes of a file", nil, []tar.Header{{Name: "d/f", PAXRecords: map[string]string{
+		"SCHILY.xattr.trusted.overlay.metacopy": "", "SCHILY.xattr.trusted.overlay.redirect": "/../../canary",
+		"SCHILY.xattr.user.overlay.whiteout": "y", "SCHILY.xattr.user.overlay.opaque": "y", "SCHILY.xattr.security.ima": "x", "SCHILY.xattr.system.other": "x"}}}},
+	{"an attribute that is too large", syscall.E2BIG, []tar.Header{{Name: "x", PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("x", 1<<16+1)}}}},
+	{"an attribute with a name too long", syscall.ERANGE, []tar.Header{{Name: "x", PAXRecords: map[string]string{"SCHILY.xattr.user." + strings.Repeat("x", 300): "v"}}}},
+	{"no capability set", syscall.EINVAL, []tar.Header{{Name: "x", PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "nonsense"}}}},
+	{"a whiteout that is a directory", nil, []tar.Header{{Name: ".wh.d/", Typeflag: tar.TypeDir}, {Name: ".wh.d/x"}}},
+	{"a whiteout that is a link", nil, []tar.Header{{Name: "a"}, {Name: ".wh.b", Typeflag: tar.TypeLink, Linkname: "a"}}},
+	{"a whiteout below a whiteout", nil, []tar.Header{{Name: ".wh.a"}, {Name: "a/.wh.b"}, {Name: "a/b/.wh.c"}, {Name: "a/b/c/d"}}},
+	{"a whiteout of the mark", nil, []tar.Header{{Name: "d/", Typeflag: tar.TypeDir}, {Name: "d/.wh..wh..wh..opq"}, {Name: "d/.wh..wh..opq"}, {Name: "d/.wh..opq"}}},
+	{"an opaque mark that is a link", nil, []tar.Header{{Name: "d/", Typeflag: tar.TypeDir},
+		{Name: "d/.wh..wh..opq", Typeflag: tar.TypeSymlink, Linkname: "../../canary"}}},
+	{"a block device with a huge number", ErrInvalid, []tar.Header{{Name: "x", Typeflag: tar.TypeBlock, Devmajor: 8, Devminor: 1 << 20}}},
+	{"a hard link to a device", nil, []tar.Header{{Name: "x", Typeflag: tar.TypeBlock, Devmajor: 8}, {Name: "y", Typeflag: tar.TypeLink, Linkname: "x"}, {Name: "y"}}},
+	{"an owner that is nobody", ErrInvalid, []tar.Header{{Name: "x", Uid: 1<<32 - 1, Format: tar.FormatPAX}}},
+	{"a FIFO as a parent", ErrInvalid, []tar.Header{{Name: "p", Typeflag: tar.TypeFifo}, {Name: "p/x"}}},
 	{"an unknown type", ErrInvalid, []tar.Header{{Name: "x", Typeflag: 'Z'}}},
 }
 
@@ -350,10 +369,58 @@ func TestUnpackHostile(t *testing.T) {
 					t.Errorf("%s was set", a)
 				}
 			}
+			checkAttributes(t, dir)
 			if err := os.RemoveAll(dir); err != nil {
 				t.Errorf("what it left cannot be removed: %v", err)
 			}
 		})
+	}
+}
+
+// checkAttributes: nothing but an opaque mark of ours is overlayfs's, or the host's.
+func checkAttributes(t *testing.T, dir string) {
+	t.Helper()
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() && !d.IsDir() {
+			return err
+		}
+		for attr, value := range xattrs(t, path) {
+			user := strings.HasPrefix(attr, "user.") && !own(attr)
+			if !user && attr != "security.capability" && (attr != Trusted.opaque() || string(value) != "y" || !d.IsDir()) {
+				t.Errorf("%s has %s=%q", path, attr, value)
+			}
+		}
+		return nil
+	})
+}
+
+// forever is a tar that has one more entry whenever it is read.
+type forever struct {
+	t    testing.TB
+	next int
+	buf  bytes.Buffer
+}
+
+func (f *forever) Read(b []byte) (int, error) {
+	if f.buf.Len() == 0 {
+		f.next++
+		w := tar.NewWriter(&f.buf)
+		if err := w.WriteHeader(&tar.Header{Name: "d/" + strconv.Itoa(f.next), Mode: 0o600}); err != nil {
+			f.t.Error(err)
+		}
+	}
+	return f.buf.Read(b)
+}
+
+// TestUnpackForever: a billion entries, of which nobody takes more than the limit.
+func TestUnpackForever(t *testing.T) {
+	testutil.RequireRoot(t, "owners")
+	testutil.CheckLeaks(t)
+	src := sourceOf(nil, nil)
+	src.Size = 1 << 50
+	src.Open = func(context.Context) (io.ReadCloser, error) { return io.NopCloser(&forever{t: t}), nil }
+	if _, err := Unpack(t.Context(), t.TempDir(), src, Limits{Entries: 3000}); !errors.Is(err, ErrLimit) {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -543,8 +610,16 @@ func FuzzEntries(f *testing.F) {
 			})
 		}
 		dir, r, err := unpack(t, tarOf(t, nil, hdrs...), Limits{})
-		if err == nil {
-			checkCount(t, dir, r)
+		if err != nil {
+			return
+		}
+		checkCount(t, dir, r)
+		flat := t.TempDir()
+		if _, err := Flatten(flat, []string{dir}, Trusted); err != nil {
+			t.Fatal(err)
+		}
+		if err := Same(flat, []string{dir}, Trusted); err != nil {
+			t.Error(err)
 		}
 	})
 }
