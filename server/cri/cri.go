@@ -111,8 +111,7 @@ func Register(s grpc.ServiceRegistrar, o Options, done <-chan struct{}) {
 }
 
 // runtimeService implements runtimeapi.RuntimeServiceServer. The embedded type
-// answers Unimplemented for what is not there: CheckpointContainer,
-// CheckpointPod and RestorePod.
+// answers Unimplemented for what a later version of CRI adds.
 type runtimeService struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	Options
