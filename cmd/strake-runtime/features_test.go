@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	testflag "flag" // flag is a type of ours
 	"os"
+	"reflect"
 	"slices"
 	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"github.com/strake-containers/strake/oci/plan"
 )
@@ -52,4 +55,28 @@ func TestUnsafeAnnotationsAreTold(t *testing.T) {
 	if want := []string{"org.criu.config", "org.systemd.property.", "run.oci.keep_original_groups"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
+}
+
+// FuzzFeatures: on any kernel the output is JSON that reads as what it was made from,
+// and names no flag as supported that is not known.
+func FuzzFeatures(f *testing.F) {
+	f.Add(5, 14)
+	f.Add(6, 18)
+	f.Add(-1, 1<<30)
+	f.Fuzz(func(t *testing.T, major, minor int) {
+		want := featuresOf(plan.Host{Kernel: [2]int{major, minor}})
+		data, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got features.Features
+		if err := json.Unmarshal(data, &got); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s reads as %+v, %v", data, got, err)
+		}
+		for _, flag := range want.Linux.Seccomp.SupportedFlags {
+			if !slices.Contains(want.Linux.Seccomp.KnownFlags, flag) {
+				t.Errorf("%s is not known", flag)
+			}
+		}
+	})
 }

@@ -31,6 +31,7 @@ func FuzzMountOptions(f *testing.F) {
 	}
 	maps := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 10}}
 	f.Fuzz(func(t *testing.T, kind, options string) {
+		kind, options = strings.ToValidUTF8(kind, "?"), strings.ToValidUTF8(options, "?") // as JSON has it
 		for _, user := range []bool{false, true} {
 			s := mountSpec(kind, options, maps)
 			if !user {
