@@ -21,9 +21,12 @@ import (
 func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Monitor) error {
 	dir := m.podState(id)
 	if monitor != nil {
-		err := shutDown(ctx, id, monitor) // the connection is its crew's
+		known, err := shutDown(ctx, id, monitor) // the connection is its crew's
 		if err != nil && !errors.Is(err, client.ErrUnavailable) {
 			return err
+		}
+		if err == nil && !known { // it replaces the one that was making the pod
+			err = m.endCrashed(ctx, id, handler)
 		}
 		if err == nil {
 			return m.removeBundle(id)
@@ -34,10 +37,12 @@ func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Mo
 		return nil
 	}
 	monitor, err := m.o.Monitors.Connect(ctx, m.monitorAddress(id))
+	known := false
 	if err == nil {
-		err = errors.Join(shutDown(ctx, id, monitor), monitor.Close())
+		known, err = shutDown(ctx, id, monitor)
+		err = errors.Join(err, monitor.Close())
 	}
-	if errors.Is(err, client.ErrUnavailable) {
+	if errors.Is(err, client.ErrUnavailable) || err == nil && !known {
 		err = m.endCrashed(ctx, id, handler)
 	}
 	if err != nil {
@@ -46,14 +51,18 @@ func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Mo
 	return m.removeBundle(id)
 }
 
-// shutDown ends a pod on its monitor.
-func shutDown(ctx context.Context, id string, monitor Monitor) error {
-	for _, end := range []func(context.Context, string) error{monitor.StopSandbox, monitor.ShutdownSandbox} {
-		if err := end(ctx, id); err != nil && !errors.Is(err, client.ErrNotFound) {
-			return err
-		}
+// shutDown ends a pod on a monitor, and tells whether that knew it.
+func shutDown(ctx context.Context, id string, monitor Monitor) (known bool, err error) {
+	// The other one ends a monitor that has no pods, too.
+	if err := monitor.StopSandbox(ctx, id); err == nil {
+		known = true
+	} else if !errors.Is(err, client.ErrNotFound) {
+		return false, err
 	}
-	return nil
+	if err := monitor.ShutdownSandbox(ctx, id); err != nil && !errors.Is(err, client.ErrNotFound) {
+		return known, err
+	}
+	return known, nil
 }
 
 // removeBundle removes what a pod that has ended has in the directory that dies

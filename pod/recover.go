@@ -234,6 +234,9 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	if now, e := c.pod.live(); e == nil {
 		monitor = now // it may have been replaced
 	}
+	if err == nil && s.State == string(ContainerRunning) && s.StartedAt.IsZero() {
+		s.StartedAt = now() // its monitor died, too, before it could
+	}
 	if err == nil && !s.StartedAt.IsZero() && c.record.State == ContainerCreated {
 		// It was started, and the daemon died before it could write so.
 		err = m.updateContainer(c, false, func(r *containerRecord) { r.State, r.StartedAt = ContainerRunning, s.StartedAt })

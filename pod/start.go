@@ -51,7 +51,13 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 			}
 		}
 		again = true
-		pid, err = monitor.Start(ctx, c.id)
+		if pid, err = monitor.Start(ctx, c.id); err != nil {
+			// Or a daemon and a monitor were killed before they could write so.
+			if s, e := monitor.ContainerStatus(ctx, c.id); e == nil && s.State == string(ContainerRunning) {
+				pid = s.Pid
+				return nil
+			}
+		}
 		return err
 	})
 	if err != nil {
