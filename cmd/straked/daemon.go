@@ -34,7 +34,7 @@ const stopTimeout = 20 * time.Second
 
 // daemon wires straked together, bottom up, serves until ctx ends, and takes it
 // down in reverse. Pods are left as they are.
-func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger) (err error) {
+func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger, r *reloader) (err error) {
 	var closers cleanup.Stack // what was opened is closed, whether or not all went well
 	defer closers.Run(&err)
 	log.Info("straked starts", "version", version.Version, "root", c.Root, "state", c.State)
@@ -140,6 +140,8 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger)
 	// 6. Serve until the signal.
 	serving.Go(streams.Serve)
 	serving.Go(func() error { return rpc.Serve(socket.Listener) })
+	serving.Go(func() error { r.follow(ctx); return nil })
+	serving.Go(func() error { return watchdog(ctx, log, func() { pods.Info() }) })
 	if err := sdnotify.Send(sdnotify.Ready); err != nil {
 		log.Warn("systemd was not told that straked is ready", "error", err)
 	}

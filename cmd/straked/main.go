@@ -33,6 +33,9 @@ usage: straked [--config FILE] [--root DIR] [--state DIR] [--address SOCKET] [--
   --log-level LEVEL   debug, info, warn or error
 
 SIGTERM and SIGINT stop the daemon. Its pods go on; the next straked finds them.
+SIGHUP reads the configuration again: log_level counts at once, and straked says
+which other changes wait for a restart. What lies in files of its own (registries.conf,
+policies, certs.d, CNI) is read whenever it is used.
 `
 
 // Exit codes.
@@ -140,12 +143,15 @@ func serve(o overrides, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "straked: it makes mounts, namespaces and cgroups: run it as root (sudo straked)")
 		return exitError
 	}
-	log := newLogger(stderr, c)
+	log, level := newLogger(stderr, c)
 	// The second signal is the system's own again: it ends what hangs.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	if err := daemon(ctx, c, o.file, log); err != nil {
+	reloads := make(chan os.Signal, 1)
+	signal.Notify(reloads, syscall.SIGHUP)
+	r := &reloader{load: o.load, running: c, level: level, log: log, asked: reloads}
+	if err := daemon(ctx, c, o.file, log, r); err != nil {
 		log.Error("straked failed", "error", err)
 		return exitError
 	}

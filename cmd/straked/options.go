@@ -30,9 +30,9 @@ import (
 const monitorName = "containerd-shim-strake-v2"
 
 // newLogger logs as the configuration says, and makes the libraries that bring
-// loggers of their own do so too.
-func newLogger(w io.Writer, c config.Config) *slog.Logger {
-	var level slog.Level
+// loggers of their own do so too. The level can be changed.
+func newLogger(w io.Writer, c config.Config) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // validated
 	o := &slog.HandlerOptions{Level: level}
 	var h slog.Handler = slog.NewTextHandler(w, o)
@@ -43,7 +43,7 @@ func newLogger(w io.Writer, c config.Config) *slog.Logger {
 	slog.SetDefault(log)
 	klog.SetSlogLogger(slog.New(quiet{h}))
 	logrus.SetLevel(logrus.FatalLevel) // ttrpc's: what matters of it is in the errors it returns
-	return log
+	return log, level
 }
 
 // quiet logs at debug what the kubelet's library calls errors, such as a client

@@ -7,13 +7,18 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // States to send.
 const (
 	Ready    = "READY=1"
 	Stopping = "STOPPING=1"
+	Watchdog = "WATCHDOG=1"
 )
 
 // Send sends a state, several separated by newlines.
@@ -35,4 +40,24 @@ func Send(state string) error {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	return nil
+}
+
+// Reloading says that the configuration is being read again; Ready says that it
+// has been.
+func Reloading() string {
+	return fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", sys.Monotonic().Microseconds())
+}
+
+// WatchdogInterval is how often systemd wants to hear Watchdog at least; 0: never.
+// An error is a value that systemd does not send.
+func WatchdogInterval() (time.Duration, error) {
+	usec := os.Getenv("WATCHDOG_USEC")
+	if pid := os.Getenv("WATCHDOG_PID"); usec == "" || pid != "" && pid != strconv.Itoa(os.Getpid()) {
+		return 0, nil // not asked for, or of another process
+	}
+	n, err := strconv.ParseInt(usec, 10, 64)
+	if err != nil || n <= 0 || n > int64(24*time.Hour/time.Microsecond) {
+		return 0, fmt.Errorf("notify systemd: WATCHDOG_USEC %q is not a number of microseconds", usec)
+	}
+	return time.Duration(n) * time.Microsecond, nil
 }

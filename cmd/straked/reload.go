@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/strake-containers/strake/config"
+	"github.com/strake-containers/strake/internal/sdnotify"
+)
+
+// reloader reads the configuration again when it is asked to.
+type reloader struct {
+	load    func() (config.Config, error)
+	running config.Config // what straked was started with, but for log_level
+	level   *slog.LevelVar
+	log     *slog.Logger
+	asked   <-chan os.Signal
+}
+
+// follow reloads whenever it is asked to, until ctx ends.
+func (r *reloader) follow(ctx context.Context) {
+	for {
+		select {
+		case <-r.asked:
+		case <-ctx.Done():
+			return
+		}
+		tell(r.log, sdnotify.Reloading())
+		r.reload()
+		tell(r.log, sdnotify.Ready)
+	}
+}
+
+// reload makes count what can be changed while straked runs. A configuration that
+// is wrong changes nothing.
+func (r *reloader) reload() {
+	c, err := r.load()
+	if err != nil {
+		r.log.Error("the configuration is wrong and not taken over", "error", err)
+		return
+	}
+	_ = r.level.UnmarshalText([]byte(c.LogLevel)) // validated
+	r.running.LogLevel = c.LogLevel
+	waiting, err := changedKeys(r.running, c)
+	if err != nil {
+		r.log.Error("compare configurations", "error", err)
+		return
+	}
+	r.log.Info("configuration read again", "log_level", c.LogLevel)
+	if len(waiting) > 0 {
+		r.log.Warn("changes that count only after a restart of straked, which pods do not notice", "keys", waiting)
+	}
+}
+
+// changedKeys lists the keys, as in the file, whose values differ.
+func changedKeys(a, b config.Config) ([]string, error) {
+	var keys []string
+	was, err := asMap(a)
+	if err != nil {
+		return nil, err
+	}
+	is, err := asMap(b)
+	if err != nil {
+		return nil, err
+	}
+	compare("", was, is, &keys)
+	slices.Sort(keys)
+	return slices.Compact(keys), nil
+}
+
+func asMap(c config.Config) (map[string]any, error) {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	m := map[string]any{}
+	return m, json.Unmarshal(data, &m)
+}
+
+func compare(prefix string, a, b map[string]any, keys *[]string) {
+	for _, pair := range [][2]map[string]any{{a, b}, {b, a}} {
+		for key, v := range pair[0] {
+			other := pair[1][key]
+			x, isTable := v.(map[string]any)
+			y, isToo := other.(map[string]any)
+			if isTable && isToo {
+				compare(prefix+key+".", x, y, keys)
+			} else if !reflect.DeepEqual(v, other) {
+				*keys = append(*keys, prefix+key)
+			}
+		}
+	}
+}
+
+// watchdog tells systemd that straked is well as often as it wants to hear it, as
+// long as alive returns: a daemon whose locks are stuck falls silent, and is
+// restarted.
+func watchdog(ctx context.Context, log *slog.Logger, alive func()) error {
+	interval, err := sdnotify.WatchdogInterval()
+	if err != nil {
+		return fmt.Errorf("watchdog: %w", err)
+	}
+	if interval == 0 {
+		return nil
+	}
+	ticker := time.NewTicker(interval / 2)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			alive()
+			tell(log, sdnotify.Watchdog)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// tell sends systemd a state; that it cannot be told is no reason to stop.
+func tell(log *slog.Logger, state string) {
+	if err := sdnotify.Send(state); err != nil {
+		log.Warn("systemd was not told", "state", state, "error", err)
+	}
+}
