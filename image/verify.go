@@ -13,6 +13,7 @@ import (
 
 	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/image/registry"
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // Finding is what Verify says of one layer or blob.
@@ -103,6 +104,7 @@ func (s *Store) verifyBlob(ctx context.Context, d digest.Digest) error {
 		return err
 	}
 	defer func() { _ = f.Close() }() // only read from
+	sys.DropCache(f)                 // the disk is checked, not the memory
 	v := d.Verifier()
 	if _, err := io.Copy(v, untilDone{ctx, f}); err != nil {
 		return err

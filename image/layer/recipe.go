@@ -141,6 +141,7 @@ type Tar struct {
 	left   int64    // of it
 	want   digest.Digest
 	hash   digest.Digester
+	device bool // read the files from the device, whatever is in memory
 }
 
 // Tar opens the tar of a layer. The caller sees to it that the layer stays.
@@ -261,6 +262,9 @@ func (t *Tar) next() error {
 	if t.body, err = sys.OpenFileBelow(t.root, string(path)); err != nil {
 		return fmt.Errorf("layer %s: %w: %q: %w", t.key, ErrDigestMismatch, path, err)
 	}
+	if t.device {
+		sys.DropCache(t.body)
+	}
 	info, err := t.body.Stat()
 	if err == nil && (!info.Mode().IsRegular() || info.Size() != int64(size)) {
 		err = fmt.Errorf("%w: %q is %s of %d bytes, not a file of %d", ErrDigestMismatch, path, info.Mode().Type(), info.Size(), size)
@@ -281,6 +285,7 @@ func (s *Store) Verify(key Key) (err error) {
 	if err != nil {
 		return err
 	}
+	t.device = true
 	defer func() { err = errors.Join(err, t.Close()) }()
 	root, err := sys.OpenDir(s.Path(key))
 	if err != nil {

@@ -304,6 +304,10 @@ func xattrs(list func([]byte) (int, error), get func(string, []byte) (int, error
 	return attrs, nil
 }
 
+// DropCache has the next read of a file come from the device, as far as what is in
+// memory has been written there.
+func DropCache(f *os.File) { _ = unix.Fadvise(Fd(f), 0, 0, unix.FADV_DONTNEED) } // advice
+
 // SyncFS writes the whole file system of an open directory to its device.
 func SyncFS(fd int) error { return unix.Syncfs(fd) }
 
