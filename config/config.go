@@ -211,7 +211,7 @@ func Default() Config {
 		Stream:    Stream{Address: "127.0.0.1:0"},
 		Monitor:   Monitor{Pods: 50},
 		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
-		NRI:       NRI{PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d", RegistrationTimeout: "5s", RequestTimeout: "2s"},
+		NRI:       NRI{PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d", RegistrationTimeout: "5s", RequestTimeout: "5s"},
 		HooksDirs: []string{"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"},
 		Workloads: map[string]Workload{},
 	}
