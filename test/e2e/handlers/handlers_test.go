@@ -358,7 +358,7 @@ func story(t *testing.T, h handler) {
 func exitUnseen(t *testing.T, p *pod) {
 	t.Helper()
 	n := p.Node
-	late := p.container(n.ContainerConfig("late", "sh", "-c", "until [ -e /tmp/end ]; do sleep 0.1; done; exit 11"))
+	late := p.container(n.ContainerConfig("late", "sh", "-c", "until [ -e /tmp/end ]; do sleep 0.1; done; exit 11 # "+n.Root))
 	p.out(late, "sh", "-c", "(sleep 0.5; touch /tmp/end) >/dev/null 2>&1 &")
 	n.Kill()
 	for _, pid := range monitors(t, n) {
@@ -366,7 +366,7 @@ func exitUnseen(t *testing.T, p *pod) {
 			t.Fatal(err)
 		}
 	}
-	<-time.After(time.Second) // it ends meanwhile, most likely
+	until(t, "it has ended", func() bool { return len(processes(t, n, "sh")) == 0 })
 	n.StartDaemon()
 	if s := p.exit(late); s.ExitCode != 11 {
 		t.Errorf("exit while nobody looked: %d, want 11", s.ExitCode)
