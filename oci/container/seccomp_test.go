@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -109,7 +110,8 @@ func TestSeccompNotify(t *testing.T) {
 	e := newEnv(t)
 	a := newAgent(t)
 	for _, nnp := range []bool{true, false} {
-		s := e.spec("mkdir /tmp/a; exec sleep 1000")
+		said := filepath.Join(e.bundle, "rootfs/tmp/said")
+		s := e.spec("mkdir /tmp/a; echo > /tmp/said; exec sleep 1000")
 		s.Process.NoNewPrivileges = nnp
 		s.Annotations = map[string]string{"long": strings.Repeat("x", 300<<10)}
 		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: a.path, ListenerMetadata: "opaque \" data",
@@ -132,6 +134,7 @@ func TestSeccompNotify(t *testing.T) {
 		if got.Pid == p.Pid || got.State.Pid != p.Pid || got.State.Status != specs.StateRunning {
 			t.Errorf("state of an added process: %+v", got)
 		}
+		eventually(t, "the program's word", func() bool { return os.Remove(said) == nil })
 		must(t, c.Delete(t.Context(), true))
 		contains(t, text(), "can't create directory '/tmp/a': Wrong medium type")
 	}
