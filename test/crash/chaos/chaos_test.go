@@ -36,7 +36,7 @@ import (
 )
 
 var (
-	length = flag.Duration("chaos.time", 45*time.Second, "how long things go wrong")
+	length = flag.Duration("chaos.time", 20*time.Second, "how long things go wrong")
 	seed   = flag.Uint64("chaos.seed", 0, "decides what is done, in which order; 0: a random one")
 	keep   = flag.String("chaos.keep", "", "a directory to copy the node's files and logs to when something is wrong")
 	faults = flag.String("chaos.faults", "daemon,monitor,container,plugin,network,full,slow", "what goes wrong")

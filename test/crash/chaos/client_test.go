@@ -432,6 +432,11 @@ func (c *client) verifyContainer(k *containerModel) {
 	if k.startedAt == 0 {
 		k.startedAt = s.StartedAt
 	}
+	// Of a start that was not yet written when straked was killed, the monitor's time
+	// counts, which is a little later.
+	if later := time.Duration(s.StartedAt - k.startedAt); later > 0 && later < patience {
+		k.startedAt = s.StartedAt
+	}
 	if s.CreatedAt != k.createdAt || s.StartedAt != k.startedAt {
 		c.problem("%s: container %v: created at %d and started at %d, was %d and %d", c.name, k, s.CreatedAt, s.StartedAt, k.createdAt, k.startedAt)
 	}
