@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
+	"github.com/strake-containers/strake/internal/credhelper"
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
@@ -47,9 +47,64 @@ type authFile struct {
 	CredsStore  string                 `json:"credsStore"`  // who has all others
 }
 
-// findAuth looks for the credentials that this user has for an image's registry;
-// nil is none. A credential helper that a file names is asked.
+// registriesFiles are where registries.conf names credential helpers, later ones
+// count: a user's file takes the place of the machine's, drop-ins add to either.
+func registriesFiles(getenv func(string) string) ([]string, error) {
+	const system = "/etc/containers/registries.conf"
+	file, folders := system, []string{system + ".d"}
+	if home := getenv("HOME"); home != "" {
+		own := filepath.Join(home, ".config/containers/registries.conf")
+		if _, err := os.Stat(own); err == nil {
+			file = own
+		}
+		folders = append(folders, own+".d")
+	}
+	if named := getenv("CONTAINERS_REGISTRIES_CONF"); named != "" {
+		file, folders = named, []string{named + ".d"}
+	}
+	files := []string{file}
+	for _, folder := range folders {
+		more, err := filepath.Glob(filepath.Join(folder, "*.conf"))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", folder, err)
+		}
+		files = append(files, more...)
+	}
+	return files, nil
+}
+
+// findAuth looks for the credentials that this user has for an image's registry,
+// where registries.conf says: in the files of logins unless it names helpers. Nil is
+// none. One that fails counts when no other has some.
 func findAuth(ctx context.Context, ref string, getenv func(string) string) (*strakev1.Auth, error) {
+	files, err := registriesFiles(getenv)
+	if err != nil {
+		return nil, err
+	}
+	helpers, err := credhelper.Configured(files)
+	if err != nil {
+		return nil, fmt.Errorf("credential-helpers: %w", err)
+	}
+	var errs []error
+	for _, helper := range helpers {
+		var auth *strakev1.Auth
+		var err error
+		if helper == credhelper.AuthFiles {
+			auth, err = findInFiles(ctx, ref, getenv)
+		} else if auth, err = askHelper(ctx, helper, authHost(ref)); err != nil {
+			err = fmt.Errorf("credentials for %s by registries.conf's credential-helpers: %w", authHost(ref), err)
+		}
+		if err == nil && auth != nil {
+			return auth, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// findInFiles looks in the files of logins. A credential helper that one names is
+// asked.
+func findInFiles(ctx context.Context, ref string, getenv func(string) string) (*strakev1.Auth, error) {
 	keys := authKeys(ref)
 	for _, path := range authFiles(getenv) {
 		data, err := os.ReadFile(path)
@@ -95,51 +150,19 @@ func (f authFile) find(ctx context.Context, keys []string) (auth *strakev1.Auth,
 	return nil, "", nil
 }
 
-// maxHelperAnswer bounds what a credential helper says.
-const maxHelperAnswer = 1 << 20
-
-// askHelper runs docker-credential-NAME get, the protocol of docker's helpers. Nil
-// is that it has none.
+// askHelper asks a credential helper; nil is that it has none.
 func askHelper(ctx context.Context, name, server string) (*strakev1.Auth, error) {
-	if name != filepath.Base(name) {
-		return nil, fmt.Errorf("the credential helper %q is not a name", name)
-	}
-	program := "docker-credential-" + name
-	cmd := exec.CommandContext(ctx, program, "get")
-	cmd.Stdin = strings.NewReader(server)
-	out, err := cmd.Output()
-	text := strings.TrimSpace(string(out[:min(len(out), maxHelperAnswer)]))
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		if strings.Contains(text, "credentials not found") {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("%s: %w: %s", program, err, text)
-	}
-	if err != nil {
+	c, err := credhelper.Ask(ctx, name, server)
+	if err != nil || c == (credhelper.Credentials{}) {
 		return nil, err
 	}
-	var answer struct{ Username, Secret string }
-	if err := json.Unmarshal([]byte(text), &answer); err != nil {
-		return nil, fmt.Errorf("%s: its answer: %w", program, err)
-	}
-	switch answer.Username {
-	case "":
-		return nil, nil
-	case "<token>":
-		return &strakev1.Auth{IdentityToken: answer.Secret}, nil
-	}
-	return &strakev1.Auth{Username: answer.Username, Password: answer.Secret}, nil
+	return &strakev1.Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}, nil
 }
 
 // authKeys are the names under which a file may have the credentials for an
 // image, the most specific first: its repository, the folders above, its host.
 func authKeys(ref string) []string {
-	name, _, _ := strings.Cut(ref, "@")
-	host, path, ok := strings.Cut(name, "/")
-	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
-		host, path = "docker.io", name
-	}
+	host, path := splitName(ref)
 	if i := strings.LastIndexByte(path, ':'); i >= 0 {
 		path = path[:i]
 	}
@@ -153,6 +176,22 @@ func authKeys(ref string) []string {
 		keys = append(keys, "https://index.docker.io/v1/", "index.docker.io")
 	}
 	return append(keys, "https://"+host)
+}
+
+// authHost is the registry of an image, as a helper is asked for it.
+func authHost(ref string) string {
+	host, _ := splitName(ref)
+	return host
+}
+
+// splitName gives an image's registry and what is after it, without a digest.
+func splitName(ref string) (host, path string) {
+	name, _, _ := strings.Cut(ref, "@")
+	host, path, ok := strings.Cut(name, "/")
+	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
+		return "docker.io", name
+	}
+	return host, path
 }
 
 func (c credentials) message() (*strakev1.Auth, error) {

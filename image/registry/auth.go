@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"time"
 	"unicode"
+
+	"github.com/strake-containers/strake/internal/credhelper"
 )
 
 // Auth is what a caller of CRI or a login gives. One of the forms is set.
@@ -81,13 +84,15 @@ func (a *Auth) userPassword() (user, password string, err error) {
 
 // authorizer answers a host's challenges for one repository.
 type authorizer struct {
-	host        *host
-	credentials *Auth
-	userAgent   string
+	host      *host
+	userAgent string
+	helpers   []string // who is asked, once, when there are no credentials
+	server    string   // what they are asked for
 
-	mu     sync.Mutex // held over the token request: callers wait for one token
-	header string     // of Authorization; "" before the first challenge
-	until  time.Time  // zero: for ever
+	mu          sync.Mutex // held over the token request: callers wait for one token
+	credentials *Auth
+	header      string    // of Authorization; "" before the first challenge
+	until       time.Time // zero: for ever
 }
 
 // sign adds what was learnt from an earlier challenge.
@@ -106,6 +111,9 @@ func (a *authorizer) authenticate(ctx context.Context, challenges []string, repo
 	if a.credentials != nil && a.credentials.RegistryToken != "" {
 		a.header = "Bearer " + a.credentials.RegistryToken
 		return nil
+	}
+	if err := a.askHelpers(ctx); err != nil {
+		return err
 	}
 	user, password, err := a.credentials.userPassword()
 	if err != nil {
@@ -128,6 +136,36 @@ func (a *authorizer) authenticate(ctx context.Context, challenges []string, repo
 		return fmt.Errorf("%w: %s wants a user name and password: log in to it", ErrUnauthorized, a.host.base.Host)
 	}
 	return fmt.Errorf("%w: %s asks for no known kind of authentication", ErrUnauthorized, a.host.base.Host)
+}
+
+// askHelpers looks for credentials where nobody gave any, in the order of
+// registries.conf. One that fails counts when no other has some. mu is held.
+func (a *authorizer) askHelpers(ctx context.Context) error {
+	if a.credentials != nil || len(a.helpers) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, headerTimeout)
+	defer cancel()
+	var errs []error
+	for _, helper := range a.helpers {
+		if helper == credhelper.AuthFiles {
+			continue // a person's, who gives us what is in them
+		}
+		c, err := credhelper.Ask(ctx, helper, a.server)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("credentials for %s by registries.conf's credential-helpers: %w", a.server, err))
+			continue
+		}
+		if c != (credhelper.Credentials{}) {
+			a.credentials = &Auth{Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken}
+			return nil
+		}
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("%w: %w", ErrUnauthorized, errors.Join(errs...))
+	}
+	a.helpers = nil // they have none
+	return nil
 }
 
 // fetchToken asks the token service named by a Bearer challenge.

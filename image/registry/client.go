@@ -141,6 +141,13 @@ func (c *Client) Repository(ref Reference, auth *Auth) (*Repository, error) {
 		}
 		h.http = &http.Client{Transport: transport, CheckRedirect: h.checkRedirect}
 		h.auth = &authorizer{host: h, credentials: auth.forEndpoint(ep, ref.Domain), userAgent: c.config.UserAgent}
+		if h.auth.credentials == nil {
+			h.auth.helpers = conf.Helpers
+			h.auth.server = ep.base.Host
+			if ep.upstream {
+				h.auth.server = ref.Domain
+			}
+		}
 		r.hosts = append(r.hosts, h)
 	}
 	return r, nil

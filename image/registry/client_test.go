@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -449,5 +450,51 @@ func TestSelect(t *testing.T) {
 		if c.size < 0 && !errors.Is(err, ErrUnsupported) || c.size >= 0 && (err != nil || d.Size != c.size) {
 			t.Errorf("%s of %v: %d, %v; want %d", c.want, c.have, d.Size, err, c.size)
 		}
+	}
+}
+
+// TestCredentialHelpers has registries.conf's helpers asked where the caller gave no
+// credentials, and only once the registry wants some.
+func TestCredentialHelpers(t *testing.T) {
+	testutil.CheckLeaks(t)
+	s := start(t, fake.New())
+	for _, name := range []string{"private", "open"} {
+		if _, err := s.Add(name, "1", fake.Image{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	write("docker-credential-ours", "#!/bin/sh\nread -r server || true\necho \"$server\" >>"+dir+"/asked\n"+
+		"[ \"$server\" = "+s.Addr+" ] && echo '{\"Username\":\"me\",\"Secret\":\"secret\"}' || { echo credentials not found in native keychain; exit 1; }\n")
+	write("docker-credential-broken", "#!/bin/sh\necho no keyring; exit 1\n")
+	config := Config{RegistriesConf: filepath.Join(dir, "registries.conf")}
+	resolve := func(helpers string, auth *Auth) error {
+		write("registries.conf", "credential-helpers = "+helpers+"\n")
+		_, err := open(t, config, s.Addr+"/private:1", auth).Resolve(t.Context())
+		return err
+	}
+	if err := resolve(`["ours"]`, nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "asked")); err == nil {
+		t.Error("the helper was asked for a registry that wants no credentials")
+	}
+	s.RequireLogin("me", "secret")
+	for helpers, ok := range map[string]bool{`["ours"]`: true, `["broken", "ours"]`: true, `["containers-auth.json"]`: false} {
+		if err := resolve(helpers, nil); ok && err != nil || !ok && !errors.Is(err, ErrUnauthorized) {
+			t.Errorf("%s: %v", helpers, err)
+		}
+	}
+	if err := resolve(`["broken"]`, nil); !errors.Is(err, ErrUnauthorized) || !strings.Contains(err.Error(), "docker-credential-broken") {
+		t.Errorf("broken: %v", err)
+	}
+	if err := resolve(`["ours"]`, &Auth{Username: "me", Password: "guess"}); !errors.Is(err, ErrUnauthorized) {
+		t.Errorf("the caller's credentials count: %v", err)
 	}
 }

@@ -23,7 +23,7 @@ var ErrBlocked = errors.New("blocked")
 type registriesConf struct {
 	Search      []string           `toml:"unqualified-search-registries"`
 	ShortMode   string             `toml:"short-name-mode"`
-	Helpers     []string           `toml:"credential-helpers"` // for clients: straked gets credentials from its callers
+	Helpers     []string           `toml:"credential-helpers"` // asked when the caller gave no credentials
 	LayerHelper string             `toml:"additional-layer-store-auth-helper"`
 	Registries  []registryTable    `toml:"registry"`
 	Aliases     map[string]string  `toml:"aliases"`
@@ -114,6 +114,9 @@ func (c *registriesConf) merge(file string, data []byte) error {
 	}
 	if f.Search != nil {
 		c.Search = f.Search
+	}
+	if len(f.Helpers) > 0 {
+		c.Helpers = f.Helpers
 	}
 	if f.ShortMode != "" {
 		c.ShortMode = f.ShortMode
