@@ -374,3 +374,45 @@ func TestRealMonitorKilledBeforeStart(t *testing.T) {
 		t.Errorf("container: %+v", s)
 	}
 }
+
+// The start of a container was cut off and its init comes out of the gate late: when
+// another monitor has it already, which takes it for one that waits.
+func TestRealLateStart(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 8
+	m := n.open()
+	pod := n.run(m, n.pod("late"))
+	runs := n.start(m, pod, ContainerConfig{Name: "runs", Command: []string{"/bin/sleep", "1000"}})
+	create := func(name string) string {
+		id, err := m.CreateContainer(t.Context(), pod, ContainerConfig{Name: name, Image: "busybox", Command: []string{"/bin/sleep", "1000"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	asked, found := create("asked"), create("found")
+	n.killMonitor()
+	n.alive(m, runs)
+	for _, id := range []string{asked, found} {
+		gate, err := sys.DialPacket(filepath.Join(m.runtimeState(), id), "start.sock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = gate.Read(make([]byte, 1024)) // its end is that of the gate
+		if err := gate.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.StartContainer(t.Context(), asked); err != nil {
+		t.Error(err)
+	}
+	if err := m.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m = n.open()
+	for _, id := range []string{asked, found} {
+		if s := mustContainer(t, m, id); s.State != ContainerRunning || s.StartedAt.IsZero() {
+			t.Errorf("container: %+v", s)
+		}
+	}
+}

@@ -272,6 +272,12 @@ func (c *Container) State(ctx context.Context) (specs.State, error) {
 	return s, nil
 }
 
+// Runs says whether its command has been executed and has not ended.
+func (c *Container) Runs(ctx context.Context) bool {
+	s, err := c.State(ctx)
+	return err == nil && (s.Status == specs.StateRunning || s.Status == "paused")
+}
+
 // Cgroup is where the spec has its processes be.
 func (c *Container) Cgroup() (*cgroup.Cgroup, error) {
 	cg, err := cgroup.Name(cgroup.Config{Path: c.cgroup, Systemd: c.r.SystemdCgroup})

@@ -184,7 +184,7 @@ func (s *Service) adoptTask(ctx context.Context, pod *sandbox, id, bundle string
 		done: make(chan struct{}), phase: running, busy: true, startedAt: record.StartedAt,
 	}
 	if status == specs.StateCreated {
-		p.phase = created
+		p.phase, t.cutOff = created, true
 	}
 	t.init = p
 

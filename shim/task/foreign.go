@@ -157,6 +157,13 @@ func (c *foreignContainer) Start(ctx context.Context) error {
 	return c.shim.call(ctx, "Start", &processRequest{ID: c.id}, &pidResponse{})
 }
 
+// Runs says whether its command has been executed and has not ended.
+func (c *foreignContainer) Runs(ctx context.Context) bool {
+	var a stateResponse
+	err := c.shim.call(ctx, "State", &processRequest{ID: c.id}, &a)
+	return err == nil && (a.Status == statusRunning || a.Status == statusPaused)
+}
+
 func (c *foreignContainer) Kill(ctx context.Context, sig syscall.Signal, all bool) error {
 	return c.kill(ctx, "", sig, all)
 }

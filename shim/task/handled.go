@@ -15,6 +15,7 @@ import (
 // Delete removes it, alive or not.
 type handled interface {
 	Start(ctx context.Context) error
+	Runs(ctx context.Context) bool // its command has been executed and has not ended
 	Kill(ctx context.Context, sig syscall.Signal, all bool) error
 	Delete(ctx context.Context) error
 	Exec(ctx context.Context, o container.ExecOptions) (*container.Process, error)
@@ -32,6 +33,11 @@ type native struct{ *container.Container }
 
 func (n native) Kill(_ context.Context, sig syscall.Signal, all bool) error {
 	return n.Container.Kill(sig, all)
+}
+
+func (n native) Runs(context.Context) bool {
+	s, err := n.State()
+	return err == nil && (s.Status == specs.StateRunning || s.Status == container.StatePaused)
 }
 
 func (n native) Delete(ctx context.Context) error { return n.Container.Delete(ctx, true) }

@@ -37,6 +37,7 @@ func (s *Service) containerStatus(ctx context.Context, r *idRequest) (*container
 		return nil, err
 	}
 	t.checkOOM()
+	t.catchUp(ctx)
 	lost, lossErr := t.init.io.LogLoss()
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -33,6 +33,7 @@ type task struct {
 	mu        sync.Mutex
 	execs     map[string]*process
 	paused    bool
+	cutOff    bool // a start was, after which init may run all the same
 	ending    bool // init has ended and no exec may outlive it
 	oomKilled bool
 	silent    int // numbers the execs of ExecSync

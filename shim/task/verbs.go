@@ -64,6 +64,7 @@ func (t *task) startInit(ctx context.Context) error {
 	}
 	// On an error init is dead, or still waits and can be started again.
 	t.settle(t.init, func() {
+		t.cutOff = t.cutOff || ctx.Err() != nil
 		if err == nil {
 			t.running(t.init)
 			t.service.events.publish("/tasks/start", "containerd.events.TaskStart", &taskStart{
@@ -75,6 +76,22 @@ func (t *task) startInit(ctx context.Context) error {
 		return t.explain(err)
 	}
 	return nil
+}
+
+// catchUp finds out whether init runs after a start that was cut off: its caller, or
+// the monitor that it had asked, was gone before init came out of the gate.
+func (t *task) catchUp(ctx context.Context) {
+	t.mu.Lock()
+	late := t.cutOff && t.init.phase == created && !t.init.busy
+	t.mu.Unlock()
+	if !late || !t.container.Runs(ctx) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.init.phase == created {
+		t.running(t.init)
+	}
 }
 
 // running is called under mu.
