@@ -52,8 +52,12 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, a
 	return nil
 }
 
-// applyLimits puts limits in force, and into the record by change.
+// applyLimits puts limits in force, and into the record by change. A memory limit
+// below what is in use is refused: cgroup v2 would kill the container to get there.
 func (m *Manager) applyLimits(ctx context.Context, c *container, monitor Monitor, limits *specs.LinuxResources, change func(*containerRecord)) error {
+	if limits.Memory != nil {
+		limits.Memory.CheckBeforeUpdate = new(true)
+	}
 	if err := monitor.Update(ctx, c.id, limits); err != nil {
 		return fmt.Errorf("update container %s: %w", c.what, m.class(c, err))
 	}
