@@ -25,7 +25,9 @@
 //
 // Everything is recovered from pod.json, container.json, the monitors and the
 // files they leave (recover.go). A directory without a finished record is undone
-// by id, with everything that could have been made under that id (reclaim.go).
+// by id, with everything that could have been made under that id (reclaim.go). What
+// that needs of network plugins goes on while others are served; the pod's name waits
+// for it.
 //
 // # Locks
 //

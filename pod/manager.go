@@ -88,6 +88,10 @@ type Manager struct {
 	pods       map[string]*sandbox
 	containers map[string]*container
 	names      map[podKey]*sandbox // ready, or being made
+	// Pods that an earlier life has half made, until they are undone: by id and, until
+	// that has failed once, by name.
+	halfMade   map[string]*work
+	undoing    map[podKey]*work
 	unreadable []string
 }
 
@@ -119,6 +123,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 		o: o, host: hostFacts(), store: s, tracker: newTracker(),
 		crews: crewSet{all: map[string]*crew{}},
 		pods:  map[string]*sandbox{}, containers: map[string]*container{}, names: map[podKey]*sandbox{},
+		undoing: map[podKey]*work{}, halfMade: map[string]*work{},
 	}
 	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
 	if _, ours := o.Monitors.(ShimMonitors); ours {

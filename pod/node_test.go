@@ -46,6 +46,7 @@ type node struct {
 	netns     map[string]bool
 	monitors  map[string]*fakeMonitor // by address
 	stuck     map[string]bool         // pods whose monitor never answers
+	teardown  chan struct{}           // a Teardown waits for its end; nil: for nothing
 }
 
 type fakeMonitor struct {
@@ -96,6 +97,11 @@ func (n *node) open() *Manager {
 	if err != nil {
 		n.tb.Fatal(err)
 	}
+	for _, w := range m.undos() {
+		if n.teardown == nil {
+			<-w.done
+		}
+	}
 	n.tb.Cleanup(func() {
 		if view.epoch != n.epoch {
 			return // "killed": it never ends
@@ -105,6 +111,13 @@ func (n *node) open() *Manager {
 		_ = m.Close(ctx) // what is stuck stays so
 	})
 	return m
+}
+
+// undos are those of half-made pods that are under way.
+func (m *Manager) undos() []*work {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.halfMade))
 }
 
 // view is the node as one Manager sees it.
@@ -199,6 +212,9 @@ func (v fakeNetwork) Setup(ctx context.Context, p network.Pod) (network.Result, 
 func (v fakeNetwork) Teardown(ctx context.Context, p network.Pod) error {
 	if err := v.step(ctx, "network.Teardown", ""); err != nil {
 		return err
+	}
+	if v.teardown != nil {
+		<-v.teardown
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -262,6 +262,45 @@ func TestKilledInEachStep(t *testing.T) {
 	}
 }
 
+// A plugin that hangs when a half-made pod is undone delays that pod's name, and
+// nothing else.
+func TestHungUndoDelaysOnlyItself(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	n.mu.Lock()
+	n.calls, n.hangAt = nil, 1
+	n.mu.Unlock()
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		_, _ = m.RunPod(context.Background(), podConfig("web"), "") // killed in it
+	}()
+	n.hangs(1, finished)
+	n.teardown = make(chan struct{})
+	m = n.open()
+	undos := m.undos()
+	if len(undos) != 1 {
+		t.Fatalf("%d pods are being undone", len(undos))
+	}
+	other, _ := mustRun(t, m, "other")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if id, err := m.RunPod(ctx, podConfig("web"), ""); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "undo half-made pod") {
+		t.Errorf("pod %q, %v", id, err)
+	}
+	close(n.teardown)
+	web, _ := mustRun(t, m, "web")
+	if len(m.undos()) != 0 {
+		t.Error("it was not waited for")
+	}
+	for _, id := range []string{web, other} {
+		if err := m.RemovePod(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	n.checkEmpty()
+}
+
 // A daemon killed in any step of a stop: the next one goes on with it by itself,
 // and the container has been killed, not lost.
 func TestStopKilledInEachStep(t *testing.T) {

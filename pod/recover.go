@@ -54,9 +54,6 @@ func (m *Manager) recover(ctx context.Context) error {
 			defer cancel()
 			if err := m.recoverPod(ctx, sp); err != nil {
 				m.o.Log.Error("recover pod", "pod", sp.ID, "error", err)
-				if halfMade(sp) {
-					m.undoLater(sp.ID, func(ctx context.Context) error { return m.discardPod(ctx, sp) })
-				}
 			}
 		})
 	}
@@ -74,8 +71,14 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	if sp.Err == nil && sp.Record.ID != sp.ID {
 		sp.Record, sp.Err = nil, fmt.Errorf("the record is that of pod %q", sp.Record.ID)
 	}
-	if sp.Err != nil || sp.Record.Phase == phaseCreating {
-		return m.discardPod(ctx, sp)
+	if halfMade(sp) {
+		// What costs others is ended at once. The network can take its time.
+		err := m.endMonitor(ctx, sp.ID, handlerOf(sp), nil)
+		m.undoHalfMade(sp)
+		return err // which is tried again
+	}
+	if sp.Err != nil {
+		return m.setPodAside(ctx, sp)
 	}
 	p := newSandbox(*sp.Record)
 	if p.stopping = p.record.Phase == phaseStopped; p.stopping {
@@ -248,32 +251,85 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	go m.watch(c, monitor)
 }
 
-// discardPod undoes a pod that was never finished, and sets aside one that
-// cannot be read. Either way its name is free and nothing of it is left running.
-func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
-	known, handler := network.Pod{ID: sp.ID}, ""
+// halfMade is a pod that was never finished.
+func halfMade(sp storedPod) bool {
+	return sp.Record != nil && sp.Record.Phase == phaseCreating || errors.Is(sp.Err, fs.ErrNotExist)
+}
+
+// undoHalfMade undoes a pod that was never finished, while the daemon serves others
+// already. Its name is in use until then, or until that has failed once.
+func (m *Manager) undoHalfMade(sp storedPod) {
+	what := sp.ID
 	if sp.Record != nil {
-		known, handler = sp.Record.network(), sp.Record.Runtime
+		what = sp.Record.Config.Namespace + "/" + sp.Record.Config.Name
+	}
+	undo := func(ctx context.Context) error {
+		if err := m.discardPod(ctx, sp); err != nil {
+			return err
+		}
+		return m.store.RemovePod(sp.ID)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.tracker.start(m.life, "undo half-made pod "+what, undoTimeout, func(ctx context.Context, w *work) error {
+		w.enter("network")
+		return undo(ctx)
+	}, func(_ *work, err error) {
+		m.mu.Lock()
+		if sp.Record != nil {
+			delete(m.undoing, keyOf(&sp.Record.Config))
+		}
+		if err == nil {
+			delete(m.halfMade, sp.ID)
+		}
+		m.mu.Unlock()
+		if err != nil {
+			m.o.Log.Error("recover pod", "pod", sp.ID, "error", err)
+			m.undoLater(sp.ID, func(ctx context.Context) error {
+				if err := undo(ctx); err != nil {
+					return err
+				}
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				delete(m.halfMade, sp.ID)
+				return nil
+			})
+		}
+	})
+	m.halfMade[sp.ID] = w
+	if sp.Record != nil {
+		m.undoing[keyOf(&sp.Record.Config)] = w
+	}
+}
+
+// discardPod ends all of a pod that will not be known.
+func (m *Manager) discardPod(ctx context.Context, sp storedPod) error {
+	known := network.Pod{ID: sp.ID}
+	if sp.Record != nil {
+		known = sp.Record.network()
 	}
 	var containers []string
 	for _, c := range sp.Containers {
 		containers = append(containers, c.ID)
 	}
-	err := m.reclaim(ctx, known, handler, containers)
-	if halfMade(sp) {
-		if err != nil {
-			return err // it is tried again
-		}
-		return m.store.RemovePod(sp.ID)
+	return m.reclaim(ctx, known, handlerOf(sp), containers)
+}
+
+// handlerOf is the runtime handler of a pod; "" if its record is gone.
+func handlerOf(sp storedPod) string {
+	if sp.Record == nil {
+		return ""
 	}
+	return sp.Record.Runtime
+}
+
+// setPodAside keeps a pod that cannot be read for a person to look at. Its name is
+// free and nothing of it is left running.
+func (m *Manager) setPodAside(ctx context.Context, sp storedPod) error {
+	err := m.discardPod(ctx, sp)
 	to, asideErr := m.store.SetPodAside(sp.ID)
 	m.noteUnreadable("pod "+sp.ID, to, sp.Err)
 	return errors.Join(err, asideErr)
-}
-
-// halfMade is a pod that was never finished.
-func halfMade(sp storedPod) bool {
-	return sp.Record != nil && sp.Record.Phase == phaseCreating || errors.Is(sp.Err, fs.ErrNotExist)
 }
 
 // discardContainer is discardPod for a container of a pod that is known. Its
@@ -314,13 +370,14 @@ func (m *Manager) noteUnreadable(what, to string, reason error) {
 func (m *Manager) reclaimOrphans(ctx context.Context) {
 	m.mu.Lock()
 	pods, containers := maps.Clone(m.pods), map[string]bool{}
+	halfMade := maps.Clone(m.halfMade)
 	for id := range m.containers {
 		containers[id] = true
 	}
 	m.mu.Unlock()
 	for _, dir := range []string{filepath.Join(m.o.State, "pods"), filepath.Join(m.o.State, "netns")} {
 		for _, id := range names(dir) {
-			if pods[id] != nil {
+			if pods[id] != nil || halfMade[id] != nil {
 				continue
 			}
 			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
@@ -351,9 +408,12 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 }
 
 // collectNetworks lets the network release what it holds for pods that are
-// gone. It comes before the first new pod, which it would not know.
+// gone. It comes before the first new pod, which it would not know. Half-made ones
+// are being torn down by themselves.
 func (m *Manager) collectNetworks(ctx context.Context) {
-	var live []string
+	m.mu.Lock()
+	live := slices.Collect(maps.Keys(m.halfMade))
+	m.mu.Unlock()
 	for _, p := range m.allPods() {
 		p.mu.Lock()
 		if p.record.Attached {

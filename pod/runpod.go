@@ -40,6 +40,9 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 	if _, ok := m.o.Runtimes[runtimeHandler]; !ok {
 		return "", errorf(ErrNotFound, "run pod %s/%s: runtime_handler: no handler %q is configured", c.Namespace, c.Name, runtimeHandler)
 	}
+	if err := m.awaitUndo(ctx, keyOf(&c)); err != nil {
+		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
+	}
 	p, w := m.beginPod(c, runtimeHandler)
 	if !sameConfig(&p.record.Config, &c) { // never changes after its birth
 		return "", fmt.Errorf("run pod %s/%s: attempt %d is pod %s: raise metadata.attempt, or stop that pod first: %w",
@@ -52,6 +55,19 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 	defer p.mu.Unlock()
 	claim(&p.abandoned)
 	return p.id, nil
+}
+
+// awaitUndo waits until what an earlier life has left of a pod of that identity is
+// undone, or could not be: it may still have the pod's host ports. Only a start makes
+// such a thing.
+func (m *Manager) awaitUndo(ctx context.Context, key podKey) error {
+	m.mu.Lock()
+	w := m.undoing[key]
+	m.mu.Unlock()
+	if w == nil {
+		return nil
+	}
+	return settle(ctx, []*work{w})
 }
 
 // beginPod returns the pod of that identity that is ready or being made, or
