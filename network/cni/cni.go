@@ -259,6 +259,7 @@ func (c *CNI) GC(ctx context.Context, live []string) error {
 			}
 		}
 	}
+	errs = append(errs, c.removeLeftovers(live))
 	if n, err := loadNetwork(c.config.ConfDir); err == nil {
 		args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}} // never null
 		for _, id := range live {

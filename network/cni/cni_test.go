@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/testutil"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/network/netns"
@@ -633,5 +635,30 @@ func TestNoLeak(t *testing.T) {
 	n.empty()
 	if ips := n.leased(leases); len(ips) != 0 {
 		t.Errorf("addresses left: %v", ips)
+	}
+}
+
+// A daemon that was killed before a plugin ran has left a lock and half a record.
+// What a live pod has, and what somebody has locked, stays.
+func TestGCRemovesLeftovers(t *testing.T) {
+	n := newNode(t)
+	cache := configIn(n.dir).CacheDir
+	for _, name := range []string{"locks/live", "locks/held", "locks/gone", "pods/.strake-tmp-gone.json-1-0"} {
+		n.ok(os.MkdirAll(filepath.Dir(filepath.Join(cache, name)), 0o700))
+		n.ok(os.WriteFile(filepath.Join(cache, name), nil, 0o600))
+	}
+	held, err := os.Open(filepath.Join(cache, "locks", "held"))
+	n.ok(err)
+	defer func() { _ = held.Close() }()
+	if taken, err := sys.TryLock(held); err != nil || !taken {
+		t.Fatal(taken, err)
+	}
+	n.ok(n.GC(t.Context(), []string{"live"}))
+	left, err := filepath.Glob(filepath.Join(cache, "*", "*"))
+	n.ok(err)
+	more, err := filepath.Glob(filepath.Join(cache, "*", ".strake-tmp-*"))
+	n.ok(err)
+	if got, want := append(left, more...), []string{cache + "/locks/held", cache + "/locks/live"}; !slices.Equal(got, want) {
+		t.Errorf("left: %v", got)
 	}
 }

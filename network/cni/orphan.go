@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/utils"
 
+	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/sys"
 )
 
@@ -62,6 +65,41 @@ func (c *CNI) alone(ctx context.Context, key string) (_ context.Context, release
 		_, _ = os.Remove(path), sys.Unlock(f) // of a file that we have
 		_ = f.Close()                         // nothing was written
 	}, nil
+}
+
+// removeLeftovers removes the locks that a killed daemon had of pods that are not
+// live, and what it was writing of their records: before that no plugin runs. A lock
+// that somebody still has is the next GC's.
+func (c *CNI) removeLeftovers(live []string) error {
+	dir := filepath.Join(c.config.CacheDir, "locks")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == gcLock || slices.Contains(live, e.Name()) {
+			continue
+		}
+		err = errors.Join(err, removeLock(filepath.Join(dir, e.Name())))
+	}
+	if e := atomicfile.RemoveLeftovers(filepath.Join(c.config.CacheDir, "pods")); !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+func removeLock(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // nothing was written
+	if taken, err := sys.TryLock(f); err != nil || !taken {
+		return err
+	}
+	return errors.Join(os.Remove(path), sys.Unlock(f))
 }
 
 // endOrphans waits until nobody has path open, and kills who has it for too long.
