@@ -1,7 +1,7 @@
 // Package config reads straked's TOML file: decode, default, validate.
 //
-// It opens nothing and changes nothing: bytes go in, a Config or an error that
-// names every wrong key with its line comes out. An unknown key is an error, as
+// It opens nothing and changes nothing: the bytes of one file and its drop-ins go in,
+// a Config or an error that names every wrong key with its file and line comes out. An unknown key is an error, as
 // a misspelt one would otherwise be silently without effect. The file format is
 // described in docs/format/config.md; default.toml is what `straked config
 // default` prints, and a test holds it to Default.
@@ -238,16 +238,27 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Parse decodes, completes and validates data. File only names it in errors.
-// All errors found are joined, each an *Error.
-func Parse(file string, data []byte) (Config, error) {
-	if len(data) > MaxSize {
-		return Config{}, &Error{File: file, Msg: fmt.Sprintf("larger than %d bytes", MaxSize)}
-	}
+// File is a file's content; Name only names it in errors.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Parse decodes files one over the other, completes and validates what comes of it:
+// a key of a later file replaces an earlier one's, an array whole. All errors found
+// are joined, each an *Error.
+func Parse(files ...File) (Config, error) {
 	c := Default()
-	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
-		return Config{}, decodeErrors(file, err)
+	var errs []error
+	for _, f := range files {
+		if len(f.Data) > MaxSize {
+			errs = append(errs, &Error{File: f.Name, Msg: fmt.Sprintf("larger than %d bytes", MaxSize)})
+		} else if err := toml.NewDecoder(bytes.NewReader(f.Data)).DisallowUnknownFields().Decode(&c); err != nil {
+			errs = append(errs, decodeErrors(f.Name, err))
+		}
+	}
+	if len(errs) > 0 {
+		return Config{}, errors.Join(errs...)
 	}
 	// A [runtimes.x] table must not take the built-in one away.
 	if _, ok := c.Runtimes["strake"]; !ok {
@@ -257,13 +268,16 @@ func Parse(file string, data []byte) (Config, error) {
 	if len(problems) == 0 {
 		return c, nil
 	}
-	lines := keyLines(data)
-	errs := make([]error, 0, len(problems))
+	where := newIndex(files)
 	for _, p := range problems {
-		errs = append(errs, &Error{File: file, Line: lineOf(lines, p.key), Key: p.key, Msg: p.msg})
+		file, line := where.of(p.key)
+		errs = append(errs, &Error{File: file, Line: line, Key: p.key, Msg: p.msg})
 	}
 	return Config{}, errors.Join(errs...)
 }
+
+// TOML is the whole configuration as a file that Parse reads.
+func (c Config) TOML() ([]byte, error) { return toml.Marshal(c) }
 
 // Validate checks a Config whose fields flags have changed since Parse.
 func (c Config) Validate() error {

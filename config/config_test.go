@@ -21,7 +21,7 @@ func TestDefaultTOML(t *testing.T) {
 		on.WriteString(line)
 	}
 	for what, text := range map[string]string{"as printed": string(DefaultTOML()), "uncommented": on.String()} {
-		c, err := Parse(what, []byte(text))
+		c, err := Parse(File{what, []byte(text)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,14 +39,14 @@ func TestDefaultTOML(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	c, err := Parse("f", []byte(`
+	c, err := Parse(File{"f", []byte(`
 root = "/srv/strake"
 [runtimes.other]
 type = "strake"
 path = "/opt/monitor"
 [cni]
 bin_dirs = ["/one"]
-`))
+`)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,6 +56,45 @@ bin_dirs = ["/one"]
 	want.CNI.BinDirs = []string{"/one"}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+}
+
+// A later file goes over an earlier one, key by key.
+func TestDropIns(t *testing.T) {
+	main := File{"f", []byte("root = \"/one\"\nhooks_dirs = [\"/a\", \"/b\"]\n[cni]\nconf_dir = \"/c\"\n[runtimes.crun]\ntype = \"oci\"\npath = \"/usr/bin/crun\"\n")}
+	c, err := Parse(main,
+		File{"10", []byte("root = \"/two\"\nhooks_dirs = [\"/z\"]\n[runtimes.crun]\nargs = [\"--debug\"]\n")},
+		File{"20", []byte("log_level = \"debug\"\n[runtimes.runc]\ntype = \"oci\"\npath = \"/usr/bin/runc\"\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Root, want.LogLevel, want.HooksDirs, want.CNI.ConfDir = "/two", "debug", []string{"/z"}, "/c"
+	want.Runtimes["crun"] = Runtime{Type: "oci", Path: "/usr/bin/crun", Args: []string{"--debug"}}
+	want.Runtimes["runc"] = Runtime{Type: "oci", Path: "/usr/bin/runc"}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+	text, err := c.TOML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Parse(File{"again", text}); err != nil || !reflect.DeepEqual(again.Runtimes["crun"].Args, want.Runtimes["crun"].Args) || again.Root != "/two" {
+		t.Errorf("%+v, %v of\n%s", again, err, text)
+	}
+	for _, c := range []struct{ drop, want string }{
+		{"\nroot = \"two\"\n", `10:2: root: "two" is not a clean absolute path`},
+		{"[cni]\nconfdir = 1\n", "10:2: cni.confdir: unknown key"},
+		{"[runtimes.crun]\nsandboxer = \"shim\"\n", "10:2: runtimes.crun.sandboxer: only type shim has it"},
+		{"[runtimes.crun]\ntype = \"strake\"\nargs = [\"x\"]\n", "10:3: runtimes.crun.args: only type oci has it"},
+	} {
+		if _, err := Parse(main, File{"10", []byte(c.drop)}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got  %v\nwant %s", err, c.want)
+		}
+	}
+	// What the drop-in does not say is the first file's fault.
+	if _, err := Parse(File{"f", []byte("\nroot = \"x\"\n")}, File{"10", []byte("log_level = \"debug\"\n")}); err == nil || !strings.HasPrefix(err.Error(), "f:2: root") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -101,7 +140,7 @@ func TestParseErrors(t *testing.T) {
 		{"too large", strings.Repeat("#", MaxSize+1), []string{"f: larger than"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := Parse("f", []byte(c.toml))
+			_, err := Parse(File{"f", []byte(c.toml)})
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -133,7 +172,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("[runtimes]\na={type='strake',options={b='c'}}"))
 	f.Add([]byte("[[cni]]\nx=[{a=1},{b=2}]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse("f", data)
+		c, err := Parse(File{"f", data})
 		if err == nil && c.Validate() != nil {
 			t.Errorf("parsed, but not valid: %v", c.Validate())
 		}

@@ -50,17 +50,37 @@ func addKey(p *unstable.Parser, lines map[string]int, prefix string, n *unstable
 	return name
 }
 
-// lineOf returns the line of key, or of the nearest table above it, or 0: a
-// value that is wrong by being absent has no line of its own.
-func lineOf(lines map[string]int, key string) int {
+// index has the keys' lines of each file.
+type index struct {
+	files []File
+	lines []map[string]int
+}
+
+func newIndex(files []File) index {
+	x := index{files: files}
+	for _, f := range files {
+		x.lines = append(x.lines, keyLines(f.Data))
+	}
+	return x
+}
+
+// of returns where key has its value from, or else the nearest table above it, or the
+// first file and 0: a value that is wrong by being absent has no line of its own.
+func (x index) of(key string) (file string, line int) {
 	for {
-		if line, ok := lines[key]; ok {
-			return line
+		for i := len(x.files) - 1; i >= 0; i-- {
+			if line, ok := x.lines[i][key]; ok {
+				return x.files[i].Name, line
+			}
 		}
 		i := strings.LastIndexByte(key, '.')
 		if i < 0 {
-			return 0
+			break
 		}
 		key = key[:i]
 	}
+	if len(x.files) > 0 {
+		file = x.files[0].Name
+	}
+	return file, 0
 }

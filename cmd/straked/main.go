@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -23,10 +25,12 @@ const usage = `straked runs pods and containers on this node.
 
 usage: straked [--config FILE] [--root DIR] [--state DIR] [--address SOCKET] [--log-level LEVEL]
        straked config default      print a commented configuration with every default
-       straked config check FILE   name each wrong key of a configuration with its line
+       straked config check FILE   name each wrong key of a configuration with its file and line
+       straked config show [FILE]  print the whole configuration that counts, drop-ins applied
        straked version
 
-  --config FILE       TOML configuration (default ` + config.DefaultPath + `, if it exists)
+  --config FILE       TOML configuration (default ` + config.DefaultPath + `, if it exists);
+                      what is in FILE.d/*.toml goes over it, in the order of the names
   --root DIR          what outlives a reboot (/var/lib/strake)
   --state DIR         what dies with the boot (/run/strake)
   --address SOCKET    unix socket to serve on (/run/strake/strake.sock)
@@ -73,11 +77,16 @@ func run(args []string, stdout, stderr io.Writer) int {
 	case args[0] == "config" && len(args) == 2 && args[1] == "default":
 		_, _ = stdout.Write(config.DefaultTOML()) // as with the other prints, a closed stdout is the reader's wish
 	case args[0] == "config" && len(args) == 3 && args[1] == "check":
-		if _, err := readConfig(args[2]); err != nil {
+		_, files, err := readConfig(args[2], true)
+		if err != nil {
 			fmt.Fprintln(stderr, err)
 			return exitError
 		}
-		fmt.Fprintf(stdout, "%s: ok\n", args[2])
+		for _, f := range files {
+			fmt.Fprintf(stdout, "%s: ok\n", f)
+		}
+	case args[0] == "config" && len(args) <= 3 && len(args) > 1 && args[1] == "show":
+		return show(over, args[2:], stdout, stderr)
 	case args[0] == "config" && len(args) == 2 && args[1] == "check":
 		fmt.Fprintln(stderr, "straked: config check needs a FILE; see straked --help")
 		return exitUsage
@@ -91,20 +100,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 // overrides are the flags that win over the file.
 type overrides struct{ file, root, state, address, logLevel string }
 
-// load reads the configuration that the flags ask for.
-func (o overrides) load() (config.Config, error) {
-	c := config.Default()
+// load reads the configuration that the flags ask for, and names the files it is from.
+func (o overrides) load() (config.Config, []string, error) {
 	file := o.file
 	if file == "" {
 		file = config.DefaultPath
 	}
-	read, err := readConfig(file)
-	switch {
-	case err == nil:
-		c = read
-	case o.file == "" && errors.Is(err, fs.ErrNotExist):
-	default:
-		return c, err
+	c, files, err := readConfig(file, o.file != "")
+	if err != nil {
+		return c, nil, err
 	}
 	for _, f := range []struct {
 		flag string
@@ -114,27 +118,79 @@ func (o overrides) load() (config.Config, error) {
 			*f.key = f.flag
 		}
 	}
-	return c, c.Validate()
+	return c, files, c.Validate()
 }
 
-func readConfig(path string) (config.Config, error) {
+// maxDropIns bounds the files that go over a configuration.
+const maxDropIns = 1000
+
+// readConfig reads the file at path, which may be missing unless it is required, and
+// over it PATH.d/*.toml in the order of their names. It names what it has read.
+func readConfig(path string, required bool) (config.Config, []string, error) {
+	entries, err := os.ReadDir(path + ".d") // sorted
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return config.Config{}, nil, err
+	}
+	var paths []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".toml") && !strings.HasPrefix(e.Name(), ".") { // an editor's are hidden
+			paths = append(paths, filepath.Join(path+".d", e.Name()))
+		}
+	}
+	if len(paths) > maxDropIns {
+		return config.Config{}, nil, fmt.Errorf("%s.d: %d files; at most %d are read", path, len(paths), maxDropIns)
+	}
+	if _, err := os.Stat(path); required || !errors.Is(err, fs.ErrNotExist) {
+		paths = slices.Insert(paths, 0, path)
+	}
+	var files []config.File
+	for _, path := range paths {
+		data, err := readFile(path)
+		if err != nil {
+			return config.Config{}, nil, err
+		}
+		files = append(files, config.File{Name: path, Data: data})
+	}
+	c, err := config.Parse(files...)
+	return c, paths, err
+}
+
+func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return config.Config{}, err
+		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, config.MaxSize+1))
-	if err != nil {
-		return config.Config{}, err
+	return io.ReadAll(io.LimitReader(f, config.MaxSize+1))
+}
+
+// show prints the configuration that straked would run with: of the file, if one is
+// named, and the flags.
+func show(o overrides, file []string, stdout, stderr io.Writer) int {
+	if len(file) > 0 {
+		o.file = file[0]
 	}
-	return config.Parse(path, data)
+	c, files, err := o.load()
+	var text []byte
+	if err == nil {
+		text, err = c.TOML()
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitError
+	}
+	for _, f := range files {
+		fmt.Fprintf(stdout, "# %s\n", f)
+	}
+	_, _ = stdout.Write(text) // a closed stdout is the reader's wish
+	return exitOK
 }
 
 // serve runs the daemon until a signal.
 func serve(o overrides, stderr io.Writer) int {
 	// Files are made with the modes they need, whatever the caller's shell had.
 	syscall.Umask(0o022)
-	c, err := o.load()
+	c, files, err := o.load()
 	if err != nil {
 		fmt.Fprintf(stderr, "straked: %v\n", err)
 		return exitError
@@ -151,7 +207,7 @@ func serve(o overrides, stderr io.Writer) int {
 	reloads := make(chan os.Signal, 1)
 	signal.Notify(reloads, syscall.SIGHUP)
 	r := &reloader{load: o.load, running: c, level: level, log: log, asked: reloads}
-	if err := daemon(ctx, c, o.file, log, r); err != nil {
+	if err := daemon(ctx, c, strings.Join(files, ", "), log, r); err != nil {
 		log.Error("straked failed", "error", err)
 		return exitError
 	}

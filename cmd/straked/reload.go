@@ -16,7 +16,7 @@ import (
 
 // reloader reads the configuration again when it is asked to.
 type reloader struct {
-	load    func() (config.Config, error)
+	load    func() (config.Config, []string, error)
 	running config.Config // what straked was started with, but for log_level
 	level   *slog.LevelVar
 	log     *slog.Logger
@@ -40,7 +40,7 @@ func (r *reloader) follow(ctx context.Context) {
 // reload makes count what can be changed while straked runs. A configuration that
 // is wrong changes nothing.
 func (r *reloader) reload() {
-	c, err := r.load()
+	c, _, err := r.load()
 	if err != nil {
 		r.log.Error("the configuration is wrong and not taken over", "error", err)
 		return

@@ -27,7 +27,7 @@ func TestReload(t *testing.T) {
 	var out bytes.Buffer
 	write("log_level = \"warn\"\n")
 	o := overrides{file: file}
-	c, err := o.load()
+	c, _, err := o.load()
 	if err != nil {
 		t.Fatal(err)
 	}
