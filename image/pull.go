@@ -119,7 +119,7 @@ func (s *Store) leave(f *flight) {
 // fly runs one pull to its end.
 func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Reference, platform v1.Platform, auth *Auth, namespace string) {
 	defer f.cancel()
-	in := incoming{transport: "docker", ref: &ref, namespace: namespace, auth: auth}
+	in := incoming{transport: transportDocker, ref: &ref, namespace: namespace, auth: auth}
 	p := &pull{store: s, platform: platform, policy: &in, keep: s.options.KeepLayerBlobs, progress: func(ev Progress) {
 		ev.Ref = ref.String()
 		s.mu.Lock()
@@ -184,6 +184,8 @@ type pull struct {
 	keep     bool      // layer blobs
 	progress func(Progress)
 	held     []string // layer keys and blobs that a collection must leave
+
+	signatures signatures // what allowed has fetched
 }
 
 // run is the pull, step by step.
@@ -212,7 +214,11 @@ func (p *pull) run(ctx context.Context, ref registry.Reference, auth *Auth) (Ima
 		if err := p.allowed(ctx, n.top.Digest, n.manifest); err != nil {
 			return Image{}, err
 		}
-		return p.store.publish(keys(top.Digest), n, nil)
+		docs := documents{}
+		if err := p.noteOrigin(&n, docs); err != nil {
+			return Image{}, err
+		}
+		return p.store.publish(keys(top.Digest), n, &newImage{docs: docs})
 	}
 	return p.install(ctx, top, keys)
 }
@@ -260,6 +266,9 @@ func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top dig
 	// 6. Publish: from here on the image is there, also after a crash.
 	rec := newRecord(manifest, m, config, layers, root, p.store.layerInfo)
 	n := name{top: top, manifest: manifest.Digest, id: rec.image.ID, pulledAt: time.Now()}
+	if err := p.noteOrigin(&n, docs); err != nil {
+		return Image{}, err
+	}
 	return p.store.publish(keys(top.Digest), n, &newImage{rec, docs})
 }
 
@@ -270,7 +279,9 @@ func (p *pull) allowed(ctx context.Context, top, manifest digest.Digest) error {
 	}
 	in := *p.policy
 	in.top, in.manifest = top, manifest
-	return p.store.allow(ctx, in)
+	found, err := p.store.allow(ctx, in)
+	p.signatures = found
+	return err
 }
 
 // documents are the small blobs of an image, by digest.
@@ -332,7 +343,7 @@ func (s *Store) present(top digest.Digest, platform v1.Platform) (name, bool) {
 
 // newImage is what publish adds besides the names.
 type newImage struct {
-	record *record
+	record *record // nil: the image is there
 	docs   documents
 }
 

@@ -103,7 +103,10 @@ func (s *Store) Push(ctx context.Context, ref string, o PushOptions) (_ digest.D
 	}
 
 	// 5. The image is known by that repository's digest now.
-	n := name{top: v1.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(body))}, manifest: d, id: c.image.ID, pulledAt: time.Now()}
+	n := name{top: v1.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(body))}, manifest: d, id: c.image.ID, pulledAt: time.Now(), origin: c.name.origin}
+	if n.manifest == c.name.manifest {
+		n.signatures = c.name.signatures
+	}
 	if _, err := s.publish([]string{target.WithDigest(d).String()}, n, nil); err != nil && !errors.Is(err, ErrNotFound) {
 		return d, err
 	}

@@ -19,6 +19,8 @@ import (
 const (
 	annotationManifest = "containers.strake.image.manifest"
 	annotationPulledAt = "containers.strake.image.pulled-at"
+	annotationOrigin   = "containers.strake.image.origin"
+	annotationSigned   = "containers.strake.image.signatures"
 )
 
 // name is one entry of index.json: why an image is kept.
@@ -27,6 +29,10 @@ type name struct {
 	manifest digest.Digest // of the platform; top's own unless that is an index
 	id       string        // of the image
 	pulledAt time.Time
+
+	// What the policy is asked again, when a container is made; origin.go.
+	origin     string
+	signatures digest.Digest // of a blob; "" is none
 }
 
 // record is an image that is whole: all its layers are there.
@@ -104,6 +110,12 @@ func (s *Store) restore(ctx context.Context, e v1.Descriptor) (key string, n nam
 	}
 	// A missing time sorts last; nothing else hangs on it.
 	n.pulledAt, _ = time.Parse(time.RFC3339Nano, e.Annotations[annotationPulledAt])
+	n.origin = e.Annotations[annotationOrigin]
+	n.signatures = digest.Digest(e.Annotations[annotationSigned])
+	if _, err := s.keptSignatures(n); err != nil { // what needs them is refused
+		s.log.Warn("kept signatures are lost: pull the image again if the policy asks for them", "image", key, "error", err)
+		n.signatures = ""
+	}
 	if n.manifest != e.Digest {
 		if _, err := s.layout.Get(e.Digest, registry.MaxManifest); err != nil {
 			return key, n, nil, err
@@ -154,6 +166,12 @@ func (s *Store) writeIndex(names map[string]name) error {
 		e.Annotations = map[string]string{annotationPulledAt: n.pulledAt.UTC().Format(time.RFC3339Nano)}
 		if key[0] != '@' {
 			e.Annotations[v1.AnnotationRefName] = key
+		}
+		if n.origin != "" {
+			e.Annotations[annotationOrigin] = n.origin
+		}
+		if n.signatures != "" {
+			e.Annotations[annotationSigned] = n.signatures.String()
 		}
 		if n.manifest != e.Digest {
 			e.Annotations[annotationManifest] = n.manifest.String()

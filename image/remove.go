@@ -25,7 +25,8 @@ func (s *Store) publish(keys []string, n name, add *newImage) (Image, error) {
 		}
 	}
 	s.mu.Lock()
-	if _, ok := s.images[n.id]; add == nil && !ok {
+	made := add != nil && add.record != nil
+	if _, ok := s.images[n.id]; !made && !ok {
 		s.mu.Unlock()
 		return Image{}, fmt.Errorf("image %s: %w: removed meanwhile", n.id, ErrNotFound)
 	}
@@ -39,7 +40,7 @@ func (s *Store) publish(keys []string, n name, add *newImage) (Image, error) {
 	}
 	s.mu.Lock()
 	s.names = names
-	if add != nil {
+	if made {
 		s.images[n.id] = add.record
 	}
 	img := s.describe(s.images[n.id])
@@ -126,6 +127,7 @@ func (s *Store) collect() error {
 	for _, n := range s.names {
 		named[n.id] = true
 		blobs[n.top.Digest], blobs[n.manifest], blobs[digest.Digest(n.id)] = true, true, true
+		blobs[n.signatures] = true
 	}
 	layers := map[layer.Key]bool{}
 	for id, rec := range s.images {

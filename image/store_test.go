@@ -130,6 +130,9 @@ func checkNothingElse(t testing.TB, s *Store) *Store {
 		for _, d := range []digest.Digest{n.top.Digest, n.manifest, digest.Digest(n.id)} {
 			wantBlobs[d.Encoded()] = true
 		}
+		if n.signatures != "" {
+			wantBlobs[n.signatures.Encoded()] = true
+		}
 	}
 	for dir, want := range map[string]map[string]bool{
 		"layers": wantLayers, "blobs/sha256": wantBlobs, "layers/tmp": {}, "ingest": {}, "layers/empty": {},

@@ -21,6 +21,7 @@ import (
 const (
 	maxSignatures   = 100 // of one image
 	maxSignature    = 1 << 20
+	maxSignatureSum = 2 << 20 // of those for one digest
 	maxTrustFile    = 1 << 20
 	sigstoreLayer   = "application/vnd.dev.cosign.simplesigning.v1+json"
 	sigstoreValue   = "dev.cosignproject.cosign/signature"
@@ -89,13 +90,26 @@ type incoming struct {
 	manifest  digest.Digest // of the platform; top's own unless that is an index
 }
 
-// allow asks the policy. A signature may be for the manifest, or for the index that
-// leads to it.
-func (s *Store) allow(ctx context.Context, in incoming) error {
+// allow asks the policy about an image that comes in, and gives the signatures that
+// it fetched for that.
+func (s *Store) allow(ctx context.Context, in incoming) (signatures, error) {
 	p, file, err := s.options.Trust.policyOf(in.namespace)
 	if err != nil {
-		return classified{ErrSignature, err}
+		return nil, classified{ErrSignature, err}
 	}
+	found := signatures{}
+	return found, decide(p, file, in, func(d digest.Digest) (policy.Signatures, error) {
+		have, err := s.fetchSignatures(ctx, in, d)
+		if err == nil {
+			found[d] = have
+		}
+		return have, err
+	})
+}
+
+// decide asks a policy, nil for none, with the signatures that fetch gives. One may
+// be for the manifest, or for the index that leads to it.
+func decide(p *policy.Policy, file string, in incoming, fetch func(digest.Digest) (policy.Signatures, error)) error {
 	if p == nil {
 		return nil
 	}
@@ -109,18 +123,20 @@ func (s *Store) allow(ctx context.Context, in incoming) error {
 	if in.top != in.manifest {
 		digests = append(digests, in.top)
 	}
+	var last error
 	for _, d := range digests {
 		var have policy.Signatures
 		if policy.NeedsSignatures(list) && in.ref != nil {
-			if have, err = s.signatures(ctx, in, d); err != nil {
+			var err error
+			if have, err = fetch(d); err != nil {
 				return classified{ErrSignature, fmt.Errorf("%w: signatures of %s: %w", ErrSignature, d, err)}
 			}
 		}
-		if err = policy.Decide(list, where, ref, d.String(), have, readLimited); err == nil {
+		if last = policy.Decide(list, where, ref, d.String(), have, readLimited); last == nil {
 			return nil
 		}
 	}
-	return err
+	return last
 }
 
 // lookaside is a file of registries.d.
@@ -174,8 +190,8 @@ func (t Trust) where(ref registry.Reference) (lookasideScope, error) {
 	return found, nil
 }
 
-// signatures fetches what is there of an image's signatures.
-func (s *Store) signatures(ctx context.Context, in incoming, d digest.Digest) (have policy.Signatures, err error) {
+// fetchSignatures fetches what is there of an image's signatures.
+func (s *Store) fetchSignatures(ctx context.Context, in incoming, d digest.Digest) (have policy.Signatures, err error) {
 	w, err := s.options.Trust.where(*in.ref)
 	if err != nil {
 		return have, err
@@ -194,9 +210,14 @@ func (s *Store) signatures(ctx context.Context, in incoming, d digest.Digest) (h
 		}
 	}
 	if w.UseAttachments != nil && *w.UseAttachments {
-		have.Sigstore, err = s.attachments(ctx, in, d)
+		if have.Sigstore, err = s.attachments(ctx, in, d); err != nil {
+			return have, err
+		}
 	}
-	return have, err
+	if size := have.Size(); size > maxSignatureSum {
+		return have, fmt.Errorf("%d bytes are more than %d", size, maxSignatureSum)
+	}
+	return have, nil
 }
 
 func (s *Store) lookasideFile(ctx context.Context, url string) ([]byte, error) {

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -164,12 +165,15 @@ func TestTrustSkopeo(t *testing.T) {
 	}
 }
 
-// TestTrustSigstore verifies cosign's form, which lies in the registry.
-func TestTrustSigstore(t *testing.T) {
-	testutil.RequireRoot(t, "layers have owners")
-	testutil.CheckLeaks(t)
-	reg := startRegistry(t)
-	top := add(t, reg, "a", "1", tarOf(t, "a=a"))
+// sigstoreKey makes a key; sign gives its signature for a manifest of a repository
+// as cosign attaches it.
+type sigstoreKey struct {
+	private *ecdsa.PrivateKey
+	public  string // PEM
+}
+
+func newSigstoreKey(t *testing.T) sigstoreKey {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -178,28 +182,43 @@ func TestTrustSigstore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	payload := fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":"%s/a"},"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"},"optional":null}`, reg.Addr, top.Digest)
+	return sigstoreKey{key, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}
+}
+
+func (k sigstoreKey) attach(t *testing.T, reg *fake.Server, repository string, d digest.Digest, tamper bool) {
+	t.Helper()
+	payload := fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":"%s/%s"},"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"},"optional":null}`, reg.Addr, repository, d)
 	sum := sha256.Sum256(payload)
-	signature, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
+	signature, err := ecdsa.SignASN1(rand.Reader, k.private, sum[:])
 	if err != nil {
 		t.Fatal(err)
 	}
-	attach := func(signature []byte) {
-		m := v1.Manifest{
-			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
-			Config: v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: reg.AddBlob([]byte("{}")), Size: 2},
-			Layers: []v1.Descriptor{{MediaType: sigstoreLayer, Digest: reg.AddBlob(payload), Size: int64(len(payload)),
-				Annotations: map[string]string{sigstoreValue: base64.StdEncoding.EncodeToString(signature)}}},
-		}
-		body, err := json.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		reg.AddManifest("a", strings.Replace(top.Digest.String(), ":", "-", 1)+sigstoreTagTail, m.MediaType, body)
+	if tamper {
+		signature[len(signature)-1] ^= 1
 	}
+	m := v1.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
+		Config: v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: reg.AddBlob([]byte("{}")), Size: 2},
+		Layers: []v1.Descriptor{{MediaType: sigstoreLayer, Digest: reg.AddBlob(payload), Size: int64(len(payload)),
+			Annotations: map[string]string{sigstoreValue: base64.StdEncoding.EncodeToString(signature)}}},
+	}
+	body, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.AddManifest(repository, strings.Replace(d.String(), ":", "-", 1)+sigstoreTagTail, m.MediaType, body)
+}
+
+// TestTrustSigstore verifies cosign's form, which lies in the registry.
+func TestTrustSigstore(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	testutil.CheckLeaks(t)
+	reg := startRegistry(t)
+	top := add(t, reg, "a", "1", tarOf(t, "a=a"))
+	key := newSigstoreKey(t)
 	dir := t.TempDir()
 	trust := Trust{Policy: filepath.Join(dir, "policy.json"), RegistriesD: filepath.Join(dir, "registries.d")}
-	writeFile(t, filepath.Join(dir, "key"), string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
+	writeFile(t, filepath.Join(dir, "key"), key.public)
 	writeFile(t, trust.Policy, `{"default":[{"type":"sigstoreSigned","keyPath":"`+filepath.Join(dir, "key")+`","signedIdentity":{"type":"matchRepository"}}]}`)
 	writeFile(t, filepath.Join(trust.RegistriesD, "a.yaml"), "default-docker:\n  use-sigstore-attachments: true\n")
 	s := openStore(t, t.TempDir(), Options{Trust: trust})
@@ -210,12 +229,11 @@ func TestTrustSigstore(t *testing.T) {
 	if err := pull(); !errors.Is(err, ErrSignature) {
 		t.Errorf("unsigned: %v", err)
 	}
-	attach(signature)
+	key.attach(t, reg, "a", top.Digest, false)
 	if err := pull(); err != nil {
 		t.Error(err)
 	}
-	signature[len(signature)-1] ^= 1
-	attach(signature)
+	key.attach(t, reg, "a", top.Digest, true)
 	if err := pull(); !errors.Is(err, ErrSignature) {
 		t.Errorf("tampered: %v", err)
 	}
@@ -223,4 +241,121 @@ func TestTrustSigstore(t *testing.T) {
 	if err := pull(); !errors.Is(err, ErrSignature) {
 		t.Errorf("broken registries.d: %v", err)
 	}
+}
+
+// TestPermit asks about what is here again, when a container is made: the policy has
+// changed, the registry is gone, the daemon has been restarted.
+func TestPermit(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	testutil.CheckLeaks(t)
+	reg, err := fake.New().Start("127.0.0.1:0") // closed below
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := add(t, reg, "a", "1", tarOf(t, "a=a"))
+	reg.AddManifest("other", "1", top.MediaType, func() []byte { body, _ := reg.Manifest("a", "1"); return body }())
+	add(t, reg, "plain", "1", tarOf(t, "b=b"))
+	key := newSigstoreKey(t)
+	key.attach(t, reg, "a", top.Digest, false)
+	dir := t.TempDir()
+	trust := Trust{Policy: filepath.Join(dir, "policy.json"), RegistriesD: filepath.Join(dir, "registries.d"), NamespaceDir: filepath.Join(dir, "namespaces")}
+	keyFile := filepath.Join(dir, "key")
+	writeFile(t, keyFile, key.public)
+	writeFile(t, filepath.Join(trust.RegistriesD, "a.yaml"), "default-docker:\n  use-sigstore-attachments: true\n")
+	const anything, reject = `{"type":"insecureAcceptAnything"}`, `{"type":"reject"}`
+	signed := `{"type":"sigstoreSigned","keyPath":"` + keyFile + `","signedIdentity":{"type":"matchRepository"}}`
+	root := t.TempDir()
+	s := openStore(t, root, Options{Trust: trust})
+	check := func(what string, id, asked, namespace string, class error) {
+		t.Helper()
+		if err := s.Permit(id, asked, namespace); !errors.Is(err, class) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+
+	// Pulled while nothing was asked.
+	plain := pullImage(t, s, reg.Addr+"/plain:1")
+	check("no policy", plain.ID, plain.ID, "", nil)
+	var archive bytes.Buffer
+	if err := s.Save(t.Context(), &archive, DockerArchive, plain.ID); err != nil {
+		t.Fatal(err)
+	}
+	made, err := s.Import(t.Context(), bytes.NewReader(tarOf(t, "c=c")), "made:1", "", v1.ImageConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, trust.Policy, `{"default":[`+reject+`],"transports":{"docker":{"`+reg.Addr+`/plain":[`+anything+`]}}}`)
+	check("its scope accepts", plain.ID, plain.ID, "", nil)
+	check("what was made here", made.ID, "made:1", "", nil)
+	writeFile(t, trust.Policy, `{"default":[`+reject+`]}`)
+	check("rejected today", plain.ID, plain.ID, "", ErrSignature)
+	if err := s.Permit(plain.ID, reg.Addr+"/plain:1", ""); !strings.Contains(err.Error(), reg.Addr+"/plain:1 is here") || !strings.Contains(err.Error(), trust.Policy+": default[0] (reject)") {
+		t.Errorf("says %v", err)
+	}
+	writeFile(t, filepath.Join(trust.NamespaceDir, "open.json"), `{"default":[`+anything+`]}`)
+	check("the namespace's policy", plain.ID, plain.ID, "open", nil)
+	check("no namespace", plain.ID, plain.ID, "../policy", ErrSignature)
+	writeFile(t, trust.Policy, `{"default":[`+signed+`]}`)
+	if err := s.Permit(plain.ID, plain.ID, ""); !errors.Is(err, ErrSignature) || !strings.Contains(err.Error(), "pull it again") {
+		t.Errorf("unsigned: %v", err)
+	}
+	writeFile(t, trust.Policy, "{")
+	check("a policy that is not understood", plain.ID, plain.ID, "open", nil)
+	check("a policy that is not understood", plain.ID, plain.ID, "", ErrSignature)
+
+	// An archive is one, under whatever name, until it is pulled.
+	writeFile(t, trust.Policy, `{"default":[`+reject+`],"transports":{"docker-archive":{"":[`+anything+`]}}}`)
+	if err := s.Remove(t.Context(), plain.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load(t.Context(), bytes.NewReader(archive.Bytes()), reg.Addr+"/plain:1"); err != nil {
+		t.Fatal(err)
+	}
+	check("loaded", plain.ID, reg.Addr+"/plain:1", "", nil)
+	writeFile(t, trust.Policy, `{"default":[`+reject+`],"transports":{"docker":{"":[`+anything+`]}}}`)
+	check("loaded, not pulled", plain.ID, reg.Addr+"/plain:1", "", ErrSignature)
+	pullImage(t, s, reg.Addr+"/plain:1")
+	check("pulled", plain.ID, reg.Addr+"/plain:1", "", nil)
+
+	// A signed one; then for a namespace that asks for none, which loses nothing.
+	writeFile(t, trust.Policy, `{"default":[`+signed+`]}`)
+	img := pullImage(t, s, reg.Addr+"/a:1")
+	if _, err := s.Pull(t.Context(), reg.Addr+"/a:1", PullOptions{Namespace: "open"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Tag(reg.Addr+"/a:1", "local/name:1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Pull(t.Context(), reg.Addr+"/other:1", PullOptions{Namespace: "open"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := reg.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = checkNothingElse(t, s)
+	for _, asked := range []string{img.ID, reg.Addr + "/a:1", reg.Addr + "/a@" + top.Digest.String(), "local/name:1"} {
+		check("signed", img.ID, asked, "", nil)
+	}
+	check("signed, under a name that it was not signed for", img.ID, reg.Addr+"/other:1", "", ErrSignature)
+	writeFile(t, keyFile, newSigstoreKey(t).public)
+	check("the key is no longer trusted", img.ID, img.ID, "", ErrSignature)
+	writeFile(t, keyFile, key.public)
+	check("it is again", img.ID, img.ID, "", nil)
+
+	// Signatures that are torn, and an index of before.
+	kept := s.names[reg.Addr+"/a:1"].signatures
+	writeFile(t, filepath.Join(root, "blobs/sha256", kept.Encoded()), "{}")
+	check("torn", img.ID, img.ID, "", ErrSignature)
+	s = checkNothingElse(t, s)
+	check("torn, after a restart", img.ID, img.ID, "", ErrSignature)
+	if _, err := s.Get(img.ID); err != nil {
+		t.Errorf("the image went with its signatures: %v", err)
+	}
+	for key, n := range s.names {
+		n.origin = ""
+		s.names[key] = n
+	}
+	writeFile(t, trust.Policy, `{"default":[`+reject+`],"transports":{"docker":{"`+reg.Addr+`/a":[`+anything+`]}}}`)
+	check("without an origin", img.ID, img.ID, "", nil)
+	check("without an origin", img.ID, reg.Addr+"/other:1", "", ErrSignature)
 }

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,13 +103,17 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if err != nil {
 		return err
 	}
+	// What was let in yesterday may not be today.
+	if err := m.o.Images.Permit(img.ID, cmp.Or(r.Config.UserImage, r.Config.Image), p.record.Config.Namespace); err != nil {
+		return err
+	}
 	r.ImageID, r.ImageName, r.ImageRef = img.ID, imageName(&r.Config, img), imageRef(img)
 	undo.Push("release image", func() error { return m.releaseImages(r) })
 	lease, err := m.o.Images.Rootfs(img.ID, c.id)
 	if err != nil {
 		return err
 	}
-	imageMounts, err := m.imageMounts(r)
+	imageMounts, err := m.imageMounts(r, p.record.Config.Namespace)
 	if err != nil {
 		return err
 	}
@@ -336,7 +341,7 @@ func (m *Manager) targetPID(p *sandbox, id string) (string, error) {
 
 // imageMounts leases the images that are mounted as volumes and finds what of
 // them is to be seen.
-func (m *Manager) imageMounts(r *containerRecord) (map[int][]string, error) {
+func (m *Manager) imageMounts(r *containerRecord, namespace string) (map[int][]string, error) {
 	mounts := map[int][]string{}
 	for i := range r.Config.Mounts {
 		v := &r.Config.Mounts[i]
@@ -345,6 +350,9 @@ func (m *Manager) imageMounts(r *containerRecord) (map[int][]string, error) {
 		}
 		img, err := m.o.Images.Get(v.Image)
 		if err != nil {
+			return nil, fmt.Errorf("mounts[%d].image: %w", i, err)
+		}
+		if err := m.o.Images.Permit(img.ID, v.Image, namespace); err != nil {
 			return nil, fmt.Errorf("mounts[%d].image: %w", i, err)
 		}
 		lease, err := m.o.Images.Rootfs(img.ID, imageMountHolder(r.ID, i))

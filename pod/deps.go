@@ -22,6 +22,7 @@ import (
 // Images is what pods need of an image.Store.
 type Images interface {
 	Get(ref string) (image.Image, error)
+	Permit(imageID, asked, namespace string) error
 	Rootfs(imageID, holder string) (image.Rootfs, error)
 	PrepareRoot(r image.Rootfs, dir string) (rootfs.Mount, error)
 	Release(holder string) error

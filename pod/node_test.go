@@ -158,6 +158,16 @@ func (v *view) Get(ref string) (image.Image, error) {
 	}, nil
 }
 
+func (v *view) Permit(_, asked, namespace string) error {
+	if err := v.step(context.Background(), "image.Permit", ""); err != nil {
+		return err
+	}
+	if strings.HasPrefix(asked, "refused") {
+		return fmt.Errorf("image %s in namespace %q: %w", asked, namespace, image.ErrSignature)
+	}
+	return nil
+}
+
 func (v *view) PrepareRoot(r image.Rootfs, dir string) (rootfs.Mount, error) {
 	return rootfs.Default().Prepare(r.Layers, dir)
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/pod/bundle"
 )
 
 func podConfig(name string) PodConfig {
@@ -733,5 +734,28 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := m.RunPod(t.Context(), podConfig("late"), ""); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// TestPolicyRefuses: the policy is asked by the name that the person gave, with the
+// pod's namespace, of a container's image and of those that it mounts.
+func TestPolicyRefuses(t *testing.T) {
+	m := newNode(t).open()
+	config := podConfig("web")
+	config.Namespace = "team"
+	pod, err := m.RunPod(t.Context(), config, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	image1, mount := containerConfig("main"), containerConfig("main")
+	image1.Image, image1.UserImage = "sha256:1", "refused:1"
+	mount.Mounts = []bundle.Mount{{Image: "refused:2", ContainerPath: "/data", Readonly: true}}
+	for want, c := range map[string]ContainerConfig{`image refused:1 in namespace "team"`: image1, `mounts[0].image: image refused:2 in namespace "team"`: mount} {
+		if _, err := m.CreateContainer(t.Context(), pod, c); !errors.Is(err, image.ErrSignature) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	if _, err := m.CreateContainer(t.Context(), pod, containerConfig("main")); err != nil {
+		t.Error(err)
 	}
 }

@@ -257,14 +257,26 @@ func NeedsSignatures(list []Requirement) bool {
 
 // Signatures are what was found for an image.
 type Signatures struct {
-	Simple   [][]byte // simple signing: OpenPGP messages
-	Sigstore []Sigstore
+	Simple   [][]byte   `json:"simple,omitempty"` // simple signing: OpenPGP messages
+	Sigstore []Sigstore `json:"sigstore,omitempty"`
 }
 
 // Sigstore is one of cosign's signatures.
 type Sigstore struct {
-	Payload   []byte
-	Signature []byte
+	Payload   []byte `json:"payload"`
+	Signature []byte `json:"signature"`
+}
+
+// Size is how many bytes they are together.
+func (s Signatures) Size() int {
+	sum := 0
+	for _, b := range s.Simple {
+		sum += len(b)
+	}
+	for _, b := range s.Sigstore {
+		sum += len(b.Payload) + len(b.Signature)
+	}
+	return sum
 }
 
 // Decide checks an image against a list: its manifest's digest, the name it was

@@ -50,6 +50,9 @@ func asStatus(err error) error {
 	if _, ok := status.FromError(err); ok {
 		return err
 	}
+	if errors.Is(err, image.ErrSignature) { // of a pull, and of a container whose image the policy lets in no more
+		return status.Error(codes.Unknown, crierrors.ErrSignatureValidationFailed.Error()+": "+err.Error())
+	}
 	for _, c := range codeOf {
 		if errors.Is(err, c.class) {
 			return status.Error(c.code, err.Error())
@@ -59,11 +62,8 @@ func asStatus(err error) error {
 }
 
 // asPullStatus is asStatus for PullImage, where the kubelet tells a registry that
-// is down and a signature that is missing from an image that is bad by how the message of an Unknown error begins.
+// is down from an image that is bad by how the message of an Unknown error begins.
 func asPullStatus(err error) error {
-	if errors.Is(err, image.ErrSignature) {
-		return status.Error(codes.Unknown, crierrors.ErrSignatureValidationFailed.Error()+": "+err.Error())
-	}
 	if errors.Is(err, image.ErrUnavailable) {
 		return status.Error(codes.Unknown, crierrors.ErrRegistryUnavailable.Error()+": "+err.Error())
 	}

@@ -53,8 +53,10 @@ func TestPullUnavailable(t *testing.T) {
 	if s := status.Convert(err); s.Code() != codes.Unknown || len(s.Message()) < 20 || s.Message()[:20] != "RegistryUnavailable:" {
 		t.Errorf("got %v", err)
 	}
-	err = asPullStatus(fmt.Errorf("pull x: %w", image.ErrSignature))
-	if s := status.Convert(err); s.Code() != codes.Unknown || !strings.HasPrefix(s.Message(), "SignatureValidationFailed: ") {
-		t.Errorf("got %v", err)
+	for _, convert := range []func(error) error{asPullStatus, asStatus} { // of a pull, and of a container
+		err = convert(fmt.Errorf("x: %w", image.ErrSignature))
+		if s := status.Convert(err); s.Code() != codes.Unknown || !strings.HasPrefix(s.Message(), "SignatureValidationFailed: ") {
+			t.Errorf("got %v", err)
+		}
 	}
 }
