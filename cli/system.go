@@ -2,7 +2,10 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
 	"time"
@@ -45,7 +48,7 @@ func (a *app) systemCommand() *cobra.Command {
 		Use:   "system",
 		Short: "straked itself",
 	}
-	cmd.AddCommand(a.statusCommand(), a.checkCommand())
+	cmd.AddCommand(a.statusCommand(), a.checkCommand(), a.eventsCommand(), a.dumpCommand())
 	return cmd
 }
 
@@ -115,4 +118,118 @@ func orNone(s string) string {
 		return "(none)"
 	}
 	return s
+}
+
+func (a *app) dumpCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "dump",
+		Short: "Show what straked is doing at this moment: verbs, monitors, locks, goroutines",
+		Long: `Show, as text, the verbs under way with their step and since when, the monitors and their
+pods, the locks that goroutines wait for, and all goroutines. It answers also when verbs hang.`,
+		Args:              none,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.RunE = a.connect(func(ctx context.Context, c *client, _ []string) error {
+		stream, err := c.strake.Dump(ctx, &strakev1.DumpRequest{})
+		if err != nil {
+			return err
+		}
+		for {
+			r, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if _, err := a.stdout.Write(r.Data); err != nil {
+				return err
+			}
+		}
+	})
+	return cmd
+}
+
+// event is one line of `strake system events --json`.
+type event struct {
+	Time      time.Time         `json:"time"`
+	Kind      string            `json:"kind"` // pod or container
+	Event     string            `json:"event"`
+	ID        string            `json:"id"`
+	Name      string            `json:"name,omitempty"` // of the container
+	Pod       string            `json:"pod"`            // NAMESPACE/NAME
+	PodID     string            `json:"podId"`
+	ExitCode  *int32            `json:"exitCode,omitempty"` // with stopped
+	Reason    string            `json:"reason,omitempty"`
+	PodLabels map[string]string `json:"podLabels,omitempty"`
+}
+
+// newEvent makes an event of CRI's. The sandbox's own have its id as the container's.
+func newEvent(r *cri.ContainerEventResponse) event {
+	p := r.GetPodSandboxStatus()
+	e := event{
+		Time: time.Unix(0, r.CreatedAt).UTC(), Kind: "container", ID: r.ContainerId, PodID: p.GetId(), PodLabels: p.GetLabels(),
+		Event: strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(r.ContainerEventType.String(), "CONTAINER_"), "_EVENT")),
+		Pod:   p.GetMetadata().GetNamespace() + "/" + p.GetMetadata().GetName(),
+	}
+	if r.ContainerId == p.GetId() {
+		e.Kind = "pod"
+	}
+	for _, c := range r.ContainersStatuses {
+		if c.Id != r.ContainerId {
+			continue
+		}
+		e.Name = c.GetMetadata().GetName()
+		if r.ContainerEventType == cri.ContainerEventType_CONTAINER_STOPPED_EVENT {
+			e.ExitCode, e.Reason = &c.ExitCode, c.Reason
+		}
+	}
+	return e
+}
+
+func (e event) String() string {
+	text := fmt.Sprintf("%s %s %s %.12s %s", e.Time.Format(time.RFC3339Nano), e.Kind, e.Event, e.ID, e.Pod)
+	if e.Name != "" {
+		text += "/" + e.Name
+	}
+	if e.ExitCode != nil {
+		text += fmt.Sprintf(" exit=%d reason=%s", *e.ExitCode, e.Reason)
+	}
+	return text
+}
+
+func (a *app) eventsCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "events [flags]",
+		Short: "Follow what happens to pods and containers, a line for each event",
+		Long: `Follow what happens to pods and containers from now on, a line for each event, until you
+end it: created, started, stopped, deleted. Who falls far behind is told so by an error.`,
+		Args:              none,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "each event as a JSON object on a line of its own")
+	cmd.RunE = a.connect(func(ctx context.Context, c *client, _ []string) error {
+		stream, err := c.pods.GetContainerEvents(ctx, &cri.GetEventsRequest{})
+		if err != nil {
+			return err
+		}
+		for {
+			r, err := stream.Recv()
+			if err != nil {
+				return err
+			}
+			e := newEvent(r)
+			text := []byte(e.String())
+			if asJSON {
+				if text, err = json.Marshal(e); err != nil {
+					return err
+				}
+			}
+			if _, err := a.stdout.Write(append(text, '\n')); err != nil {
+				return err
+			}
+		}
+	})
+	return cmd
 }

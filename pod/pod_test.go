@@ -684,8 +684,9 @@ func stuckPodDelaysOnlyItself(t *testing.T) {
 	if err := m.RemovePod(soon(), stuck); err == nil || !strings.Contains(err.Error(), `"stop"`) {
 		t.Errorf("removal of a stuck pod: %v", err)
 	}
-	if len(m.Info().Stages) == 0 {
-		t.Error("no stage says where it is")
+	if d := m.Dump(); len(m.Info().Stages) == 0 || len(d.Verbs) == 0 || d.Verbs[0].What == "" || d.Verbs[0].Since.IsZero() ||
+		len(d.Monitors) != 1 || !slices.Equal(d.Monitors[0].Pods, []string{stuck}) || d.Monitors[0].State != "connected" {
+		t.Errorf("nothing says where it is: %+v", d)
 	}
 	other, _ := mustRun(t, m, "other")
 	if err := m.RemovePod(t.Context(), other); err != nil {

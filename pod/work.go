@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -164,16 +163,9 @@ func (t *tracker) close(ctx context.Context) error {
 
 // stages lists the verbs under way and their steps, longest first.
 func (t *tracker) stages() []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	works := make([]*work, 0, len(t.works))
-	for w := range t.works {
-		works = append(works, w)
-	}
-	slices.SortFunc(works, func(a, b *work) int { return a.since.Compare(b.since) })
-	out := make([]string, len(works))
-	for i, w := range works {
-		out[i] = fmt.Sprintf("%s: %s (%s)", w.what, w.stage, time.Since(w.since).Round(time.Millisecond))
+	var out []string
+	for _, v := range t.dump() {
+		out = append(out, fmt.Sprintf("%s: %s (%s)", v.What, v.Stage, time.Since(v.Since).Round(time.Millisecond)))
 	}
 	return out
 }

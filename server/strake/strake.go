@@ -32,6 +32,7 @@ import (
 // Pods is what the service needs of a pod.Manager.
 type Pods interface {
 	Info() pod.Info
+	Dump() pod.Dump
 	NetworkStatus() error
 	Pod(id string) (pod.PodStatus, error)
 	Pods(pod.PodFilter) []pod.PodStatus

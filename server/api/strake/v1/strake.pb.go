@@ -257,6 +257,86 @@ func (x *SystemResponse) GetUnreadable() []string {
 	return nil
 }
 
+type DumpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpRequest) Reset() {
+	*x = DumpRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpRequest) ProtoMessage() {}
+
+func (x *DumpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
+func (*DumpRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{2}
+}
+
+type DumpResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpResponse) Reset() {
+	*x = DumpResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpResponse) ProtoMessage() {}
+
+func (x *DumpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
+func (*DumpResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DumpResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type Runtime struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -268,7 +348,7 @@ type Runtime struct {
 
 func (x *Runtime) Reset() {
 	*x = Runtime{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[2]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +360,7 @@ func (x *Runtime) String() string {
 func (*Runtime) ProtoMessage() {}
 
 func (x *Runtime) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[2]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +373,7 @@ func (x *Runtime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runtime.ProtoReflect.Descriptor instead.
 func (*Runtime) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{2}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Runtime) GetName() string {
@@ -328,7 +408,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[3]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -340,7 +420,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[3]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -353,7 +433,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{3}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Network) GetName() string {
@@ -387,7 +467,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +479,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +492,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{4}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PullRequest) GetReference() string {
@@ -441,7 +521,7 @@ type Auth struct {
 
 func (x *Auth) Reset() {
 	*x = Auth{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +533,7 @@ func (x *Auth) String() string {
 func (*Auth) ProtoMessage() {}
 
 func (x *Auth) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +546,7 @@ func (x *Auth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Auth.ProtoReflect.Descriptor instead.
 func (*Auth) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{5}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Auth) GetUsername() string {
@@ -510,7 +590,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +602,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +615,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{6}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PullResponse) GetEvent() isPullResponse_Event {
@@ -591,7 +671,7 @@ type LayerProgress struct {
 
 func (x *LayerProgress) Reset() {
 	*x = LayerProgress{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +683,7 @@ func (x *LayerProgress) String() string {
 func (*LayerProgress) ProtoMessage() {}
 
 func (x *LayerProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +696,7 @@ func (x *LayerProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerProgress.ProtoReflect.Descriptor instead.
 func (*LayerProgress) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{7}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LayerProgress) GetLayer() string {
@@ -659,7 +739,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -671,7 +751,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -684,7 +764,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{8}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Image) GetId() string {
@@ -724,7 +804,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +816,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +829,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{9}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *InspectImageRequest) GetReference() string {
@@ -775,7 +855,7 @@ type InspectImageResponse struct {
 
 func (x *InspectImageResponse) Reset() {
 	*x = InspectImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +867,7 @@ func (x *InspectImageResponse) String() string {
 func (*InspectImageResponse) ProtoMessage() {}
 
 func (x *InspectImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +880,7 @@ func (x *InspectImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageResponse.ProtoReflect.Descriptor instead.
 func (*InspectImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{10}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InspectImageResponse) GetImage() *Image {
@@ -871,7 +951,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +963,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +976,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{11}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PushRequest) GetReference() string {
@@ -940,7 +1020,7 @@ type PushResponse struct {
 
 func (x *PushResponse) Reset() {
 	*x = PushResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1032,7 @@ func (x *PushResponse) String() string {
 func (*PushResponse) ProtoMessage() {}
 
 func (x *PushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1045,7 @@ func (x *PushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
 func (*PushResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{12}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PushResponse) GetEvent() isPushResponse_Event {
@@ -1019,7 +1099,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1111,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1124,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{13}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TagImageRequest) GetReference() string {
@@ -1069,7 +1149,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1161,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1174,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
 }
 
 type UntagImageRequest struct {
@@ -1106,7 +1186,7 @@ type UntagImageRequest struct {
 
 func (x *UntagImageRequest) Reset() {
 	*x = UntagImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1198,7 @@ func (x *UntagImageRequest) String() string {
 func (*UntagImageRequest) ProtoMessage() {}
 
 func (x *UntagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1211,7 @@ func (x *UntagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UntagImageRequest.ProtoReflect.Descriptor instead.
 func (*UntagImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UntagImageRequest) GetNames() []string {
@@ -1149,7 +1229,7 @@ type UntagImageResponse struct {
 
 func (x *UntagImageResponse) Reset() {
 	*x = UntagImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1241,7 @@ func (x *UntagImageResponse) String() string {
 func (*UntagImageResponse) ProtoMessage() {}
 
 func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1254,7 @@ func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UntagImageResponse.ProtoReflect.Descriptor instead.
 func (*UntagImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
 }
 
 type RemoveImageRequest struct {
@@ -1186,7 +1266,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1278,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1291,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveImageRequest) GetReference() string {
@@ -1229,7 +1309,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1321,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1334,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
 }
 
 type PruneImagesRequest struct {
@@ -1268,7 +1348,7 @@ type PruneImagesRequest struct {
 
 func (x *PruneImagesRequest) Reset() {
 	*x = PruneImagesRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1360,7 @@ func (x *PruneImagesRequest) String() string {
 func (*PruneImagesRequest) ProtoMessage() {}
 
 func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1373,7 @@ func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
 func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PruneImagesRequest) GetAll() bool {
@@ -1327,7 +1407,7 @@ type PruneImagesResponse struct {
 
 func (x *PruneImagesResponse) Reset() {
 	*x = PruneImagesResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1419,7 @@ func (x *PruneImagesResponse) String() string {
 func (*PruneImagesResponse) ProtoMessage() {}
 
 func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1432,7 @@ func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
 func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PruneImagesResponse) GetRemoved() []*Image {
@@ -1379,7 +1459,7 @@ type SaveImagesRequest struct {
 
 func (x *SaveImagesRequest) Reset() {
 	*x = SaveImagesRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1471,7 @@ func (x *SaveImagesRequest) String() string {
 func (*SaveImagesRequest) ProtoMessage() {}
 
 func (x *SaveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1484,7 @@ func (x *SaveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveImagesRequest.ProtoReflect.Descriptor instead.
 func (*SaveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SaveImagesRequest) GetReferences() []string {
@@ -1430,7 +1510,7 @@ type SaveImagesResponse struct {
 
 func (x *SaveImagesResponse) Reset() {
 	*x = SaveImagesResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1522,7 @@ func (x *SaveImagesResponse) String() string {
 func (*SaveImagesResponse) ProtoMessage() {}
 
 func (x *SaveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1535,7 @@ func (x *SaveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveImagesResponse.ProtoReflect.Descriptor instead.
 func (*SaveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SaveImagesResponse) GetData() []byte {
@@ -1474,7 +1554,7 @@ type LoadImagesRequest struct {
 
 func (x *LoadImagesRequest) Reset() {
 	*x = LoadImagesRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1566,7 @@ func (x *LoadImagesRequest) String() string {
 func (*LoadImagesRequest) ProtoMessage() {}
 
 func (x *LoadImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1579,7 @@ func (x *LoadImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImagesRequest.ProtoReflect.Descriptor instead.
 func (*LoadImagesRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LoadImagesRequest) GetData() []byte {
@@ -1518,7 +1598,7 @@ type LoadImagesResponse struct {
 
 func (x *LoadImagesResponse) Reset() {
 	*x = LoadImagesResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1610,7 @@ func (x *LoadImagesResponse) String() string {
 func (*LoadImagesResponse) ProtoMessage() {}
 
 func (x *LoadImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1623,7 @@ func (x *LoadImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImagesResponse.ProtoReflect.Descriptor instead.
 func (*LoadImagesResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{24}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LoadImagesResponse) GetImages() []*Image {
@@ -1565,7 +1645,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1657,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1670,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{25}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImportImageRequest) GetName() string {
@@ -1630,7 +1710,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1722,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1735,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{26}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImportImageResponse) GetImage() *Image {
@@ -1676,7 +1756,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1688,7 +1768,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1701,7 +1781,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{27}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VerifyImagesRequest) GetReference() string {
@@ -1737,7 +1817,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1829,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1842,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{28}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VerifyImagesResponse) GetImage() *Image {
@@ -1802,7 +1882,7 @@ type MountImageRequest struct {
 
 func (x *MountImageRequest) Reset() {
 	*x = MountImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1894,7 @@ func (x *MountImageRequest) String() string {
 func (*MountImageRequest) ProtoMessage() {}
 
 func (x *MountImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1907,7 @@ func (x *MountImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountImageRequest.ProtoReflect.Descriptor instead.
 func (*MountImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{29}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MountImageRequest) GetReference() string {
@@ -1846,7 +1926,7 @@ type MountImageResponse struct {
 
 func (x *MountImageResponse) Reset() {
 	*x = MountImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +1938,7 @@ func (x *MountImageResponse) String() string {
 func (*MountImageResponse) ProtoMessage() {}
 
 func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +1951,7 @@ func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountImageResponse.ProtoReflect.Descriptor instead.
 func (*MountImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{30}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MountImageResponse) GetPath() string {
@@ -1890,7 +1970,7 @@ type UnmountImageRequest struct {
 
 func (x *UnmountImageRequest) Reset() {
 	*x = UnmountImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +1982,7 @@ func (x *UnmountImageRequest) String() string {
 func (*UnmountImageRequest) ProtoMessage() {}
 
 func (x *UnmountImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +1995,7 @@ func (x *UnmountImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmountImageRequest.ProtoReflect.Descriptor instead.
 func (*UnmountImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{31}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UnmountImageRequest) GetReference() string {
@@ -1933,7 +2013,7 @@ type UnmountImageResponse struct {
 
 func (x *UnmountImageResponse) Reset() {
 	*x = UnmountImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2025,7 @@ func (x *UnmountImageResponse) String() string {
 func (*UnmountImageResponse) ProtoMessage() {}
 
 func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2038,7 @@ func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmountImageResponse.ProtoReflect.Descriptor instead.
 func (*UnmountImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{32}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{34}
 }
 
 type ListImageMountsRequest struct {
@@ -1969,7 +2049,7 @@ type ListImageMountsRequest struct {
 
 func (x *ListImageMountsRequest) Reset() {
 	*x = ListImageMountsRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1981,7 +2061,7 @@ func (x *ListImageMountsRequest) String() string {
 func (*ListImageMountsRequest) ProtoMessage() {}
 
 func (x *ListImageMountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1994,7 +2074,7 @@ func (x *ListImageMountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImageMountsRequest.ProtoReflect.Descriptor instead.
 func (*ListImageMountsRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{33}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{35}
 }
 
 type ListImageMountsResponse struct {
@@ -2006,7 +2086,7 @@ type ListImageMountsResponse struct {
 
 func (x *ListImageMountsResponse) Reset() {
 	*x = ListImageMountsResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2098,7 @@ func (x *ListImageMountsResponse) String() string {
 func (*ListImageMountsResponse) ProtoMessage() {}
 
 func (x *ListImageMountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2111,7 @@ func (x *ListImageMountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImageMountsResponse.ProtoReflect.Descriptor instead.
 func (*ListImageMountsResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{34}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListImageMountsResponse) GetMounts() []*ImageMount {
@@ -2052,7 +2132,7 @@ type ImageMount struct {
 
 func (x *ImageMount) Reset() {
 	*x = ImageMount{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2144,7 @@ func (x *ImageMount) String() string {
 func (*ImageMount) ProtoMessage() {}
 
 func (x *ImageMount) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2157,7 @@ func (x *ImageMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageMount.ProtoReflect.Descriptor instead.
 func (*ImageMount) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{35}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ImageMount) GetId() string {
@@ -2110,7 +2190,7 @@ type ExportContainerRequest struct {
 
 func (x *ExportContainerRequest) Reset() {
 	*x = ExportContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2202,7 @@ func (x *ExportContainerRequest) String() string {
 func (*ExportContainerRequest) ProtoMessage() {}
 
 func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2215,7 @@ func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportContainerRequest.ProtoReflect.Descriptor instead.
 func (*ExportContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{36}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ExportContainerRequest) GetContainerId() string {
@@ -2154,7 +2234,7 @@ type ExportContainerResponse struct {
 
 func (x *ExportContainerResponse) Reset() {
 	*x = ExportContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2246,7 @@ func (x *ExportContainerResponse) String() string {
 func (*ExportContainerResponse) ProtoMessage() {}
 
 func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2259,7 @@ func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportContainerResponse.ProtoReflect.Descriptor instead.
 func (*ExportContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{37}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExportContainerResponse) GetData() []byte {
@@ -2198,7 +2278,7 @@ type DiffContainerRequest struct {
 
 func (x *DiffContainerRequest) Reset() {
 	*x = DiffContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2290,7 @@ func (x *DiffContainerRequest) String() string {
 func (*DiffContainerRequest) ProtoMessage() {}
 
 func (x *DiffContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2303,7 @@ func (x *DiffContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffContainerRequest.ProtoReflect.Descriptor instead.
 func (*DiffContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{38}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DiffContainerRequest) GetContainerId() string {
@@ -2242,7 +2322,7 @@ type DiffContainerResponse struct {
 
 func (x *DiffContainerResponse) Reset() {
 	*x = DiffContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2334,7 @@ func (x *DiffContainerResponse) String() string {
 func (*DiffContainerResponse) ProtoMessage() {}
 
 func (x *DiffContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2347,7 @@ func (x *DiffContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffContainerResponse.ProtoReflect.Descriptor instead.
 func (*DiffContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{39}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DiffContainerResponse) GetChanges() []*Change {
@@ -2287,7 +2367,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2379,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2392,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{40}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Change) GetKind() string {
@@ -2337,7 +2417,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2429,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2442,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{41}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
 }
 
 type DiskUsageResponse struct {
@@ -2376,7 +2456,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2388,7 +2468,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2401,7 +2481,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{42}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DiskUsageResponse) GetImages() []*ImageUsage {
@@ -2438,7 +2518,7 @@ type ImageUsage struct {
 
 func (x *ImageUsage) Reset() {
 	*x = ImageUsage{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2530,7 @@ func (x *ImageUsage) String() string {
 func (*ImageUsage) ProtoMessage() {}
 
 func (x *ImageUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2543,7 @@ func (x *ImageUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
 func (*ImageUsage) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ImageUsage) GetImage() *Image {
@@ -2510,7 +2590,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2602,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2615,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *WaitContainerRequest) GetContainerId() string {
@@ -2557,7 +2637,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2649,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2662,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WaitContainerResponse) GetExitCode() int32 {
@@ -2623,7 +2703,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2715,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2728,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{46}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -2673,7 +2753,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2685,7 +2765,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2698,7 +2778,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
 }
 
 type HoldRequest struct {
@@ -2711,7 +2791,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2803,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2816,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *HoldRequest) GetPodId() string {
@@ -2761,7 +2841,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2853,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2866,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
 }
 
 // Input is what the client sends in Exec and Attach: first exec or attach, then
@@ -2807,7 +2887,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +2899,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +2912,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Input) GetEvent() isInput_Event {
@@ -2937,7 +3017,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3029,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3042,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Output) GetEvent() isOutput_Event {
@@ -3052,7 +3132,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3144,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3157,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -3148,7 +3228,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3240,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3253,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -3212,7 +3292,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3224,7 +3304,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3237,7 +3317,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
 }
 
 type Ready struct {
@@ -3248,7 +3328,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3340,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3353,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
 }
 
 type Size struct {
@@ -3286,7 +3366,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3298,7 +3378,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3311,7 +3391,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -3337,7 +3417,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3429,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3442,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -3406,7 +3486,10 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x06stages\x18\x13 \x03(\tR\x06stages\x12\x1e\n" +
 	"\n" +
 	"unreadable\x18\x14 \x03(\tR\n" +
-	"unreadable\"E\n" +
+	"unreadable\"\r\n" +
+	"\vDumpRequest\"\"\n" +
+	"\fDumpResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"E\n" +
 	"\aRuntime\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
@@ -3598,9 +3681,10 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\"\x1a\n" +
 	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code2\xac\r\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code2\xe7\r\n" +
 	"\x06Strake\x12=\n" +
 	"\x06System\x12\x18.strake.v1.SystemRequest\x1a\x19.strake.v1.SystemResponse\x129\n" +
+	"\x04Dump\x12\x16.strake.v1.DumpRequest\x1a\x17.strake.v1.DumpResponse0\x01\x129\n" +
 	"\x04Pull\x12\x16.strake.v1.PullRequest\x1a\x17.strake.v1.PullResponse0\x01\x12O\n" +
 	"\fInspectImage\x12\x1e.strake.v1.InspectImageRequest\x1a\x1f.strake.v1.InspectImageResponse\x129\n" +
 	"\x04Push\x12\x16.strake.v1.PushRequest\x1a\x17.strake.v1.PushResponse0\x01\x12C\n" +
@@ -3640,143 +3724,147 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*SystemRequest)(nil),           // 0: strake.v1.SystemRequest
 	(*SystemResponse)(nil),          // 1: strake.v1.SystemResponse
-	(*Runtime)(nil),                 // 2: strake.v1.Runtime
-	(*Network)(nil),                 // 3: strake.v1.Network
-	(*PullRequest)(nil),             // 4: strake.v1.PullRequest
-	(*Auth)(nil),                    // 5: strake.v1.Auth
-	(*PullResponse)(nil),            // 6: strake.v1.PullResponse
-	(*LayerProgress)(nil),           // 7: strake.v1.LayerProgress
-	(*Image)(nil),                   // 8: strake.v1.Image
-	(*InspectImageRequest)(nil),     // 9: strake.v1.InspectImageRequest
-	(*InspectImageResponse)(nil),    // 10: strake.v1.InspectImageResponse
-	(*PushRequest)(nil),             // 11: strake.v1.PushRequest
-	(*PushResponse)(nil),            // 12: strake.v1.PushResponse
-	(*TagImageRequest)(nil),         // 13: strake.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 14: strake.v1.TagImageResponse
-	(*UntagImageRequest)(nil),       // 15: strake.v1.UntagImageRequest
-	(*UntagImageResponse)(nil),      // 16: strake.v1.UntagImageResponse
-	(*RemoveImageRequest)(nil),      // 17: strake.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 18: strake.v1.RemoveImageResponse
-	(*PruneImagesRequest)(nil),      // 19: strake.v1.PruneImagesRequest
-	(*PruneImagesResponse)(nil),     // 20: strake.v1.PruneImagesResponse
-	(*SaveImagesRequest)(nil),       // 21: strake.v1.SaveImagesRequest
-	(*SaveImagesResponse)(nil),      // 22: strake.v1.SaveImagesResponse
-	(*LoadImagesRequest)(nil),       // 23: strake.v1.LoadImagesRequest
-	(*LoadImagesResponse)(nil),      // 24: strake.v1.LoadImagesResponse
-	(*ImportImageRequest)(nil),      // 25: strake.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),     // 26: strake.v1.ImportImageResponse
-	(*VerifyImagesRequest)(nil),     // 27: strake.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),    // 28: strake.v1.VerifyImagesResponse
-	(*MountImageRequest)(nil),       // 29: strake.v1.MountImageRequest
-	(*MountImageResponse)(nil),      // 30: strake.v1.MountImageResponse
-	(*UnmountImageRequest)(nil),     // 31: strake.v1.UnmountImageRequest
-	(*UnmountImageResponse)(nil),    // 32: strake.v1.UnmountImageResponse
-	(*ListImageMountsRequest)(nil),  // 33: strake.v1.ListImageMountsRequest
-	(*ListImageMountsResponse)(nil), // 34: strake.v1.ListImageMountsResponse
-	(*ImageMount)(nil),              // 35: strake.v1.ImageMount
-	(*ExportContainerRequest)(nil),  // 36: strake.v1.ExportContainerRequest
-	(*ExportContainerResponse)(nil), // 37: strake.v1.ExportContainerResponse
-	(*DiffContainerRequest)(nil),    // 38: strake.v1.DiffContainerRequest
-	(*DiffContainerResponse)(nil),   // 39: strake.v1.DiffContainerResponse
-	(*Change)(nil),                  // 40: strake.v1.Change
-	(*DiskUsageRequest)(nil),        // 41: strake.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),       // 42: strake.v1.DiskUsageResponse
-	(*ImageUsage)(nil),              // 43: strake.v1.ImageUsage
-	(*WaitContainerRequest)(nil),    // 44: strake.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil),   // 45: strake.v1.WaitContainerResponse
-	(*KillContainerRequest)(nil),    // 46: strake.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 47: strake.v1.KillContainerResponse
-	(*HoldRequest)(nil),             // 48: strake.v1.HoldRequest
-	(*HoldResponse)(nil),            // 49: strake.v1.HoldResponse
-	(*Input)(nil),                   // 50: strake.v1.Input
-	(*Output)(nil),                  // 51: strake.v1.Output
-	(*ExecStart)(nil),               // 52: strake.v1.ExecStart
-	(*AttachStart)(nil),             // 53: strake.v1.AttachStart
-	(*CloseStdin)(nil),              // 54: strake.v1.CloseStdin
-	(*Ready)(nil),                   // 55: strake.v1.Ready
-	(*Size)(nil),                    // 56: strake.v1.Size
-	(*Exit)(nil),                    // 57: strake.v1.Exit
-	nil,                             // 58: strake.v1.VerifyImagesRequest.AuthsEntry
+	(*DumpRequest)(nil),             // 2: strake.v1.DumpRequest
+	(*DumpResponse)(nil),            // 3: strake.v1.DumpResponse
+	(*Runtime)(nil),                 // 4: strake.v1.Runtime
+	(*Network)(nil),                 // 5: strake.v1.Network
+	(*PullRequest)(nil),             // 6: strake.v1.PullRequest
+	(*Auth)(nil),                    // 7: strake.v1.Auth
+	(*PullResponse)(nil),            // 8: strake.v1.PullResponse
+	(*LayerProgress)(nil),           // 9: strake.v1.LayerProgress
+	(*Image)(nil),                   // 10: strake.v1.Image
+	(*InspectImageRequest)(nil),     // 11: strake.v1.InspectImageRequest
+	(*InspectImageResponse)(nil),    // 12: strake.v1.InspectImageResponse
+	(*PushRequest)(nil),             // 13: strake.v1.PushRequest
+	(*PushResponse)(nil),            // 14: strake.v1.PushResponse
+	(*TagImageRequest)(nil),         // 15: strake.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 16: strake.v1.TagImageResponse
+	(*UntagImageRequest)(nil),       // 17: strake.v1.UntagImageRequest
+	(*UntagImageResponse)(nil),      // 18: strake.v1.UntagImageResponse
+	(*RemoveImageRequest)(nil),      // 19: strake.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 20: strake.v1.RemoveImageResponse
+	(*PruneImagesRequest)(nil),      // 21: strake.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),     // 22: strake.v1.PruneImagesResponse
+	(*SaveImagesRequest)(nil),       // 23: strake.v1.SaveImagesRequest
+	(*SaveImagesResponse)(nil),      // 24: strake.v1.SaveImagesResponse
+	(*LoadImagesRequest)(nil),       // 25: strake.v1.LoadImagesRequest
+	(*LoadImagesResponse)(nil),      // 26: strake.v1.LoadImagesResponse
+	(*ImportImageRequest)(nil),      // 27: strake.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),     // 28: strake.v1.ImportImageResponse
+	(*VerifyImagesRequest)(nil),     // 29: strake.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),    // 30: strake.v1.VerifyImagesResponse
+	(*MountImageRequest)(nil),       // 31: strake.v1.MountImageRequest
+	(*MountImageResponse)(nil),      // 32: strake.v1.MountImageResponse
+	(*UnmountImageRequest)(nil),     // 33: strake.v1.UnmountImageRequest
+	(*UnmountImageResponse)(nil),    // 34: strake.v1.UnmountImageResponse
+	(*ListImageMountsRequest)(nil),  // 35: strake.v1.ListImageMountsRequest
+	(*ListImageMountsResponse)(nil), // 36: strake.v1.ListImageMountsResponse
+	(*ImageMount)(nil),              // 37: strake.v1.ImageMount
+	(*ExportContainerRequest)(nil),  // 38: strake.v1.ExportContainerRequest
+	(*ExportContainerResponse)(nil), // 39: strake.v1.ExportContainerResponse
+	(*DiffContainerRequest)(nil),    // 40: strake.v1.DiffContainerRequest
+	(*DiffContainerResponse)(nil),   // 41: strake.v1.DiffContainerResponse
+	(*Change)(nil),                  // 42: strake.v1.Change
+	(*DiskUsageRequest)(nil),        // 43: strake.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),       // 44: strake.v1.DiskUsageResponse
+	(*ImageUsage)(nil),              // 45: strake.v1.ImageUsage
+	(*WaitContainerRequest)(nil),    // 46: strake.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil),   // 47: strake.v1.WaitContainerResponse
+	(*KillContainerRequest)(nil),    // 48: strake.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 49: strake.v1.KillContainerResponse
+	(*HoldRequest)(nil),             // 50: strake.v1.HoldRequest
+	(*HoldResponse)(nil),            // 51: strake.v1.HoldResponse
+	(*Input)(nil),                   // 52: strake.v1.Input
+	(*Output)(nil),                  // 53: strake.v1.Output
+	(*ExecStart)(nil),               // 54: strake.v1.ExecStart
+	(*AttachStart)(nil),             // 55: strake.v1.AttachStart
+	(*CloseStdin)(nil),              // 56: strake.v1.CloseStdin
+	(*Ready)(nil),                   // 57: strake.v1.Ready
+	(*Size)(nil),                    // 58: strake.v1.Size
+	(*Exit)(nil),                    // 59: strake.v1.Exit
+	nil,                             // 60: strake.v1.VerifyImagesRequest.AuthsEntry
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
-	2,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
-	3,  // 1: strake.v1.SystemResponse.network:type_name -> strake.v1.Network
-	5,  // 2: strake.v1.PullRequest.auth:type_name -> strake.v1.Auth
-	7,  // 3: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
-	8,  // 4: strake.v1.PullResponse.image:type_name -> strake.v1.Image
-	8,  // 5: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
-	5,  // 6: strake.v1.PushRequest.auth:type_name -> strake.v1.Auth
-	7,  // 7: strake.v1.PushResponse.progress:type_name -> strake.v1.LayerProgress
-	8,  // 8: strake.v1.PruneImagesResponse.removed:type_name -> strake.v1.Image
-	8,  // 9: strake.v1.LoadImagesResponse.images:type_name -> strake.v1.Image
-	8,  // 10: strake.v1.ImportImageResponse.image:type_name -> strake.v1.Image
-	58, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
-	8,  // 12: strake.v1.VerifyImagesResponse.image:type_name -> strake.v1.Image
-	35, // 13: strake.v1.ListImageMountsResponse.mounts:type_name -> strake.v1.ImageMount
-	40, // 14: strake.v1.DiffContainerResponse.changes:type_name -> strake.v1.Change
-	43, // 15: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
-	8,  // 16: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
-	52, // 17: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
-	53, // 18: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
-	54, // 19: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
-	56, // 20: strake.v1.Input.resize:type_name -> strake.v1.Size
-	55, // 21: strake.v1.Output.ready:type_name -> strake.v1.Ready
-	57, // 22: strake.v1.Output.exit:type_name -> strake.v1.Exit
-	56, // 23: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	56, // 24: strake.v1.AttachStart.size:type_name -> strake.v1.Size
-	5,  // 25: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
+	4,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
+	5,  // 1: strake.v1.SystemResponse.network:type_name -> strake.v1.Network
+	7,  // 2: strake.v1.PullRequest.auth:type_name -> strake.v1.Auth
+	9,  // 3: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
+	10, // 4: strake.v1.PullResponse.image:type_name -> strake.v1.Image
+	10, // 5: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
+	7,  // 6: strake.v1.PushRequest.auth:type_name -> strake.v1.Auth
+	9,  // 7: strake.v1.PushResponse.progress:type_name -> strake.v1.LayerProgress
+	10, // 8: strake.v1.PruneImagesResponse.removed:type_name -> strake.v1.Image
+	10, // 9: strake.v1.LoadImagesResponse.images:type_name -> strake.v1.Image
+	10, // 10: strake.v1.ImportImageResponse.image:type_name -> strake.v1.Image
+	60, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
+	10, // 12: strake.v1.VerifyImagesResponse.image:type_name -> strake.v1.Image
+	37, // 13: strake.v1.ListImageMountsResponse.mounts:type_name -> strake.v1.ImageMount
+	42, // 14: strake.v1.DiffContainerResponse.changes:type_name -> strake.v1.Change
+	45, // 15: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
+	10, // 16: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
+	54, // 17: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	55, // 18: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	56, // 19: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	58, // 20: strake.v1.Input.resize:type_name -> strake.v1.Size
+	57, // 21: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	59, // 22: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	58, // 23: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	58, // 24: strake.v1.AttachStart.size:type_name -> strake.v1.Size
+	7,  // 25: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
 	0,  // 26: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	4,  // 27: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	9,  // 28: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	11, // 29: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
-	13, // 30: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
-	15, // 31: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
-	17, // 32: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
-	19, // 33: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
-	21, // 34: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
-	23, // 35: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
-	25, // 36: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
-	27, // 37: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
-	41, // 38: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
-	29, // 39: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
-	31, // 40: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
-	33, // 41: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
-	36, // 42: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
-	38, // 43: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
-	44, // 44: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	46, // 45: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	48, // 46: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
-	50, // 47: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	50, // 48: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 49: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	6,  // 50: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	10, // 51: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	12, // 52: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
-	14, // 53: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
-	16, // 54: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
-	18, // 55: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
-	20, // 56: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
-	22, // 57: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
-	24, // 58: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
-	26, // 59: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
-	28, // 60: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
-	42, // 61: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
-	30, // 62: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
-	32, // 63: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
-	34, // 64: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
-	37, // 65: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
-	39, // 66: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
-	45, // 67: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	47, // 68: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	49, // 69: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
-	51, // 70: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	51, // 71: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	49, // [49:72] is the sub-list for method output_type
-	26, // [26:49] is the sub-list for method input_type
+	2,  // 27: strake.v1.Strake.Dump:input_type -> strake.v1.DumpRequest
+	6,  // 28: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	11, // 29: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	13, // 30: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
+	15, // 31: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
+	17, // 32: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
+	19, // 33: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
+	21, // 34: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
+	23, // 35: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
+	25, // 36: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
+	27, // 37: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
+	29, // 38: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
+	43, // 39: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
+	31, // 40: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
+	33, // 41: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
+	35, // 42: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
+	38, // 43: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
+	40, // 44: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
+	46, // 45: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	48, // 46: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	50, // 47: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
+	52, // 48: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	52, // 49: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 50: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	3,  // 51: strake.v1.Strake.Dump:output_type -> strake.v1.DumpResponse
+	8,  // 52: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	12, // 53: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	14, // 54: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
+	16, // 55: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
+	18, // 56: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
+	20, // 57: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
+	22, // 58: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
+	24, // 59: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
+	26, // 60: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
+	28, // 61: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
+	30, // 62: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
+	44, // 63: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
+	32, // 64: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
+	34, // 65: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
+	36, // 66: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
+	39, // 67: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
+	41, // 68: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
+	47, // 69: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	49, // 70: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	51, // 71: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
+	53, // 72: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	53, // 73: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	50, // [50:74] is the sub-list for method output_type
+	26, // [26:50] is the sub-list for method input_type
 	26, // [26:26] is the sub-list for extension type_name
 	26, // [26:26] is the sub-list for extension extendee
 	0,  // [0:26] is the sub-list for field type_name
@@ -3787,22 +3875,22 @@ func file_server_api_strake_v1_strake_proto_init() {
 	if File_server_api_strake_v1_strake_proto != nil {
 		return
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[6].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[8].OneofWrappers = []any{
 		(*PullResponse_Progress)(nil),
 		(*PullResponse_Image)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[12].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[14].OneofWrappers = []any{
 		(*PushResponse_Progress)(nil),
 		(*PushResponse_Digest)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[50].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[52].OneofWrappers = []any{
 		(*Input_Exec)(nil),
 		(*Input_Attach)(nil),
 		(*Input_Stdin)(nil),
 		(*Input_CloseStdin)(nil),
 		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[51].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[53].OneofWrappers = []any{
 		(*Output_Ready)(nil),
 		(*Output_Stdout)(nil),
 		(*Output_Stderr)(nil),
@@ -3814,7 +3902,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   59,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

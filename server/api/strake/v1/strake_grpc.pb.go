@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Strake_System_FullMethodName          = "/strake.v1.Strake/System"
+	Strake_Dump_FullMethodName            = "/strake.v1.Strake/Dump"
 	Strake_Pull_FullMethodName            = "/strake.v1.Strake/Pull"
 	Strake_InspectImage_FullMethodName    = "/strake.v1.Strake/InspectImage"
 	Strake_Push_FullMethodName            = "/strake.v1.Strake/Push"
@@ -54,6 +55,9 @@ const (
 type StrakeClient interface {
 	// System describes the daemon: its version, paths, configuration and counts.
 	System(ctx context.Context, in *SystemRequest, opts ...grpc.CallOption) (*SystemResponse, error)
+	// Dump writes, as text, what the daemon is doing at this moment: verbs under way,
+	// monitors, locks that are waited for, goroutines. It answers also when verbs hang.
+	Dump(ctx context.Context, in *DumpRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DumpResponse], error)
 	// Pull is CRI's PullImage with progress. The last message holds the image.
 	Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullResponse], error)
 	// InspectImage gives an image's configuration, which CRI keeps to itself.
@@ -130,9 +134,28 @@ func (c *strakeClient) System(ctx context.Context, in *SystemRequest, opts ...gr
 	return out, nil
 }
 
+func (c *strakeClient) Dump(ctx context.Context, in *DumpRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DumpResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[0], Strake_Dump_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DumpRequest, DumpResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_DumpClient = grpc.ServerStreamingClient[DumpResponse]
+
 func (c *strakeClient) Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[0], Strake_Pull_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[1], Strake_Pull_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +184,7 @@ func (c *strakeClient) InspectImage(ctx context.Context, in *InspectImageRequest
 
 func (c *strakeClient) Push(ctx context.Context, in *PushRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[1], Strake_Push_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[2], Strake_Push_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +243,7 @@ func (c *strakeClient) PruneImages(ctx context.Context, in *PruneImagesRequest, 
 
 func (c *strakeClient) SaveImages(ctx context.Context, in *SaveImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveImagesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[2], Strake_SaveImages_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[3], Strake_SaveImages_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +262,7 @@ type Strake_SaveImagesClient = grpc.ServerStreamingClient[SaveImagesResponse]
 
 func (c *strakeClient) LoadImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[LoadImagesRequest, LoadImagesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[3], Strake_LoadImages_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[4], Strake_LoadImages_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +275,7 @@ type Strake_LoadImagesClient = grpc.ClientStreamingClient[LoadImagesRequest, Loa
 
 func (c *strakeClient) ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[4], Strake_ImportImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[5], Strake_ImportImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +288,7 @@ type Strake_ImportImageClient = grpc.ClientStreamingClient[ImportImageRequest, I
 
 func (c *strakeClient) VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyImagesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[5], Strake_VerifyImages_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[6], Strake_VerifyImages_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -324,7 +347,7 @@ func (c *strakeClient) ListImageMounts(ctx context.Context, in *ListImageMountsR
 
 func (c *strakeClient) ExportContainer(ctx context.Context, in *ExportContainerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportContainerResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[6], Strake_ExportContainer_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[7], Strake_ExportContainer_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -373,7 +396,7 @@ func (c *strakeClient) KillContainer(ctx context.Context, in *KillContainerReque
 
 func (c *strakeClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[7], Strake_Hold_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[8], Strake_Hold_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -392,7 +415,7 @@ type Strake_HoldClient = grpc.ServerStreamingClient[HoldResponse]
 
 func (c *strakeClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[8], Strake_Exec_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[9], Strake_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -405,7 +428,7 @@ type Strake_ExecClient = grpc.BidiStreamingClient[Input, Output]
 
 func (c *strakeClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[9], Strake_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[10], Strake_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -422,6 +445,9 @@ type Strake_AttachClient = grpc.BidiStreamingClient[Input, Output]
 type StrakeServer interface {
 	// System describes the daemon: its version, paths, configuration and counts.
 	System(context.Context, *SystemRequest) (*SystemResponse, error)
+	// Dump writes, as text, what the daemon is doing at this moment: verbs under way,
+	// monitors, locks that are waited for, goroutines. It answers also when verbs hang.
+	Dump(*DumpRequest, grpc.ServerStreamingServer[DumpResponse]) error
 	// Pull is CRI's PullImage with progress. The last message holds the image.
 	Pull(*PullRequest, grpc.ServerStreamingServer[PullResponse]) error
 	// InspectImage gives an image's configuration, which CRI keeps to itself.
@@ -490,6 +516,9 @@ type UnimplementedStrakeServer struct{}
 
 func (UnimplementedStrakeServer) System(context.Context, *SystemRequest) (*SystemResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method System not implemented")
+}
+func (UnimplementedStrakeServer) Dump(*DumpRequest, grpc.ServerStreamingServer[DumpResponse]) error {
+	return status.Error(codes.Unimplemented, "method Dump not implemented")
 }
 func (UnimplementedStrakeServer) Pull(*PullRequest, grpc.ServerStreamingServer[PullResponse]) error {
 	return status.Error(codes.Unimplemented, "method Pull not implemented")
@@ -595,6 +624,17 @@ func _Strake_System_Handler(srv interface{}, ctx context.Context, dec func(inter
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Strake_Dump_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DumpRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StrakeServer).Dump(m, &grpc.GenericServerStream[DumpRequest, DumpResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_DumpServer = grpc.ServerStreamingServer[DumpResponse]
 
 func _Strake_Pull_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(PullRequest)
@@ -967,6 +1007,11 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Dump",
+			Handler:       _Strake_Dump_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Pull",
 			Handler:       _Strake_Pull_Handler,
