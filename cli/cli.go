@@ -116,7 +116,7 @@ func (a *app) command() *cobra.Command {
 	add("container", a.runCommand(), a.psCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(),
 		a.stopCommand(), a.killCommand(), a.waitCommand(), a.rmCommand(), a.inspectCommand(), a.diffCommand(), a.exportCommand(), a.podCommand())
 	add("image", a.pullCommand(), a.pushCommand(), a.imagesCommand(), a.rmiCommand(), a.tagCommand(), a.untagCommand(), a.historyCommand(),
-		a.saveCommand(), a.loadCommand(), a.importCommand(), a.mountCommand(), a.umountCommand(), a.verifyCommand(), a.pruneCommand(), a.dfCommand())
+		a.saveCommand(), a.loadCommand(), a.importCommand(), a.mountCommand(), a.umountCommand(), a.verifyCommand(), a.pruneCommand(), a.dfCommand(), a.imageCommand())
 	add("system", a.versionCommand(), a.infoCommand(), a.systemCommand())
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {

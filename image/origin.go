@@ -191,3 +191,98 @@ func (n name) incoming(key string) (incoming, error) {
 	}
 	return in, nil
 }
+
+// TrustScope is one list of a policy.
+type TrustScope struct {
+	Transport, Scope string // both "" for the default
+	Requirements     []byte // JSON
+}
+
+// TrustDecision is what a policy says of one name of an image.
+type TrustDecision struct {
+	Image        string
+	Origin       string // TRANSPORT:REFERENCE
+	Scope        string // the list that counts, by its place in the file
+	Requirements []byte // JSON
+	Refused      error  // an ErrSignature; nil: it may be used
+}
+
+// ShowTrust gives the policy of a Kubernetes namespace, "" for none, with its file,
+// "" if there is none, and its lists. If ref is an image that is here, it says what
+// Permit decides, and by which list.
+func (s *Store) ShowTrust(ref, namespace string) (file string, scopes []TrustScope, decision *TrustDecision, err error) {
+	p, file, err := s.options.Trust.policyOf(namespace)
+	if err != nil {
+		return file, nil, nil, err
+	}
+	if p != nil {
+		if scopes, err = listScopes(p); err != nil {
+			return file, nil, nil, err
+		}
+	}
+	if ref == "" {
+		return file, scopes, nil, nil
+	}
+	img, err := s.Get(ref)
+	if err != nil {
+		return file, nil, nil, err
+	}
+	names := s.namesAsked(img.ID, ref)
+	for _, key := range slices.Sorted(maps.Keys(names)) {
+		d, err := s.explain(p, file, key, names[key])
+		if err != nil {
+			return file, nil, nil, err
+		}
+		if decision == nil || d.Refused == nil {
+			decision = &d
+		}
+		if d.Refused == nil {
+			break
+		}
+	}
+	return file, scopes, decision, nil
+}
+
+func listScopes(p *policy.Policy) ([]TrustScope, error) {
+	list := func(transport, scope string, r []policy.Requirement) (TrustScope, error) {
+		body, err := json.Marshal(r)
+		return TrustScope{transport, scope, body}, err
+	}
+	first, err := list("", "", p.Default)
+	if err != nil {
+		return nil, err
+	}
+	scopes := []TrustScope{first}
+	for _, transport := range slices.Sorted(maps.Keys(p.Transports)) {
+		for _, scope := range slices.Sorted(maps.Keys(p.Transports[transport])) {
+			next, err := list(transport, scope, p.Transports[transport][scope])
+			if err != nil {
+				return nil, err
+			}
+			scopes = append(scopes, next)
+		}
+	}
+	return scopes, nil
+}
+
+// explain is permit that says what it looked at.
+func (s *Store) explain(p *policy.Policy, file, key string, n name) (TrustDecision, error) {
+	in, err := n.incoming(key)
+	if err != nil {
+		return TrustDecision{}, err
+	}
+	d := TrustDecision{Image: key, Origin: in.transport + ":"}
+	if in.ref != nil {
+		d.Origin += in.ref.String()
+	}
+	if p == nil || in.transport == transportMade {
+		return d, nil // no list counts
+	}
+	list, where := p.For(in.transport, in.policyRef())
+	d.Scope = where
+	if d.Requirements, err = json.Marshal(list); err != nil {
+		return d, err
+	}
+	d.Refused = s.permit(p, file, key, n)
+	return d, nil
+}

@@ -90,6 +90,14 @@ type incoming struct {
 	manifest  digest.Digest // of the platform; top's own unless that is an index
 }
 
+// policyRef is the name as a policy has it; nil is none.
+func (in incoming) policyRef() *policy.Reference {
+	if in.ref == nil {
+		return nil
+	}
+	return &policy.Reference{Domain: in.ref.Domain, Path: in.ref.Path, Tag: in.ref.Tag, Digest: in.ref.Digest.String()}
+}
+
 // allow asks the policy about an image that comes in, and gives the signatures that
 // it fetched for that.
 func (s *Store) allow(ctx context.Context, in incoming) (signatures, error) {
@@ -113,10 +121,7 @@ func decide(p *policy.Policy, file string, in incoming, fetch func(digest.Digest
 	if p == nil {
 		return nil
 	}
-	var ref *policy.Reference
-	if in.ref != nil {
-		ref = &policy.Reference{Domain: in.ref.Domain, Path: in.ref.Path, Tag: in.ref.Tag, Digest: in.ref.Digest.String()}
-	}
+	ref := in.policyRef()
 	list, where := p.For(in.transport, ref)
 	where = file + ": " + where
 	digests := []digest.Digest{in.manifest}

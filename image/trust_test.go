@@ -303,6 +303,18 @@ func TestPermit(t *testing.T) {
 	check("a policy that is not understood", plain.ID, plain.ID, "open", nil)
 	check("a policy that is not understood", plain.ID, plain.ID, "", ErrSignature)
 
+	writeFile(t, trust.Policy, `{"default":[`+reject+`],"transports":{"docker":{"`+reg.Addr+`/plain":[`+signed+`],"":[`+anything+`]}}}`)
+	if file, scopes, d, err := s.ShowTrust(plain.ID, ""); err != nil || file != trust.Policy || len(scopes) != 3 || scopes[1].Transport != "docker" || scopes[1].Scope != "" ||
+		d.Origin != "docker:"+reg.Addr+"/plain:1" || d.Scope != fmt.Sprintf("transports.docker[%q]", reg.Addr+"/plain") || !errors.Is(d.Refused, ErrSignature) {
+		t.Errorf("%s %+v %+v %v", file, scopes, d, err)
+	}
+	if file, scopes, d, err := s.ShowTrust("made:1", "open"); err != nil || file == trust.Policy || len(scopes) != 1 || d.Origin != "import:" || d.Refused != nil {
+		t.Errorf("%s %+v %+v %v", file, scopes, d, err)
+	}
+	if _, _, d, err := s.ShowTrust("", ""); err != nil || d != nil {
+		t.Errorf("%+v %v", d, err)
+	}
+
 	// An archive is one, under whatever name, until it is pulled.
 	writeFile(t, trust.Policy, `{"default":[`+reject+`],"transports":{"docker-archive":{"":[`+anything+`]}}}`)
 	if err := s.Remove(t.Context(), plain.ID); err != nil {

@@ -231,6 +231,24 @@ func (s *service) VerifyImages(r *strakev1.VerifyImagesRequest, stream grpc.Serv
 	return nil
 }
 
+func (s *service) ShowTrust(_ context.Context, r *strakev1.ShowTrustRequest) (*strakev1.ShowTrustResponse, error) {
+	file, scopes, decision, err := s.Images.ShowTrust(r.Reference, r.Namespace)
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	out := &strakev1.ShowTrustResponse{File: file}
+	for _, scope := range scopes {
+		out.Scopes = append(out.Scopes, &strakev1.TrustScope{Transport: scope.Transport, Scope: scope.Scope, Requirements: scope.Requirements})
+	}
+	if d := decision; d != nil {
+		out.Decision = &strakev1.TrustDecision{Image: d.Image, Origin: d.Origin, Scope: d.Scope, Requirements: d.Requirements}
+		if d.Refused != nil {
+			out.Decision.Reason = d.Refused.Error()
+		}
+	}
+	return out, nil
+}
+
 func (s *service) DiskUsage(context.Context, *strakev1.DiskUsageRequest) (*strakev1.DiskUsageResponse, error) {
 	size, inodes, err := s.Images.Usage()
 	if err != nil {

@@ -55,6 +55,7 @@ type Images interface {
 	RawConfig(ref string) ([]byte, error)
 	List() []image.Image
 	Usage() (bytes, inodes uint64, err error)
+	ShowTrust(ref, namespace string) (file string, scopes []image.TrustScope, decision *image.TrustDecision, err error)
 	DiskUsage() []image.ImageUsage
 	Push(ctx context.Context, ref string, o image.PushOptions) (digest.Digest, error)
 	Tag(ref, to string) error

@@ -2409,6 +2409,254 @@ func (x *Change) GetPath() string {
 	return ""
 }
 
+type ShowTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // "" asks about no image
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"` // of Kubernetes, which may have a policy of its own
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowTrustRequest) Reset() {
+	*x = ShowTrustRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowTrustRequest) ProtoMessage() {}
+
+func (x *ShowTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowTrustRequest.ProtoReflect.Descriptor instead.
+func (*ShowTrustRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ShowTrustRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ShowTrustRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+type ShowTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	File          string                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"` // "" is that there is no policy: everything is accepted
+	Scopes        []*TrustScope          `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Decision      *TrustDecision         `protobuf:"bytes,3,opt,name=decision,proto3" json:"decision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShowTrustResponse) Reset() {
+	*x = ShowTrustResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShowTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShowTrustResponse) ProtoMessage() {}
+
+func (x *ShowTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShowTrustResponse.ProtoReflect.Descriptor instead.
+func (*ShowTrustResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ShowTrustResponse) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *ShowTrustResponse) GetScopes() []*TrustScope {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ShowTrustResponse) GetDecision() *TrustDecision {
+	if x != nil {
+		return x.Decision
+	}
+	return nil
+}
+
+type TrustScope struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Transport     string                 `protobuf:"bytes,1,opt,name=transport,proto3" json:"transport,omitempty"`       // "" is the default of all
+	Scope         string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`               // "" is the default of the transport
+	Requirements  []byte                 `protobuf:"bytes,3,opt,name=requirements,proto3" json:"requirements,omitempty"` // JSON, as policy.json has them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustScope) Reset() {
+	*x = TrustScope{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustScope) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustScope) ProtoMessage() {}
+
+func (x *TrustScope) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustScope.ProtoReflect.Descriptor instead.
+func (*TrustScope) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *TrustScope) GetTransport() string {
+	if x != nil {
+		return x.Transport
+	}
+	return ""
+}
+
+func (x *TrustScope) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *TrustScope) GetRequirements() []byte {
+	if x != nil {
+		return x.Requirements
+	}
+	return nil
+}
+
+type TrustDecision struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         string                 `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Origin        string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"` // TRANSPORT:REFERENCE that it is from
+	Scope         string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`   // that counts, and its place in the file
+	Requirements  []byte                 `protobuf:"bytes,4,opt,name=requirements,proto3" json:"requirements,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"` // why it is refused; "" is accepted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustDecision) Reset() {
+	*x = TrustDecision{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustDecision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustDecision) ProtoMessage() {}
+
+func (x *TrustDecision) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustDecision.ProtoReflect.Descriptor instead.
+func (*TrustDecision) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *TrustDecision) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *TrustDecision) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *TrustDecision) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *TrustDecision) GetRequirements() []byte {
+	if x != nil {
+		return x.Requirements
+	}
+	return nil
+}
+
+func (x *TrustDecision) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type DiskUsageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2417,7 +2665,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2677,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2690,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
 }
 
 type DiskUsageResponse struct {
@@ -2456,7 +2704,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2716,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2729,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DiskUsageResponse) GetImages() []*ImageUsage {
@@ -2518,7 +2766,7 @@ type ImageUsage struct {
 
 func (x *ImageUsage) Reset() {
 	*x = ImageUsage{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2778,7 @@ func (x *ImageUsage) String() string {
 func (*ImageUsage) ProtoMessage() {}
 
 func (x *ImageUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2791,7 @@ func (x *ImageUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
 func (*ImageUsage) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ImageUsage) GetImage() *Image {
@@ -2590,7 +2838,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2850,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2863,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{46}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *WaitContainerRequest) GetContainerId() string {
@@ -2637,7 +2885,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2649,7 +2897,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2662,7 +2910,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WaitContainerResponse) GetExitCode() int32 {
@@ -2703,7 +2951,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2963,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2976,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -2753,7 +3001,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2765,7 +3013,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +3026,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
 }
 
 type HoldRequest struct {
@@ -2791,7 +3039,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +3051,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +3064,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *HoldRequest) GetPodId() string {
@@ -2841,7 +3089,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +3101,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3114,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
 }
 
 // Input is what the client sends in Exec and Attach: first exec or attach, then
@@ -2887,7 +3135,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +3147,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +3160,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Input) GetEvent() isInput_Event {
@@ -3017,7 +3265,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3277,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3290,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Output) GetEvent() isOutput_Event {
@@ -3132,7 +3380,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3392,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3405,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -3228,7 +3476,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3488,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3501,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -3292,7 +3540,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3552,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3565,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{60}
 }
 
 type Ready struct {
@@ -3328,7 +3576,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3588,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3601,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{61}
 }
 
 type Size struct {
@@ -3366,7 +3614,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3626,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3639,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{58}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -3417,7 +3665,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3429,7 +3677,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3442,7 +3690,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{59}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -3616,7 +3864,25 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\achanges\x18\x01 \x03(\v2\x11.strake.v1.ChangeR\achanges\"0\n" +
 	"\x06Change\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\tR\x04path\"\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\"N\n" +
+	"\x10ShowTrustRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\"\x8c\x01\n" +
+	"\x11ShowTrustResponse\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12-\n" +
+	"\x06scopes\x18\x02 \x03(\v2\x15.strake.v1.TrustScopeR\x06scopes\x124\n" +
+	"\bdecision\x18\x03 \x01(\v2\x18.strake.v1.TrustDecisionR\bdecision\"d\n" +
+	"\n" +
+	"TrustScope\x12\x1c\n" +
+	"\ttransport\x18\x01 \x01(\tR\ttransport\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\"\n" +
+	"\frequirements\x18\x03 \x01(\fR\frequirements\"\x8f\x01\n" +
+	"\rTrustDecision\x12\x14\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
+	"\x05scope\x18\x03 \x01(\tR\x05scope\x12\"\n" +
+	"\frequirements\x18\x04 \x01(\fR\frequirements\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x12\n" +
 	"\x10DiskUsageRequest\"p\n" +
 	"\x11DiskUsageResponse\x12-\n" +
 	"\x06images\x18\x01 \x03(\v2\x15.strake.v1.ImageUsageR\x06images\x12\x14\n" +
@@ -3681,7 +3947,7 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\"\x1a\n" +
 	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code2\xe7\r\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code2\xaf\x0e\n" +
 	"\x06Strake\x12=\n" +
 	"\x06System\x12\x18.strake.v1.SystemRequest\x1a\x19.strake.v1.SystemResponse\x129\n" +
 	"\x04Dump\x12\x16.strake.v1.DumpRequest\x1a\x17.strake.v1.DumpResponse0\x01\x129\n" +
@@ -3699,7 +3965,8 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"LoadImages\x12\x1c.strake.v1.LoadImagesRequest\x1a\x1d.strake.v1.LoadImagesResponse(\x01\x12N\n" +
 	"\vImportImage\x12\x1d.strake.v1.ImportImageRequest\x1a\x1e.strake.v1.ImportImageResponse(\x01\x12Q\n" +
 	"\fVerifyImages\x12\x1e.strake.v1.VerifyImagesRequest\x1a\x1f.strake.v1.VerifyImagesResponse0\x01\x12F\n" +
-	"\tDiskUsage\x12\x1b.strake.v1.DiskUsageRequest\x1a\x1c.strake.v1.DiskUsageResponse\x12I\n" +
+	"\tDiskUsage\x12\x1b.strake.v1.DiskUsageRequest\x1a\x1c.strake.v1.DiskUsageResponse\x12F\n" +
+	"\tShowTrust\x12\x1b.strake.v1.ShowTrustRequest\x1a\x1c.strake.v1.ShowTrustResponse\x12I\n" +
 	"\n" +
 	"MountImage\x12\x1c.strake.v1.MountImageRequest\x1a\x1d.strake.v1.MountImageResponse\x12O\n" +
 	"\fUnmountImage\x12\x1e.strake.v1.UnmountImageRequest\x1a\x1f.strake.v1.UnmountImageResponse\x12X\n" +
@@ -3724,7 +3991,7 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*SystemRequest)(nil),           // 0: strake.v1.SystemRequest
 	(*SystemResponse)(nil),          // 1: strake.v1.SystemResponse
@@ -3769,24 +4036,28 @@ var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*DiffContainerRequest)(nil),    // 40: strake.v1.DiffContainerRequest
 	(*DiffContainerResponse)(nil),   // 41: strake.v1.DiffContainerResponse
 	(*Change)(nil),                  // 42: strake.v1.Change
-	(*DiskUsageRequest)(nil),        // 43: strake.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),       // 44: strake.v1.DiskUsageResponse
-	(*ImageUsage)(nil),              // 45: strake.v1.ImageUsage
-	(*WaitContainerRequest)(nil),    // 46: strake.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil),   // 47: strake.v1.WaitContainerResponse
-	(*KillContainerRequest)(nil),    // 48: strake.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 49: strake.v1.KillContainerResponse
-	(*HoldRequest)(nil),             // 50: strake.v1.HoldRequest
-	(*HoldResponse)(nil),            // 51: strake.v1.HoldResponse
-	(*Input)(nil),                   // 52: strake.v1.Input
-	(*Output)(nil),                  // 53: strake.v1.Output
-	(*ExecStart)(nil),               // 54: strake.v1.ExecStart
-	(*AttachStart)(nil),             // 55: strake.v1.AttachStart
-	(*CloseStdin)(nil),              // 56: strake.v1.CloseStdin
-	(*Ready)(nil),                   // 57: strake.v1.Ready
-	(*Size)(nil),                    // 58: strake.v1.Size
-	(*Exit)(nil),                    // 59: strake.v1.Exit
-	nil,                             // 60: strake.v1.VerifyImagesRequest.AuthsEntry
+	(*ShowTrustRequest)(nil),        // 43: strake.v1.ShowTrustRequest
+	(*ShowTrustResponse)(nil),       // 44: strake.v1.ShowTrustResponse
+	(*TrustScope)(nil),              // 45: strake.v1.TrustScope
+	(*TrustDecision)(nil),           // 46: strake.v1.TrustDecision
+	(*DiskUsageRequest)(nil),        // 47: strake.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),       // 48: strake.v1.DiskUsageResponse
+	(*ImageUsage)(nil),              // 49: strake.v1.ImageUsage
+	(*WaitContainerRequest)(nil),    // 50: strake.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil),   // 51: strake.v1.WaitContainerResponse
+	(*KillContainerRequest)(nil),    // 52: strake.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 53: strake.v1.KillContainerResponse
+	(*HoldRequest)(nil),             // 54: strake.v1.HoldRequest
+	(*HoldResponse)(nil),            // 55: strake.v1.HoldResponse
+	(*Input)(nil),                   // 56: strake.v1.Input
+	(*Output)(nil),                  // 57: strake.v1.Output
+	(*ExecStart)(nil),               // 58: strake.v1.ExecStart
+	(*AttachStart)(nil),             // 59: strake.v1.AttachStart
+	(*CloseStdin)(nil),              // 60: strake.v1.CloseStdin
+	(*Ready)(nil),                   // 61: strake.v1.Ready
+	(*Size)(nil),                    // 62: strake.v1.Size
+	(*Exit)(nil),                    // 63: strake.v1.Exit
+	nil,                             // 64: strake.v1.VerifyImagesRequest.AuthsEntry
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	4,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
@@ -3800,74 +4071,78 @@ var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	10, // 8: strake.v1.PruneImagesResponse.removed:type_name -> strake.v1.Image
 	10, // 9: strake.v1.LoadImagesResponse.images:type_name -> strake.v1.Image
 	10, // 10: strake.v1.ImportImageResponse.image:type_name -> strake.v1.Image
-	60, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
+	64, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
 	10, // 12: strake.v1.VerifyImagesResponse.image:type_name -> strake.v1.Image
 	37, // 13: strake.v1.ListImageMountsResponse.mounts:type_name -> strake.v1.ImageMount
 	42, // 14: strake.v1.DiffContainerResponse.changes:type_name -> strake.v1.Change
-	45, // 15: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
-	10, // 16: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
-	54, // 17: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
-	55, // 18: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
-	56, // 19: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
-	58, // 20: strake.v1.Input.resize:type_name -> strake.v1.Size
-	57, // 21: strake.v1.Output.ready:type_name -> strake.v1.Ready
-	59, // 22: strake.v1.Output.exit:type_name -> strake.v1.Exit
-	58, // 23: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	58, // 24: strake.v1.AttachStart.size:type_name -> strake.v1.Size
-	7,  // 25: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
-	0,  // 26: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	2,  // 27: strake.v1.Strake.Dump:input_type -> strake.v1.DumpRequest
-	6,  // 28: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	11, // 29: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	13, // 30: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
-	15, // 31: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
-	17, // 32: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
-	19, // 33: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
-	21, // 34: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
-	23, // 35: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
-	25, // 36: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
-	27, // 37: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
-	29, // 38: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
-	43, // 39: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
-	31, // 40: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
-	33, // 41: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
-	35, // 42: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
-	38, // 43: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
-	40, // 44: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
-	46, // 45: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	48, // 46: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	50, // 47: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
-	52, // 48: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	52, // 49: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 50: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	3,  // 51: strake.v1.Strake.Dump:output_type -> strake.v1.DumpResponse
-	8,  // 52: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	12, // 53: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	14, // 54: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
-	16, // 55: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
-	18, // 56: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
-	20, // 57: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
-	22, // 58: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
-	24, // 59: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
-	26, // 60: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
-	28, // 61: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
-	30, // 62: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
-	44, // 63: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
-	32, // 64: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
-	34, // 65: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
-	36, // 66: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
-	39, // 67: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
-	41, // 68: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
-	47, // 69: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	49, // 70: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	51, // 71: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
-	53, // 72: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	53, // 73: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	50, // [50:74] is the sub-list for method output_type
-	26, // [26:50] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	45, // 15: strake.v1.ShowTrustResponse.scopes:type_name -> strake.v1.TrustScope
+	46, // 16: strake.v1.ShowTrustResponse.decision:type_name -> strake.v1.TrustDecision
+	49, // 17: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
+	10, // 18: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
+	58, // 19: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	59, // 20: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	60, // 21: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	62, // 22: strake.v1.Input.resize:type_name -> strake.v1.Size
+	61, // 23: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	63, // 24: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	62, // 25: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	62, // 26: strake.v1.AttachStart.size:type_name -> strake.v1.Size
+	7,  // 27: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
+	0,  // 28: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
+	2,  // 29: strake.v1.Strake.Dump:input_type -> strake.v1.DumpRequest
+	6,  // 30: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	11, // 31: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	13, // 32: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
+	15, // 33: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
+	17, // 34: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
+	19, // 35: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
+	21, // 36: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
+	23, // 37: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
+	25, // 38: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
+	27, // 39: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
+	29, // 40: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
+	47, // 41: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
+	43, // 42: strake.v1.Strake.ShowTrust:input_type -> strake.v1.ShowTrustRequest
+	31, // 43: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
+	33, // 44: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
+	35, // 45: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
+	38, // 46: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
+	40, // 47: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
+	50, // 48: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	52, // 49: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	54, // 50: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
+	56, // 51: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	56, // 52: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 53: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	3,  // 54: strake.v1.Strake.Dump:output_type -> strake.v1.DumpResponse
+	8,  // 55: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	12, // 56: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	14, // 57: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
+	16, // 58: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
+	18, // 59: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
+	20, // 60: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
+	22, // 61: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
+	24, // 62: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
+	26, // 63: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
+	28, // 64: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
+	30, // 65: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
+	48, // 66: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
+	44, // 67: strake.v1.Strake.ShowTrust:output_type -> strake.v1.ShowTrustResponse
+	32, // 68: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
+	34, // 69: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
+	36, // 70: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
+	39, // 71: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
+	41, // 72: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
+	51, // 73: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	53, // 74: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	55, // 75: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
+	57, // 76: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	57, // 77: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	53, // [53:78] is the sub-list for method output_type
+	28, // [28:53] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_server_api_strake_v1_strake_proto_init() }
@@ -3883,14 +4158,14 @@ func file_server_api_strake_v1_strake_proto_init() {
 		(*PushResponse_Progress)(nil),
 		(*PushResponse_Digest)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[52].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[56].OneofWrappers = []any{
 		(*Input_Exec)(nil),
 		(*Input_Attach)(nil),
 		(*Input_Stdin)(nil),
 		(*Input_CloseStdin)(nil),
 		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[53].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[57].OneofWrappers = []any{
 		(*Output_Ready)(nil),
 		(*Output_Stdout)(nil),
 		(*Output_Stderr)(nil),
@@ -3902,7 +4177,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

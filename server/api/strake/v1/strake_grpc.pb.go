@@ -37,6 +37,7 @@ const (
 	Strake_ImportImage_FullMethodName     = "/strake.v1.Strake/ImportImage"
 	Strake_VerifyImages_FullMethodName    = "/strake.v1.Strake/VerifyImages"
 	Strake_DiskUsage_FullMethodName       = "/strake.v1.Strake/DiskUsage"
+	Strake_ShowTrust_FullMethodName       = "/strake.v1.Strake/ShowTrust"
 	Strake_MountImage_FullMethodName      = "/strake.v1.Strake/MountImage"
 	Strake_UnmountImage_FullMethodName    = "/strake.v1.Strake/UnmountImage"
 	Strake_ListImageMounts_FullMethodName = "/strake.v1.Strake/ListImageMounts"
@@ -85,6 +86,8 @@ type StrakeClient interface {
 	VerifyImages(ctx context.Context, in *VerifyImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyImagesResponse], error)
 	// DiskUsage says what each image takes.
 	DiskUsage(ctx context.Context, in *DiskUsageRequest, opts ...grpc.CallOption) (*DiskUsageResponse, error)
+	// ShowTrust gives the signature policy, and what it says of an image that is here.
+	ShowTrust(ctx context.Context, in *ShowTrustRequest, opts ...grpc.CallOption) (*ShowTrustResponse, error)
 	// MountImage shows an image's files, read-only, in a directory of the host.
 	MountImage(ctx context.Context, in *MountImageRequest, opts ...grpc.CallOption) (*MountImageResponse, error)
 	// UnmountImage takes that away.
@@ -315,6 +318,16 @@ func (c *strakeClient) DiskUsage(ctx context.Context, in *DiskUsageRequest, opts
 	return out, nil
 }
 
+func (c *strakeClient) ShowTrust(ctx context.Context, in *ShowTrustRequest, opts ...grpc.CallOption) (*ShowTrustResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShowTrustResponse)
+	err := c.cc.Invoke(ctx, Strake_ShowTrust_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *strakeClient) MountImage(ctx context.Context, in *MountImageRequest, opts ...grpc.CallOption) (*MountImageResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MountImageResponse)
@@ -475,6 +488,8 @@ type StrakeServer interface {
 	VerifyImages(*VerifyImagesRequest, grpc.ServerStreamingServer[VerifyImagesResponse]) error
 	// DiskUsage says what each image takes.
 	DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error)
+	// ShowTrust gives the signature policy, and what it says of an image that is here.
+	ShowTrust(context.Context, *ShowTrustRequest) (*ShowTrustResponse, error)
 	// MountImage shows an image's files, read-only, in a directory of the host.
 	MountImage(context.Context, *MountImageRequest) (*MountImageResponse, error)
 	// UnmountImage takes that away.
@@ -555,6 +570,9 @@ func (UnimplementedStrakeServer) VerifyImages(*VerifyImagesRequest, grpc.ServerS
 }
 func (UnimplementedStrakeServer) DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DiskUsage not implemented")
+}
+func (UnimplementedStrakeServer) ShowTrust(context.Context, *ShowTrustRequest) (*ShowTrustResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ShowTrust not implemented")
 }
 func (UnimplementedStrakeServer) MountImage(context.Context, *MountImageRequest) (*MountImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method MountImage not implemented")
@@ -802,6 +820,24 @@ func _Strake_DiskUsage_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Strake_ShowTrust_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShowTrustRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).ShowTrust(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_ShowTrust_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).ShowTrust(ctx, req.(*ShowTrustRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Strake_MountImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(MountImageRequest)
 	if err := dec(in); err != nil {
@@ -980,6 +1016,10 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DiskUsage",
 			Handler:    _Strake_DiskUsage_Handler,
+		},
+		{
+			MethodName: "ShowTrust",
+			Handler:    _Strake_ShowTrust_Handler,
 		},
 		{
 			MethodName: "MountImage",
