@@ -288,8 +288,10 @@ func (m *Manager) replaceMonitor(ctx context.Context, c *crew) (Monitor, error) 
 	}
 	if err != nil {
 		m.o.Log.Error("replace monitor", "monitor", c.id, "error", err)
+		return nil, err
 	}
-	return conn, err
+	m.monitorsReplaced.Add(1)
+	return conn, nil
 }
 
 // onMonitor calls fn with the pod's monitor and, if that is lost meanwhile, with

@@ -83,6 +83,9 @@ func realMonitorKilled(t *testing.T, pods int) {
 		}
 	}
 
+	if n := m.Info().MonitorsReplaced; n < 4 {
+		t.Errorf("%d monitors are said to have been replaced", n)
+	}
 	if s := mustContainer(t, m, counts); s.State != ContainerRunning || s.Pid != before.Pid || s.StartedAt != before.StartedAt {
 		t.Errorf("container is %+v, was %+v", s, before)
 	}

@@ -76,6 +76,8 @@ type Manager struct {
 	tracker *tracker
 	hub     hub
 	nri     atomic.Pointer[nri.Plugins]
+	// What has happened since Open, for metrics.
+	oomKilled, monitorsReplaced atomic.Uint64
 	// life ends when verbs and watchers are to stop: at the end of Close.
 	life  context.Context
 	crews crewSet
@@ -188,7 +190,7 @@ func (m *Manager) NetworkStatus() error { return m.o.Network.Status(m.life) }
 
 // Info tells how many there are and what is going on.
 func (m *Manager) Info() Info {
-	i := Info{Stages: m.tracker.stages()}
+	i := Info{Stages: m.tracker.stages(), OOMKilled: m.oomKilled.Load(), MonitorsReplaced: m.monitorsReplaced.Load()}
 	i.Pods = len(m.Pods(PodFilter{}))
 	for _, c := range m.Containers(ContainerFilter{}) {
 		i.Containers++

@@ -258,6 +258,8 @@ type InterfaceStats struct {
 // Info is what the Manager says about itself.
 type Info struct {
 	Pods, Containers, Running int
+	// OOMKilled and MonitorsReplaced count since Open.
+	OOMKilled, MonitorsReplaced uint64
 	// Stages are the verbs under way and the step each is in: "RunPod NAME: network".
 	Stages []string
 	// Unreadable are the entries that were set aside at start, with the reason.

@@ -96,6 +96,9 @@ func (m *Manager) recordUnseen(c *container, why string) {
 func (m *Manager) finish(c *container, oom bool, change func(*containerRecord)) {
 	// The monitor may report an end and be lost at the same moment.
 	c.ending.Do(func() {
+		if oom {
+			m.oomKilled.Add(1)
+		}
 		err := m.updateContainer(c, false, change)
 		if err != nil { // a full disk: memory and exit.json have it
 			m.o.Log.Error("write how container ended", "container", c.id, "error", err)

@@ -107,7 +107,10 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	closers.Push("close streams", streams.Close)
 	series := metrics.New(func() metrics.Counts {
 		i := pods.Info()
-		return metrics.Counts{Pods: i.Pods, Containers: i.Containers, Running: i.Running, VerbsUnderWay: len(i.Stages)}
+		return metrics.Counts{
+			Pods: i.Pods, Containers: i.Containers, Running: i.Running, VerbsUnderWay: len(i.Stages),
+			OOMKilled: i.OOMKilled, MonitorsReplaced: i.MonitorsReplaced,
+		}
 	})
 	if c.Metrics.Address != "" {
 		scrapes, err := series.Listen(ctx, c.Metrics.Address)

@@ -25,9 +25,39 @@ import (
 	"github.com/strake-containers/strake/internal/version"
 )
 
-// Counts is what is on the node.
+// Counts is what is on the node, and what has happened since straked was started.
 type Counts struct {
 	Pods, Containers, Running, VerbsUnderWay int
+	OOMKilled, MonitorsReplaced              uint64
+}
+
+// node collects the Counts: they are asked for once a scrape.
+type node struct {
+	counts func() Counts
+	series []nodeSeries
+}
+
+type nodeSeries struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(Counts) float64
+}
+
+func (n *node) add(kind prometheus.ValueType, name, help string, value func(Counts) float64) {
+	n.series = append(n.series, nodeSeries{prometheus.NewDesc(name, help, nil, nil), kind, value})
+}
+
+func (n *node) Describe(to chan<- *prometheus.Desc) {
+	for _, s := range n.series {
+		to <- s.desc
+	}
+}
+
+func (n *node) Collect(to chan<- prometheus.Metric) {
+	c := n.counts()
+	for _, s := range n.series {
+		to <- prometheus.MustNewConstMetric(s.desc, s.kind, s.value(c))
+	}
 }
 
 // Metrics holds the series.
@@ -51,14 +81,15 @@ func New(counts func() Counts) *Metrics {
 		ConstLabels: prometheus.Labels{"version": version.Version},
 	})
 	build.Set(1)
-	gauge := func(name, help string, value func(Counts) int) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value(counts())) })
-	}
-	m.registry.MustRegister(m.calls, build,
-		gauge("strake_pods", "Pods known.", func(c Counts) int { return c.Pods }),
-		gauge("strake_containers", "Containers known.", func(c Counts) int { return c.Containers }),
-		gauge("strake_containers_running", "Containers running.", func(c Counts) int { return c.Running }),
-		gauge("strake_verbs_under_way", "Pod and container verbs being carried out.", func(c Counts) int { return c.VerbsUnderWay }),
+	n := &node{counts: counts}
+	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
+	n.add(gauge, "strake_pods", "Pods known.", func(c Counts) float64 { return float64(c.Pods) })
+	n.add(gauge, "strake_containers", "Containers known.", func(c Counts) float64 { return float64(c.Containers) })
+	n.add(gauge, "strake_containers_running", "Containers running.", func(c Counts) float64 { return float64(c.Running) })
+	n.add(gauge, "strake_verbs_under_way", "Pod and container verbs being carried out.", func(c Counts) float64 { return float64(c.VerbsUnderWay) })
+	n.add(counter, "strake_containers_oom_killed_total", "Containers that ended because their memory ran out.", func(c Counts) float64 { return float64(c.OOMKilled) })
+	n.add(counter, "strake_monitors_replaced_total", "Monitors that were killed and replaced.", func(c Counts) float64 { return float64(c.MonitorsReplaced) })
+	m.registry.MustRegister(m.calls, build, n,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)

@@ -11,7 +11,9 @@ import (
 )
 
 func TestScrape(t *testing.T) {
-	m := New(func() Counts { return Counts{Pods: 3, Containers: 5, Running: 4, VerbsUnderWay: 1} })
+	m := New(func() Counts {
+		return Counts{Pods: 3, Containers: 5, Running: 4, VerbsUnderWay: 1, OOMKilled: 2, MonitorsReplaced: 6}
+	})
 	m.Call("/runtime.v1.RuntimeService/RunPodSandbox", codes.OK, 3*time.Millisecond)
 	s, err := m.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
@@ -30,6 +32,7 @@ func TestScrape(t *testing.T) {
 	}
 	for _, want := range []string{
 		"strake_pods 3\n", "strake_containers 5\n", "strake_containers_running 4\n", "strake_verbs_under_way 1\n",
+		"strake_containers_oom_killed_total 2\n", "strake_monitors_replaced_total 6\n", `strake_call_duration_seconds_count{code="OK",method="RunPodSandbox"} 1`,
 		`strake_call_duration_seconds_bucket{code="OK",method="RunPodSandbox",le="0.005"} 1`,
 		`strake_build_info{version="dev"} 1`, "go_goroutines ", "process_resident_memory_bytes ",
 	} {
