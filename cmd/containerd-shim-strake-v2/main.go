@@ -18,7 +18,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/strake-containers/strake/internal/pb"
 	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/shim/task"
 )
@@ -126,22 +125,3 @@ func publish(address string, args []string) error {
 
 // publishTimeout is how long a monitor may take to take an event.
 const publishTimeout = 5 * time.Second
-
-// runtimeInfo is containerd.types.RuntimeInfo.
-type runtimeInfo struct {
-	Name    string          `pb:"1"`
-	Version *runtimeVersion `pb:"2"`
-}
-
-type runtimeVersion struct {
-	Version string `pb:"1"`
-}
-
-func printInfo() error {
-	info := runtimeInfo{Name: "io.containerd.strake.v2", Version: &runtimeVersion{version.Version}}
-	data, err := pb.Marshal(&info)
-	if err == nil {
-		_, err = os.Stdout.Write(data)
-	}
-	return err
-}

@@ -34,6 +34,7 @@ var allowed = []struct {
 	{"oci/launch", []string{"oci/plan", "internal/..."}}, // and plan never imports launch
 	{"oci/criu", []string{"internal/..."}},
 	{"oci/container", []string{"oci/...", "internal/..."}},
+	{"oci/features", []string{"oci/...", "internal/..."}},
 
 	{"shim/api/...", nil},
 	{"shim/reap", []string{"oci/cgroup", "internal/..."}},
@@ -69,7 +70,7 @@ var allowed = []struct {
 
 	{"cmd/strake", []string{"cli/...", "server/api/...", "internal/..."}},
 	{"cmd/strake-runtime", []string{"oci/...", "internal/..."}},
-	{"cmd/containerd-shim-strake-v2", []string{"shim/task", "shim/wire", "internal/..."}},
+	{"cmd/containerd-shim-strake-v2", []string{"shim/task", "shim/wire", "oci/features", "oci/host", "internal/..."}},
 	// The one place where concrete types are put together.
 	{"cmd/straked", []string{"config", "server/...", "pod/...", "image/...", "network/...", "shim/client", "internal/..."}},
 

@@ -1,8 +1,8 @@
-package main
+package features
 
 import (
 	"encoding/json"
-	testflag "flag" // flag is a type of ours
+	"flag"
 	"os"
 	"reflect"
 	"slices"
@@ -13,12 +13,12 @@ import (
 	"github.com/strake-containers/strake/oci/plan"
 )
 
-var update = testflag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files anew")
 
 // What is in the golden file is a promise to whoever asks before they write a config.
 func TestFeatures(t *testing.T) {
 	const file = "testdata/features.golden"
-	f := featuresOf(plan.Host{Kernel: [2]int{6, 12}})
+	f := Of(plan.Host{Kernel: [2]int{6, 12}})
 	f.Annotations = nil // the version
 	got, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
@@ -42,7 +42,7 @@ func TestFeatures(t *testing.T) {
 func TestFeaturesOfAnOlderKernel(t *testing.T) {
 	const name = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" // since Linux 5.19
 	for kernel, want := range map[[2]int]bool{{5, 18}: false, {5, 19}: true} {
-		f := featuresOf(plan.Host{Kernel: kernel}).Linux.Seccomp
+		f := Of(plan.Host{Kernel: kernel}).Linux.Seccomp
 		if !slices.Contains(f.KnownFlags, name) || slices.Contains(f.SupportedFlags, name) != want {
 			t.Errorf("Linux %v: %+v", kernel, f)
 		}
@@ -51,7 +51,7 @@ func TestFeaturesOfAnOlderKernel(t *testing.T) {
 
 // Annotations that an engine must not let its users set (features.md).
 func TestUnsafeAnnotationsAreTold(t *testing.T) {
-	got := featuresOf(plan.Host{}).PotentiallyUnsafeConfigAnnotations
+	got := Of(plan.Host{}).PotentiallyUnsafeConfigAnnotations
 	if want := []string{"org.criu.config", "org.systemd.property.", "run.oci.keep_original_groups"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -64,7 +64,7 @@ func FuzzFeatures(f *testing.F) {
 	f.Add(6, 18)
 	f.Add(-1, 1<<30)
 	f.Fuzz(func(t *testing.T, major, minor int) {
-		want := featuresOf(plan.Host{Kernel: [2]int{major, minor}})
+		want := Of(plan.Host{Kernel: [2]int{major, minor}})
 		data, err := json.Marshal(want)
 		if err != nil {
 			t.Fatal(err)
