@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"errors"
 	"slices"
 	"strconv"
 	"sync"
@@ -56,6 +57,7 @@ type container struct {
 	saving sync.Mutex // see doc.go
 
 	record    containerRecord
+	unwritten bool // the disk has not got all of record
 	lane      lane
 	making    *work
 	removing  bool // no verb may begin
@@ -131,7 +133,26 @@ func (m *Manager) updateContainer(c *container, durable bool, change func(*conta
 	change(&c.record)
 	r := c.record
 	c.pod.mu.Unlock()
-	return m.store.SaveContainer(c.pod.id, c.id, &r, durable)
+	err := m.store.SaveContainer(c.pod.id, c.id, &r, durable)
+	c.pod.mu.Lock()
+	c.unwritten = err != nil
+	c.pod.mu.Unlock()
+	return err
+}
+
+// writeEnds writes what a full disk had no room for of how the pod's containers
+// ended: then exit.json, which says so too, may go.
+func (m *Manager) writeEnds(p *sandbox) error {
+	var err error
+	for _, c := range p.all() {
+		p.mu.Lock()
+		unwritten := c.unwritten && c.record.State == ContainerExited && !c.removing
+		p.mu.Unlock()
+		if unwritten {
+			err = errors.Join(err, m.updateContainer(c, false, func(*containerRecord) {}))
+		}
+	}
+	return err
 }
 
 // ended writes into the record how the container's process ended.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -298,6 +299,36 @@ func TestHungUndoDelaysOnlyItself(t *testing.T) {
 		if err := m.RemovePod(t.Context(), id); err != nil {
 			t.Error(err)
 		}
+	}
+	n.checkEmpty()
+}
+
+// How a container ended is not lost, over a stop and a restart, because there was no
+// room to write it.
+func TestUnwrittenEnd(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, id := mustRun(t, m, "web")
+	dir := m.store.ContainerDir(pod, id)
+	if err := os.Rename(dir, dir+".away"); err != nil { // nothing can be written
+		t.Fatal(err)
+	}
+	n.exit(id, 7)
+	if s, err := m.WaitContainer(t.Context(), id); err != nil || s.ExitCode != 7 {
+		t.Errorf("container: %+v, %v", s, err)
+	}
+	if err := m.StopPod(t.Context(), pod); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("stopped: %v", err)
+	}
+	if err := os.Rename(dir+".away", dir); err != nil {
+		t.Fatal(err)
+	}
+	m = n.open() // the old one never moves again
+	if s, err := m.WaitContainer(t.Context(), id); err != nil || s.ExitCode != 7 {
+		t.Errorf("container: %+v, %v", s, err)
+	}
+	if err := m.RemovePod(t.Context(), pod); err != nil {
+		t.Error(err)
 	}
 	n.checkEmpty()
 }

@@ -137,6 +137,9 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 		m.recoverContainer(ctx, c, monitor)
 	}
 	if monitor == nil {
+		if err := m.writeEnds(p); err != nil {
+			return err
+		}
 		return m.removeBundle(p.id) // nobody looks for its monitor again
 	}
 	return nil

@@ -64,6 +64,9 @@ func (m *Manager) stopPod(ctx context.Context, w *work, p *sandbox) error {
 	if err := m.killContainers(ctx, p); err != nil {
 		return err
 	}
+	if err := m.writeEnds(p); err != nil {
+		return err
+	}
 
 	// 3. Its network and its sandbox, at once.
 	w.enter("network and sandbox")

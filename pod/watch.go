@@ -169,7 +169,11 @@ func (m *Manager) lose(ctx context.Context, p *sandbox, why string) {
 		c.forgotten()
 	}
 	// Without a bundle, the next start does not look for the monitor either.
-	if err := m.removeBundle(p.id); err != nil {
+	err := m.writeEnds(p)
+	if err == nil {
+		err = m.removeBundle(p.id)
+	}
+	if err != nil {
 		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
 	}
 }
