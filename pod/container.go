@@ -36,6 +36,9 @@ type containerRecord struct {
 	StopSignal  string         `json:"stopSignal"`
 	Resources   Resources      `json:"resources"` // in force
 
+	// Abandoned is as in podRecord.
+	Abandoned bool `json:"abandoned,omitempty"`
+
 	State      ContainerState `json:"state"`
 	Pid        int            `json:"pid,omitempty"`
 	CreatedAt  time.Time      `json:"createdAt"`

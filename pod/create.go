@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -46,9 +45,7 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, config Cont
 	if err := w.wait(ctx); err != nil {
 		return "", err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	claim(&c.abandoned)
+	m.claimContainer(c)
 	return c.id, nil
 }
 
@@ -452,18 +449,6 @@ func imageRef(img image.Image) string {
 		return img.RepoDigests[0]
 	}
 	return img.ID
-}
-
-// abandonContainer is abandonPod for a container that was never started.
-func (m *Manager) abandonContainer(c *container) {
-	m.o.Log.Warn("container finished after its client gave up; waiting for it to come back", "container", c.id, "name", c.what, "for", abandonedAfter)
-	c.pod.mu.Lock()
-	defer c.pod.mu.Unlock()
-	c.abandoned = time.AfterFunc(abandonedAfter, func() {
-		if err := m.RemoveContainer(m.life, c.id); err != nil {
-			m.o.Log.Error("remove abandoned container", "container", c.id, "error", err)
-		}
-	})
 }
 
 // containerProcess is the process of a container's config.json, from which exec

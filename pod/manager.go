@@ -22,10 +22,6 @@ import (
 	"github.com/strake-containers/strake/shim/client"
 )
 
-// abandonedAfter is how long a pod or container that was finished after its
-// client had given up waits for somebody to ask for it.
-const abandonedAfter = 5 * time.Minute
-
 // minPrefix is how much of an id finds an object.
 const minPrefix = 4
 
@@ -83,7 +79,7 @@ type Manager struct {
 	crews crewSet
 	pins  string // directory of the pins; "" with monitors that are not ours
 	end   context.CancelFunc
-	// retries are of undoLater.
+	// retries are of undoLater, and writes that nobody waits for.
 	retries sync.WaitGroup
 
 	mu         sync.Mutex
@@ -298,9 +294,7 @@ func (m *Manager) findPod(id string) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
-	claim(&p.abandoned)
-	p.mu.Unlock()
+	m.claimPod(p)
 	return p, nil
 }
 
@@ -312,17 +306,8 @@ func (m *Manager) findContainer(id string) (*container, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.pod.mu.Lock()
-	claim(&c.abandoned)
-	c.pod.mu.Unlock()
+	m.claimContainer(c)
 	return c, nil
-}
-
-func claim(t **time.Timer) {
-	if *t != nil {
-		(*t).Stop()
-		*t = nil
-	}
 }
 
 func find[T any](all map[string]*T, kind, id string) (*T, error) {

@@ -594,6 +594,39 @@ func TestAbandonedPodIsRemoved(t *testing.T) {
 	})
 }
 
+// Nobody comes back after a restart either; a pod that was asked for stays.
+func TestAbandonedOverRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		m := n.open()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		for _, name := range []string{"claimed", "abandoned"} {
+			if _, err := m.RunPod(gone, podConfig(name), ""); err == nil {
+				t.Fatal("finished before its context's end was seen")
+			}
+		}
+		synctest.Wait()
+		claimed, err := m.RunPod(t.Context(), podConfig("claimed"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		m = n.open()
+		time.Sleep(abandonedAfter + time.Second)
+		synctest.Wait()
+		if pods := m.Pods(PodFilter{}); len(pods) != 1 || pods[0].ID != claimed {
+			t.Errorf("pods: %+v", pods)
+		}
+		if err := m.RemovePod(t.Context(), claimed); err != nil {
+			t.Error(err)
+		}
+		n.checkEmpty()
+	})
+}
+
 func TestShorterStopWins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)

@@ -59,6 +59,7 @@ func (m *Manager) recover(ctx context.Context) error {
 	}
 	all.Wait()
 	m.reclaimOrphans(ctx)
+	m.abandonAgain()
 	for _, p := range m.allPods() {
 		if p.stopping && m.halfStopped(p) { // nobody else knows of it yet
 			m.joinStopPod(p) // a stop that was cut off goes on, whether or not its client comes back

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -51,9 +50,7 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 	if err := w.wait(ctx); err != nil {
 		return "", err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	claim(&p.abandoned)
+	m.claimPod(p)
 	return p.id, nil
 }
 
@@ -409,17 +406,4 @@ func (m *Manager) forgetPodName(p *sandbox) {
 	if m.names[p.key] == p {
 		delete(m.names, p.key)
 	}
-}
-
-// abandonPod removes a pod that was finished for nobody, unless somebody asks
-// for it in time.
-func (m *Manager) abandonPod(p *sandbox) {
-	m.o.Log.Warn("pod finished after its client gave up; waiting for it to come back", "pod", p.id, "name", p.what, "for", abandonedAfter)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.abandoned = time.AfterFunc(abandonedAfter, func() {
-		if err := m.RemovePod(m.life, p.id); err != nil {
-			m.o.Log.Error("remove abandoned pod", "pod", p.id, "error", err)
-		}
-	})
 }

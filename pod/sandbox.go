@@ -36,6 +36,8 @@ type podRecord struct {
 	// Attached says that Network.Setup was begun and Teardown has not succeeded.
 	Attached bool         `json:"attached,omitempty"`
 	IPs      []netip.Addr `json:"ips,omitempty"`
+	// Abandoned: its client had given up when it was finished, and was not seen since.
+	Abandoned bool `json:"abandoned,omitempty"`
 }
 
 // sandbox is a pod. Its fields are guarded by mu, but for those set at its birth.

@@ -142,12 +142,15 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	return m.joinRemovePod(p).wait(ctx)
+}
+
+func (m *Manager) joinRemovePod(p *sandbox) *work {
 	p.mu.Lock()
-	w := m.join(&p.mu, p.lane, verbRemovePod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
+	defer p.mu.Unlock()
+	return m.join(&p.mu, p.lane, verbRemovePod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.removePod(ctx, w, p)
 	})
-	p.mu.Unlock()
-	return w.wait(ctx)
 }
 
 func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) error {
