@@ -47,7 +47,7 @@ func TestOverlayRootfsStaysOutOfTheHostsMounts(t *testing.T) {
 	lower2, upper, work := t.TempDir(), t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(lower2, "top"), []byte("topmost\n"), 0o644))
 	lower := filepath.Join(e.bundle, "rootfs")
-	for range 150 { // more than the 128 of old, and than a page of options holds
+	for range 150 { // more than the 128 of old, and than a page of options holds with whole paths
 		lower = t.TempDir() + ":" + lower
 	}
 	root := t.TempDir()
@@ -311,10 +311,7 @@ func TestErrorsNameTheField(t *testing.T) {
 func TestUserNamespace(t *testing.T) {
 	e := newEnv(t)
 	const base = 300000
-	must(t, os.Chmod(e.bundle, 0o755))
-	for dir := e.bundle; dir != "/" && dir != "/tmp"; dir = filepath.Dir(dir) {
-		must(t, os.Chmod(dir, 0o755))
-	}
+	passable(t, e)
 	must(t, filepath.WalkDir(filepath.Join(e.bundle, "rootfs"), func(p string, _ os.DirEntry, err error) error {
 		must(t, err)
 		return os.Lchown(p, base, base)
@@ -419,9 +416,7 @@ func TestExecWithASchedulerOfItsOwn(t *testing.T) {
 
 func TestIdmappedBindMount(t *testing.T) {
 	e := newEnv(t)
-	if h, err := hostFacts(); err != nil || h.Kernel[0] < 6 || h.Kernel[0] == 6 && h.Kernel[1] < 3 {
-		t.Skip("needs Linux 6.3, where a tmpfs can be idmapped")
-	}
+	requireIDMaps(t)
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "f"), nil, 0o644))
 	must(t, os.Chown(filepath.Join(dir, "f"), 10, 20))

@@ -19,13 +19,37 @@ const mappedRoot = 300000
 // mappedRoot, and makes the way to it passable.
 func shareRootfs(t *testing.T, e *env) {
 	t.Helper()
-	for dir := e.bundle; dir != "/" && dir != "/tmp"; dir = filepath.Dir(dir) {
-		must(t, os.Chmod(dir, 0o755))
-	}
+	passable(t, e)
 	must(t, filepath.WalkDir(filepath.Join(e.bundle, "rootfs"), func(p string, _ os.DirEntry, err error) error {
 		must(t, err)
 		return os.Lchown(p, mappedRoot, mappedRoot)
 	}))
+}
+
+// passable opens the way to the bundle to all, as far as it is the test's own.
+func passable(t *testing.T, e *env) {
+	t.Helper()
+	must(t, os.Chmod(e.bundle, 0o755))
+	must(t, os.Chmod(filepath.Dir(e.bundle), 0o755))
+}
+
+func kernelAtLeast(t *testing.T, major, minor int) bool {
+	t.Helper()
+	h, err := hostFacts()
+	must(t, err)
+	return h.AtLeast(major, minor)
+}
+
+// requireIDMaps skips the test where the file system of its temporary directories
+// takes no id mappings.
+func requireIDMaps(t *testing.T) {
+	t.Helper()
+	const tmpfsMagic = 0x01021994
+	var st syscall.Statfs_t
+	must(t, syscall.Statfs(t.TempDir(), &st))
+	if st.Type == tmpfsMagic && !kernelAtLeast(t, 6, 3) {
+		t.Skipf("needs Linux 6.3, where a tmpfs takes id mappings, or another file system than %s has", os.TempDir())
+	}
 }
 
 func fdOf(f *os.File) string { return itoa(sys.Fd(f)) }

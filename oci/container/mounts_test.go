@@ -125,20 +125,18 @@ func TestMountsOnTheRoot(t *testing.T) {
 // A bind mount's source is the runtime's to find, and its ids are mapped.
 func TestIDMappedMounts(t *testing.T) {
 	e := newEnv(t)
+	requireIDMaps(t)
 	shareRootfs(t, e)
 	src := filepath.Join(t.TempDir(), "locked", "src")
 	must(t, os.MkdirAll(src, 0o755))
 	must(t, os.Chmod(filepath.Dir(src), 0o700)) // no way for the container's root
 	below := filepath.Join(src, "below")
 	must(t, os.Mkdir(below, 0o755))
-	must(t, syscall.Mount("tmpfs", below, "tmpfs", 0, "mode=755"))
+	must(t, syscall.Mount(t.TempDir(), below, "", syscall.MS_BIND, ""))
 	t.Cleanup(func() { must(t, syscall.Unmount(below, 0)) })
 	for _, f := range []string{src + "/f", below + "/f"} {
 		must(t, os.WriteFile(f, []byte("x"), 0o644))
 		must(t, os.Chown(f, 1000, 1001))
-	}
-	one := func(c, h uint32) []specs.LinuxIDMapping {
-		return []specs.LinuxIDMapping{{ContainerID: c, HostID: h, Size: 10000}}
 	}
 	for _, tt := range []struct {
 		name  string
@@ -176,8 +174,18 @@ func TestIDMappedMounts(t *testing.T) {
 	if out := e.mustRun(s); out != "1000:1001\n" {
 		t.Errorf("joined: owners %s", out)
 	}
-	// A tmpfs takes one too.
-	s = e.spec("stat -c %u:%g /m")
+}
+
+func one(c, h uint32) []specs.LinuxIDMapping {
+	return []specs.LinuxIDMapping{{ContainerID: c, HostID: h, Size: 10000}}
+}
+
+func TestIDMappedTmpfs(t *testing.T) {
+	e := newEnv(t)
+	if !kernelAtLeast(t, 6, 3) {
+		t.Skip("needs Linux 6.3, where a tmpfs takes id mappings")
+	}
+	s := e.spec("stat -c %u:%g /m")
 	m := tmpfs("/m", "uid=1000", "gid=1001", "idmap")
 	m.UIDMappings, m.GIDMappings = one(1000, 5), one(1001, 6)
 	s.Mounts = append(s.Mounts, m)
@@ -438,20 +446,24 @@ func TestMountPointsBehindLinks(t *testing.T) {
 func TestSourceBelowAnEarlierMount(t *testing.T) {
 	for _, change := range []func(*specs.Spec){func(*specs.Spec) {}, func(s *specs.Spec) { inUserNS(s) }} {
 		e := newEnv(t)
-		src, root := t.TempDir(), filepath.Join(e.bundle, "rootfs")
-		must(t, os.WriteFile(filepath.Join(src, "f"), []byte("bound\n"), 0o644))
-		must(t, os.MkdirAll(filepath.Join(root, "mnt"), 0o755))
-		shareRootfs(t, e)
+		src, mnt := sourceBelow(t, e)
 		s := e.spec("cat /final/f")
 		change(s)
-		s.Mounts = append(s.Mounts, bind("/mnt", src), bind("/final", filepath.Join(root, "mnt"), "rbind"))
+		s.Mounts = append(s.Mounts, bind("/mnt", src), bind("/final", mnt, "rbind"))
 		contains(t, e.mustRun(s), "bound\n")
+	}
+}
 
-		// Its ids can be mapped as others' can.
+// Its ids can be mapped as others' can.
+func TestMappedSourceBelowAnEarlierMount(t *testing.T) {
+	for _, change := range []func(*specs.Spec){func(*specs.Spec) {}, func(s *specs.Spec) { inUserNS(s) }} {
+		e := newEnv(t)
+		requireIDMaps(t)
+		src, mnt := sourceBelow(t, e)
 		must(t, os.Chown(filepath.Join(src, "f"), 1000, 1000))
-		s = e.spec("stat -c %u:%g /final/f /mnt/f")
+		s := e.spec("stat -c %u:%g /final/f /mnt/f")
 		change(s)
-		m := bind("/final", filepath.Join(root, "mnt"), "rbind", "idmap")
+		m := bind("/final", mnt, "rbind", "idmap")
 		host := uint32(7)
 		if len(s.Linux.UIDMappings) > 0 {
 			host += mappedRoot
@@ -460,13 +472,34 @@ func TestSourceBelowAnEarlierMount(t *testing.T) {
 		m.GIDMappings = m.UIDMappings
 		s.Mounts = append(s.Mounts, bind("/mnt", src), m)
 		contains(t, e.mustRun(s), "7:7\n")
+
+		// A file system that takes none is what is asked about.
+		proc := bind("/final", filepath.Join(e.bundle, "rootfs/proc/fs"), "bind", "idmap")
+		proc.UIDMappings, proc.GIDMappings = m.UIDMappings, m.GIDMappings
+		s.Mounts = append(s.Mounts[:len(s.Mounts)-1], proc)
+		if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), "mount_setattr: invalid argument (does the source's file system take id mappings?)") {
+			t.Errorf("procfs: %v", err)
+		}
 	}
+}
+
+// sourceBelow is a directory with a file, and one of the rootfs to mount it on.
+func sourceBelow(t *testing.T, e *env) (src, mnt string) {
+	t.Helper()
+	src, mnt = t.TempDir(), filepath.Join(e.bundle, "rootfs/mnt")
+	must(t, os.WriteFile(filepath.Join(src, "f"), []byte("bound\n"), 0o644))
+	must(t, os.MkdirAll(mnt, 0o755))
+	shareRootfs(t, e)
+	return src, mnt
 }
 
 // Layers that are the host's root's are those of root in a user namespace, whose
 // root has no way to the bundle; what is written is the mapped user's.
 func TestOverlayWithMappedLayers(t *testing.T) {
 	e := newEnv(t)
+	if !kernelAtLeast(t, 6, 8) {
+		t.Skip("needs Linux 6.8, where an overlay's layers are set one by one")
+	}
 	must(t, os.Chmod(e.bundle, 0o700))
 	top, upper, work, image, root := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
 	must(t, os.WriteFile(filepath.Join(top, "top"), nil, 0o644))

@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 	"unsafe"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // agent listens for container process states and answers every notified call
@@ -22,11 +24,12 @@ type agent struct {
 	t      *testing.T
 	path   string
 	states chan specs.ContainerProcessState
+	calls  sync.WaitGroup // one for each listener
 }
 
 func newAgent(t *testing.T) *agent {
 	t.Helper()
-	a := &agent{t, filepath.Join(t.TempDir(), "agent"), make(chan specs.ContainerProcessState, 10)}
+	a := &agent{t: t, path: filepath.Join(t.TempDir(), "agent"), states: make(chan specs.ContainerProcessState, 10)}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: a.path, Net: "unix"})
 	must(t, err)
 	done := make(chan struct{})
@@ -40,7 +43,7 @@ func newAgent(t *testing.T) *agent {
 			a.serve(conn)
 		}
 	}()
-	t.Cleanup(func() { _ = l.Close(); <-done })
+	t.Cleanup(func() { _ = l.Close(); <-done; a.calls.Wait() })
 	return a
 }
 
@@ -69,17 +72,24 @@ func (a *agent) serve(conn *net.UnixConn) {
 		a.t.Errorf("descriptors %v, %v", fds, err)
 		return
 	}
-	go answerCalls(fds[0])
+	a.calls.Go(func() { answerCalls(fds[0]) })
 	a.states <- state
 }
 
-// answerCalls answers until the filter's last process is gone.
+// answerCalls answers until the filter's last process is gone, which before Linux
+// 6.11 poll(2) tells and a call to receive does not.
 func answerCalls(fd int) {
 	const recv, send, errno = 0xc0502100, 0xc0182101, 124
 	defer func() { _ = syscall.Close(fd) }()
 	for {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		if _, err := unix.Poll(poll, -1); errors.Is(err, unix.EINTR) {
+			continue
+		} else if err != nil || poll[0].Revents&unix.POLLIN == 0 {
+			return
+		}
 		var notif [80]byte
-		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), recv, uintptr(unsafe.Pointer(&notif))); e == syscall.EINTR {
+		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), recv, uintptr(unsafe.Pointer(&notif))); e == syscall.EINTR || e == syscall.ENOENT { // ENOENT: the caller was killed
 			continue
 		} else if e != 0 {
 			return

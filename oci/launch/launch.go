@@ -82,6 +82,8 @@ func (e *Error) Error() string {
 	case e.Op.Do == plan.OpSched && e.Errno == unix.EPERM:
 		return e.Op.Where() + ": " + e.Call + ": " + e.Errno.Error() +
 			" (it takes CAP_SYS_NICE; and a deadline process scheduler can't be used together with AllowedCPUs, linux.resources.cpu.cpus)"
+	case e.Op.Do == plan.OpSetattr && e.Op.A&abi.MountAttrIdmap != 0 && e.Errno == unix.EINVAL:
+		return fmt.Sprintf("%s: idmap: %s: %s (does the source's file system take id mappings?)", e.Op.Where(), e.Call, e.Errno.Error())
 	case e.Op.Field == "process.cwd" && e.Op.Do == plan.OpOpen: // the first half of it
 		return e.Op.Where() + ": chdir: " + e.Errno.Error()
 	case e.Op.Do == plan.OpCheckCwd:

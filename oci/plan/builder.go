@@ -64,7 +64,7 @@ func (b *builder) needs(major, minor int) error {
 	if b.host.AtLeast(major, minor) {
 		return nil
 	}
-	return b.errorf("needs Linux %d.%d: this is %d.%d: %w", major, minor, b.host.Kernel[0], b.host.Kernel[1], ErrUnsupported)
+	return b.errorf("needs Linux %s: this is %s: %w", version(major, minor), b.host.version(), ErrUnsupported)
 }
 
 func (b *builder) op(o Op) {

@@ -132,11 +132,19 @@ func (b *builder) device(dev Reg, d *specs.LinuxDevice) {
 // has it where it can (a mount of a detached tmpfs takes Linux 6.15), else the
 // host's of that name.
 func (b *builder) hostDevice(d *specs.LinuxDevice, mode, number uint64) Reg {
+	const major, minor = 6, 15
 	lx := b.spec.Linux
 	uid, mapped := hostID(lx.UIDMappings, uint32(owner(d.UID)))
 	gid, both := hostID(lx.GIDMappings, uint32(owner(d.GID)))
-	if d.FileMode == nil && d.UID == nil && d.GID == nil || !mapped || !both || b.host.NoMounts || !b.host.AtLeast(6, 15) {
+	if d.FileMode == nil && d.UID == nil && d.GID == nil || !mapped || !both || b.host.NoMounts {
 		return b.clone(path.Clean(d.Path), false)
+	}
+	if !b.host.AtLeast(major, minor) { // the host may have none of that name
+		note := b.note
+		b.note += ", the host's: to make one in a user namespace takes Linux " + version(major, minor) + ", and this is " + b.host.version()
+		src := b.clone(path.Clean(d.Path), false)
+		b.note = note
+		return src
 	}
 	return b.input(Input{Kind: InDevice, Device: &Device{Mode: mode, Number: number, UID: uid, GID: gid}})
 }

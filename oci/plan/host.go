@@ -1,5 +1,7 @@
 package plan
 
+import "strconv"
+
 // Host is what the compiler has to know of the host: plain values, so that a
 // program can be compiled anywhere, by a test without root too.
 type Host struct {
@@ -33,6 +35,10 @@ func (h *Host) has(capability int) bool { return h.Capabilities&(1<<capability) 
 func (h *Host) AtLeast(major, minor int) bool {
 	return h.Kernel[0] > major || h.Kernel[0] == major && h.Kernel[1] >= minor
 }
+
+func (h *Host) version() string { return version(h.Kernel[0], h.Kernel[1]) }
+
+func version(major, minor int) string { return strconv.Itoa(major) + "." + strconv.Itoa(minor) }
 
 // Mount is a mount that the caller asks for beside the config's.
 type Mount struct {

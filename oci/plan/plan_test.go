@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -245,6 +246,69 @@ func TestSplitLayers(t *testing.T) {
 	} {
 		if got := strings.Join(splitLayers(in), "|"); got != want {
 			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// Kernels before 6.8 take an overlay's options as one page.
+func TestOverlayOptionsInAPage(t *testing.T) {
+	many := func(n int, dir string) string {
+		layers := make([]string, n)
+		for i := range layers {
+			layers[i] = dir + "/" + strconv.Itoa(100+i) + "/fs"
+		}
+		return strings.Join(layers, ":")
+	}
+	const deep = "/var/lib/some/where/that/is/far/below/the/root"
+	full := "/" + strings.Repeat("x", mountPage-len("lowerdir=/,upperdir=/u,workdir=/w"))
+	for _, tt := range []struct{ lower, chdir, want, err string }{
+		{"/l/2:/l/1", "", "lowerdir=/l/2:/l/1", ""},
+		{full, "", "lowerdir=" + full, ""},
+		{full + "x", "/", "lowerdir=" + full[1:] + "x", ""},
+		{full + "xx", "", "", `rootfs mounts[0] ("overlay" on the rootfs): 4097 bytes of options, of which mount(2) takes 4095: before Linux 6.8, and this is 6.1, it takes fewer layers or shorter paths: not supported`},
+		{many(100, deep), deep, "lowerdir=" + strings.ReplaceAll(many(100, deep), deep+"/", ""), ""},
+		{many(100, deep+`/a\:b/x`) + ":" + deep + `/a\:b/y\,\\\:z`, deep + "/a:b", "lowerdir=" + strings.ReplaceAll(many(100, "x"), deep, "") + `:y\,\\\:z`, ""},
+		{many(600, deep), "", "", "fewer layers"},
+		{many(600, "relative"), "", "", "fewer layers"},
+	} {
+		h := testHost
+		h.Kernel = [2]int{6, 1}
+		p, err := Create(readConfig(t, "pod"), h, Config{ID: "c", Bundle: "/b", CgroupPath: "/c", RootfsMounts: []Mount{
+			{Type: "overlay", Source: "overlay", Options: []string{"lowerdir=" + tt.lower, "upperdir=/u", "workdir=/w"}}}})
+		if err != nil || tt.err != "" {
+			if err == nil || tt.err == "" || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%.100s: error %v, want %q", tt.lower, err, tt.err)
+			}
+			continue
+		}
+		i := slices.IndexFunc(p.Ops, func(o Op) bool { return o.Do == OpMount })
+		if got := p.Ops[i].Args[1]; got != tt.want+",upperdir=/u,workdir=/w" {
+			t.Errorf("%.100s: options %q", tt.lower, got)
+		}
+		chdir := ""
+		if p.Ops[i-1].Do == OpChdir {
+			chdir = p.Ops[i-1].Path
+		}
+		if chdir != tt.chdir {
+			t.Errorf("%.100s: in %q, want %q", tt.lower, chdir, tt.chdir)
+		}
+	}
+}
+
+func TestRelativeLayers(t *testing.T) {
+	for in, want := range map[string]string{
+		"/a/b":                 "/a b",
+		"/a/b /a/c/d":          "/a b:c/d",
+		"/a/bc/x /a/b/y":       "/a bc/x:b/y",
+		"/a/b/c/d /a/b/e /a/f": "/a b/c/d:b/e:f",
+		"/x /a/b":              "/ x:a/b",
+		"/ /a":                 "/ .:a",
+		"/a//b/ /a/./c":        "/a b:c",
+		"a/b":                  " ",
+		"/a /b c":              " ",
+	} {
+		if dir, rel := relativeLayers(strings.Fields(in)); dir+" "+rel != want {
+			t.Errorf("%s: %q %q, want %q", in, dir, rel, want)
 		}
 	}
 }

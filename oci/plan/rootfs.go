@@ -169,6 +169,8 @@ func (b *builder) mountRootFrom(m Mount) error {
 	case o.bind:
 		b.root = b.clone(m.Source, o.recursive || m.Type == "rbind")
 		b.bound(b.root, o)
+	case m.Type == "overlay" && !b.host.AtLeast(6, 8):
+		return b.pageOverlay(o)
 	case m.Type == "overlay":
 		b.overlay(o)
 	default:
@@ -233,25 +235,8 @@ func (b *builder) mappedOverlay(o mountOptions, ids *MountIDs) (Reg, error) {
 }
 
 // overlay mounts an overlay. Layers go in one by one: an fsconfig string holds
-// 256 bytes, and a path with a colon needs no escape. Kernels before 6.8 know
-// only the old way, a page of options.
+// 256 bytes, and a path with a colon needs no escape.
 func (b *builder) overlay(o mountOptions) {
-	if !b.host.AtLeast(6, 8) {
-		var opts []string
-		for _, kv := range o.values {
-			opts = append(opts, kv[0]+"="+kv[1])
-		}
-		dir := b.spec.Root.Path
-		if !path.IsAbs(dir) {
-			dir = path.Join(b.cfg.Bundle, dir)
-		}
-		b.op(Op{Do: OpMount, Data: "overlay", Path: dir,
-			Args: []string{"overlay", strings.Join(append(opts, o.flags...), ",")}})
-		b.root = b.clone(dir, false)
-		b.op(Op{Do: OpUmount, Path: dir, A: abi.MntDetach})
-		b.bound(b.root, o)
-		return
-	}
 	var values [][2]string
 	for _, kv := range o.values {
 		if kv[0] != "lowerdir" {
@@ -265,6 +250,77 @@ func (b *builder) overlay(o mountOptions) {
 	o.values = values
 	b.root = b.newFS("overlay", "overlay", o)
 	b.finish(b.root, o)
+}
+
+// mountPage is what mount(2) takes of options: a page, its last byte a NUL.
+const mountPage = 4096 - 1
+
+// pageOverlay mounts an overlay in the only way that kernels before 6.8 know, with a
+// page of options. If the layers' paths do not fit, they are named from the directory
+// that they share: the working directory is nothing else's until the rootfs is it.
+func (b *builder) pageOverlay(o mountOptions) error {
+	options := o.page()
+	long := len(options)
+	if long > mountPage {
+		for i, kv := range o.values {
+			if kv[0] != "lowerdir" {
+				continue
+			}
+			if dir, rel := relativeLayers(splitLayers(kv[1])); dir != "" {
+				b.op(Op{Do: OpChdir, Path: dir})
+				o.values = slices.Clone(o.values)
+				o.values[i][1] = rel
+			}
+			break
+		}
+		options = o.page()
+	}
+	if len(options) > mountPage {
+		return b.errorf("%d bytes of options, of which mount(2) takes %d: before Linux 6.8, and this is %s, it takes fewer layers or shorter paths: %w",
+			long, mountPage, b.host.version(), ErrUnsupported)
+	}
+	dir := b.rootDir()
+	b.op(Op{Do: OpMount, Data: "overlay", Path: dir, Args: []string{"overlay", options}})
+	b.root = b.clone(dir, false)
+	b.op(Op{Do: OpUmount, Path: dir, A: abi.MntDetach})
+	b.bound(b.root, o)
+	return nil
+}
+
+// page is the file system's options as mount(2) takes them.
+func (o *mountOptions) page() string {
+	var list []string
+	for _, kv := range o.values {
+		list = append(list, kv[0]+"="+kv[1])
+	}
+	return strings.Join(append(list, o.flags...), ",")
+}
+
+// layerEscape is what lowerdir's value wants of a path on kernels before 6.8.
+var layerEscape = strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`)
+
+// relativeLayers is lowerdir's value for layers whose paths are relative to dir, the
+// deepest directory that all are below; dir is "" if there is none.
+func relativeLayers(layers []string) (dir, lowerdir string) {
+	dir = path.Dir(layers[0])
+	for _, l := range layers {
+		if !path.IsAbs(l) {
+			return "", ""
+		}
+		for l = path.Dir(l); l != dir && !strings.HasPrefix(l, strings.TrimSuffix(dir, "/")+"/"); {
+			dir = path.Dir(dir)
+		}
+	}
+	for i, l := range layers {
+		if l = strings.TrimPrefix(strings.TrimPrefix(path.Clean(l), dir), "/"); l == "" {
+			l = "."
+		}
+		if i > 0 {
+			lowerdir += ":"
+		}
+		lowerdir += layerEscape.Replace(l)
+	}
+	return dir, lowerdir
 }
 
 // splitLayers splits lowerdir's value at colons that no backslash escapes.

@@ -28,6 +28,7 @@ run() {
 touch "$binaries/started"
 run oci/cgroup
 run oci/container
+run oci/container --disk 512 -- -test.run 'I[Dd][Mm]apped|MappedSource' # ext4 takes id mappings, this kernel's tmpfs not
 run oci/cgroup --systemd -- -test.run Scope
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
