@@ -75,7 +75,7 @@ func (s *Store) Unmount(ref string) error {
 		if len(hex) < minIDPrefix || !strings.HasPrefix(filepath.Base(m.Dir), hex) {
 			continue
 		}
-		if err := sys.UnmountNetNS(m.Dir); err != nil {
+		if err := sys.Unmount(m.Dir); err != nil {
 			return fmt.Errorf("unmount image %q: %w", ref, err)
 		}
 		if err := os.Remove(m.Dir); err != nil {

@@ -62,7 +62,7 @@ func TestMount(t *testing.T) {
 	}
 	for _, m := range s.Mounts() {
 		if m.ImageID == none.ID {
-			if err := sys.UnmountNetNS(m.Dir); err != nil {
+			if err := sys.Unmount(m.Dir); err != nil {
 				t.Fatal(err)
 			}
 		}

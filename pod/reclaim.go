@@ -78,7 +78,7 @@ func (m *Manager) removeBundle(id string) error {
 		}
 	}
 	// A monitor that adopts a pod may have its /dev/shm mounted there.
-	if err := sys.UnmountNetNS(filepath.Join(m.podState(id), "shm")); err != nil {
+	if err := sys.Unmount(filepath.Join(m.podState(id), "shm")); err != nil {
 		return err
 	}
 	return os.RemoveAll(m.podState(id))

@@ -152,7 +152,7 @@ func attach(t *testing.T, m Mount, at string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := sys.UnmountNetNS(at); err != nil {
+		if err := sys.Unmount(at); err != nil {
 			t.Error(err)
 		}
 	})
@@ -415,14 +415,14 @@ func contract(t *testing.T, driver, dir string) {
 		t.Errorf("prepared twice: %v", err)
 	}
 	for _, name := range []string{"a", "b"} {
-		if err := sys.UnmountNetNS(filepath.Join(dir, "mnt-"+name)); err != nil {
+		if err := sys.Unmount(filepath.Join(dir, "mnt-"+name)); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := sys.UnmountNetNS(view); err != nil {
+	if err := sys.Unmount(view); err != nil {
 		t.Fatal(err)
 	}
 	// An image without layers has an empty root.

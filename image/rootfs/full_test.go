@@ -2,7 +2,6 @@ package rootfs
 
 import (
 	"os"
-	"runtime"
 	"syscall"
 	"testing"
 
@@ -11,19 +10,7 @@ import (
 
 // A daemon starts on a full disk: who else would remove what fills it?
 func TestOpenOnAFullDisk(t *testing.T) {
-	testutil.RequireRoot(t, "a small tmpfs")
-	// In a mount namespace of this thread, which ends with the test.
-	runtime.LockOSThread()
-	dir := t.TempDir()
-	if err := syscall.Unshare(syscall.CLONE_FS | syscall.CLONE_NEWNS); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "nr_inodes=2"); err != nil {
-		t.Fatal(err)
-	}
+	dir := testutil.SmallTmpfs(t, "nr_inodes=2")
 	if err := os.Mkdir(dir+"/root", 0o700); err != nil {
 		t.Fatal(err)
 	}

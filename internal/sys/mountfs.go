@@ -88,6 +88,17 @@ func mountOverlay(target string, options []string) error {
 	return MountOn(os.NewFile(uintptr(m), "overlay"), target)
 }
 
-// Unmount takes away what is mounted on path, whoever uses it. What is not there is
-// no error.
-func Unmount(path string) error { return UnmountNetNS(path) }
+// Unmount detaches every mount on path, whoever uses it. A path without one, or that is
+// not there, is no error.
+func Unmount(path string) error {
+	for {
+		switch err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); {
+		case err == nil:
+			continue // a second may have been mounted on the first
+		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT):
+			return nil // not, or no longer, a mount point
+		default:
+			return &fs.PathError{Op: "umount", Path: path, Err: err}
+		}
+	}
+}

@@ -103,20 +103,6 @@ func OpenNetNS(path string) (*os.File, error) {
 	return nil, fmt.Errorf("%s is not a network namespace: %w", path, err)
 }
 
-// UnmountNetNS detaches every mount on path. A path without one is no error.
-func UnmountNetNS(path string) error {
-	for {
-		switch err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); {
-		case err == nil:
-			continue // a second namespace may have been mounted on the first
-		case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT):
-			return nil // not, or no longer, a mount point
-		default:
-			return &fs.PathError{Op: "umount", Path: path, Err: err}
-		}
-	}
-}
-
 // LinkUp sets IFF_UP on a link of this thread's namespace: one ioctl on a
 // socket, where netlink would take three messages.
 func LinkUp(name string) error {

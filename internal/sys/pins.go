@@ -124,7 +124,7 @@ func OpenPins(dir string) (*Pins, error) {
 // open. What is not there is no error.
 func RemovePins(dir string) error {
 	for _, path := range []string{filepath.Join(dir, pinsNS), dir} {
-		if err := UnmountNetNS(path); err != nil {
+		if err := Unmount(path); err != nil {
 			return err
 		}
 	}
@@ -150,7 +150,7 @@ func PinGroup(dir string) error {
 
 // UnpinGroup lets all go that is pinned below dir. What is not there is no error.
 func UnpinGroup(dir string) error {
-	if err := UnmountNetNS(dir); err != nil {
+	if err := Unmount(dir); err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)
@@ -179,7 +179,7 @@ func Pin(f *os.File, path string) error {
 
 // Unpin lets go what is pinned on path. What is not there is no error.
 func Unpin(path string) error {
-	if err := UnmountNetNS(path); err != nil {
+	if err := Unmount(path); err != nil {
 		return err
 	}
 	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
@@ -203,7 +203,7 @@ func MountOn(m *os.File, dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := UnmountNetNS(dir); err != nil { // of somebody who was killed after this
+	if err := Unmount(dir); err != nil { // of somebody who was killed after this
 		return err
 	}
 	if err := unix.MoveMount(int(m.Fd()), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {

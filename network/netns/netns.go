@@ -65,7 +65,7 @@ func onFile(path string, fill func(path string) error) (err error) {
 // It is idempotent: a missing path and a stale file are no errors.
 func Remove(path string) (err error) {
 	defer wrap(&err, "remove", path)
-	if err := sys.UnmountNetNS(path); err != nil {
+	if err := sys.Unmount(path); err != nil {
 		return err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -139,18 +139,7 @@ func newTest(t *testing.T, mode Mode) *Cgroup {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := c.Kill(syscall.SIGKILL); err != nil {
-			t.Error(err)
-		}
-		if err := c.WaitEmpty(context.Background()); err != nil {
-			t.Error(err)
-		}
-		if err := c.Delete(); err != nil {
-			t.Error(err)
-		}
-		if c.Exists() {
-			t.Error("the cgroup is still there")
-		}
+		end(t, c)
 		for _, h := range c.all {
 			top := h.mount + "/" + strings.Split(c.path, "/")[1]
 			if exists(top) {
@@ -159,6 +148,23 @@ func newTest(t *testing.T, mode Mode) *Cgroup {
 		}
 	})
 	return c
+}
+
+// end ends what is in a cgroup and deletes it.
+func end(t *testing.T, c *Cgroup) {
+	t.Helper()
+	if err := c.Kill(syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if err := c.WaitEmpty(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if err := c.Delete(); err != nil {
+		t.Error(err)
+	}
+	if c.Exists() {
+		t.Error("the cgroup is still there")
+	}
 }
 
 // file reads a file of the cgroup.

@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"os"
@@ -29,20 +28,7 @@ func newScopeTest(t *testing.T, annotations map[string]string) *Cgroup {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := c.Kill(syscall.SIGKILL); err != nil {
-			t.Error(err)
-		}
-		if err := c.WaitEmpty(context.Background()); err != nil {
-			t.Error(err)
-		}
-		if err := c.Delete(); err != nil {
-			t.Error(err)
-		}
-		if c.Exists() {
-			t.Error("the scope's cgroup is still there")
-		}
-	})
+	t.Cleanup(func() { end(t, c) })
 	return c
 }
 

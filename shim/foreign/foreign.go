@@ -6,8 +6,8 @@
 // config.json is there, with the flags and the environment that containerd gives it,
 // and prints where the shim listens, as JSON or, before version 3, as a bare address.
 // "delete" removes what a shim that is gone has left of one task. The shim publishes
-// its events to TTRPC_ADDRESS or by calling the publish binary, and writes its log to
-// a FIFO called log in its bundle.
+// its events to TTRPC_ADDRESS or by calling the publish binary. It finds a file for
+// its log, or /dev/null, at the bundle's log.
 package foreign
 
 import (

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -129,20 +128,7 @@ func TestLines(t *testing.T) {
 
 // A full disk costs lines, not the container's progress; the log says how many.
 func TestDiskFull(t *testing.T) {
-	testutil.RequireRoot(t, "a small tmpfs")
-	// In a mount namespace of this thread, which ends with the test: the host's
-	// mounts are other tests' business.
-	runtime.LockOSThread()
-	dir := t.TempDir()
-	if err := syscall.Unshare(syscall.CLONE_FS | syscall.CLONE_NEWNS); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Fatal(err)
-	}
+	dir := testutil.SmallTmpfs(t, "size=64k")
 	defer func() {
 		if err := syscall.Unmount(dir, 0); err != nil {
 			t.Error(err)

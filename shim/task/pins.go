@@ -88,7 +88,7 @@ func (s *Service) unpinSandbox(b *sandbox) error {
 	s.kept.drop(b.keepName())
 	err := s.pins.Do(func() error { return sys.UnpinGroup(b.pinPath("")) })
 	if b.shmPath != "" {
-		err = errors.Join(err, sys.UnmountNetNS(b.shmPath))
+		err = errors.Join(err, sys.Unmount(b.shmPath))
 	}
 	if err != nil {
 		return fmt.Errorf("sandbox %s: let its namespaces go: %w", b.id, err)
