@@ -1,7 +1,8 @@
 // Command report reads `go test -json` on standard input and prints what a
 // person wants of it: each package as it ends, the output of what failed, what
-// was skipped and why, and the counts on the last line. Its exit code is 1 if
-// anything failed or nothing ran.
+// was skipped and why, what failed once more in a line or a few, since its output
+// may be long and far above, and the counts on the last line. Its exit code is 1
+// if anything failed or nothing ran.
 package main
 
 import (
@@ -9,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -25,7 +27,7 @@ type report struct {
 	output                  map[test][]string
 	builds                  map[string][]string
 	failing                 map[string]bool // packages with a test that failed
-	skips                   []string
+	skips, failures         []string
 	passed, failed, skipped int
 }
 
@@ -48,6 +50,9 @@ func main() {
 	slices.Sort(r.skips)
 	for _, s := range r.skips {
 		fmt.Println("skipped:", s)
+	}
+	for _, f := range r.failures {
+		fmt.Println("failed:", f)
 	}
 	fmt.Printf("%d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
 	if r.failed > 0 || r.passed == 0 {
@@ -83,6 +88,7 @@ func (r *report) end(key test, e event) {
 			fmt.Printf("FAIL  %-32s %6.1f s\n%s", short, e.Elapsed, output)
 			if !r.failing[e.Package] {
 				r.failed++
+				r.failures = append(r.failures, fmt.Sprintf("%s, outside its tests", short))
 			}
 		}
 		return
@@ -94,6 +100,10 @@ func (r *report) end(key test, e event) {
 		r.failed++
 		r.failing[e.Package] = true
 		fmt.Printf("FAIL  %s %s\n%s", short, key.name, output)
+		r.failures = append(r.failures, short+" "+key.name)
+		for _, line := range said(r.output[key]) {
+			r.failures = append(r.failures, "\t"+line)
+		}
 	case "skip":
 		r.skipped++
 		r.skips = append(r.skips, fmt.Sprintf("%s %s: %s", short, key.name, reason(r.output[key])))
@@ -110,4 +120,21 @@ func reason(output []string) string {
 		}
 	}
 	return "no reason given"
+}
+
+// message is how a line begins that a test itself has written.
+var message = regexp.MustCompile(`^\s+\w+\.go:\d+: `)
+
+// said is the last things that a failed test said, each by its first line.
+func said(output []string) []string {
+	const most, width = 8, 400
+	var lines []string
+	for _, o := range output {
+		if !message.MatchString(o) {
+			continue
+		}
+		line := strings.TrimSpace(o)
+		lines = append(lines, line[:min(len(line), width)])
+	}
+	return lines[max(0, len(lines)-most):]
 }
