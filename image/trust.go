@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/strake-containers/strake/image/policy"
 	"github.com/strake-containers/strake/image/registry"
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 const (
@@ -53,7 +53,7 @@ func (t Trust) policyOf(namespace string) (*policy.Policy, string, error) {
 		if path == "" {
 			continue
 		}
-		data, err := readLimited(path)
+		data, err := readTrustFile(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -69,16 +69,7 @@ func (t Trust) policyOf(namespace string) (*policy.Policy, string, error) {
 	return nil, "", nil
 }
 
-func readLimited(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxTrustFile {
-		return nil, fmt.Errorf("%s: more than %d bytes", path, maxTrustFile)
-	}
-	return os.ReadFile(path)
-}
+func readTrustFile(path string) ([]byte, error) { return sys.ReadFile(path, maxTrustFile) }
 
 // incoming is an image that a policy is asked about.
 type incoming struct {
@@ -137,7 +128,7 @@ func decide(p *policy.Policy, file string, in incoming, fetch func(digest.Digest
 				return classified{ErrSignature, fmt.Errorf("%w: signatures of %s: %w", ErrSignature, d, err)}
 			}
 		}
-		if last = policy.Decide(list, where, ref, d.String(), have, readLimited); last == nil {
+		if last = policy.Decide(list, where, ref, d.String(), have, readTrustFile); last == nil {
 			return nil
 		}
 	}
@@ -171,7 +162,7 @@ func (t Trust) where(ref registry.Reference) (lookasideScope, error) {
 	scopes := policy.Reference{Domain: ref.Domain, Path: ref.Path, Tag: ref.Tag, Digest: ref.Digest.String()}.Scopes(false)
 	best := len(scopes) + 1
 	for _, file := range files {
-		data, err := readLimited(file)
+		data, err := readTrustFile(file)
 		if err != nil {
 			return found, err
 		}
@@ -227,7 +218,7 @@ func (s *Store) fetchSignatures(ctx context.Context, in incoming, d digest.Diges
 
 func (s *Store) lookasideFile(ctx context.Context, url string) ([]byte, error) {
 	if path, ok := strings.CutPrefix(url, "file://"); ok {
-		return readLimited(path)
+		return readTrustFile(path)
 	}
 	return s.client.Get(ctx, url, maxSignature)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/pod/bundle"
 )
 
@@ -88,14 +89,7 @@ func seccompProfile(p bundle.Profile, bounding []string) (*specs.LinuxSeccomp, e
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("localhost_ref: %q is not an absolute path", p.LocalhostRef)
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxProfile {
-		return nil, fmt.Errorf("%s: no regular file of at most %d bytes", path, maxProfile)
-	}
-	data, err := os.ReadFile(path)
+	data, err := sys.ReadFile(path, maxProfile)
 	if err != nil {
 		return nil, err
 	}

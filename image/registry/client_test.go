@@ -320,16 +320,18 @@ func TestBlobFaults(t *testing.T) {
 func TestBusyReader(t *testing.T) {
 	testutil.CheckLeaks(t)
 	s := start(t, fake.New())
-	blob := randomBlob(t, 16<<20) // more than the sockets hold
-	s.AddBlob(blob)
-	r := open(t, Config{StallTimeout: 20 * time.Millisecond}, s.Addr+"/a:1", nil)
-	in, err := r.Blob(t.Context(), descriptor(blob))
+	content := randomBlob(t, 16<<20) // more than the sockets hold
+	s.AddBlob(content)
+	r := open(t, Config{StallTimeout: time.Hour}, s.Addr+"/a:1", nil)
+	in, err := r.Blob(t.Context(), descriptor(content))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	<-time.After(200 * time.Millisecond)
-	if body, err := io.ReadAll(in); err != nil || !bytes.Equal(body, blob) {
+	for range 3 { // three times that time pass
+		in.(*blob).body.check()
+	}
+	if body, err := io.ReadAll(in); err != nil || !bytes.Equal(body, content) {
 		t.Errorf("%d bytes, %v", len(body), err)
 	}
 	if q := s.Requests(); len(q) != 1 {

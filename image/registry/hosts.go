@@ -18,6 +18,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // endpoint is one place that may serve a registry: a mirror or the registry
@@ -124,7 +126,7 @@ func isLoopback(hostport string) bool {
 
 func readHostDir(dir, domain string) ([]endpoint, error) {
 	file := filepath.Join(dir, "hosts.toml")
-	data, err := readSmall(file)
+	data, err := sys.ReadFile(file, maxHostsFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		conf, err := dockerCertificates(dir)
 		if err != nil {
@@ -295,7 +297,7 @@ func loadTLS(dir string, cas []string, pairs [][2]string, skipVerify bool) (*tls
 		return filepath.Join(dir, p)
 	}
 	for _, ca := range cas {
-		pem, err := readSmall(within(ca))
+		pem, err := sys.ReadFile(within(ca), maxHostsFile)
 		if err != nil {
 			return nil, fmt.Errorf("ca: %w", err)
 		}
@@ -387,15 +389,4 @@ func clientPairs(v any) ([][2]string, error) {
 		return pairs, nil
 	}
 	return nil, fmt.Errorf("want a path or a list, have %T", v)
-}
-
-func readSmall(file string) ([]byte, error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxHostsFile {
-		return nil, fmt.Errorf("%s: more than %d bytes", file, maxHostsFile)
-	}
-	return os.ReadFile(file)
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // ErrBlocked says that registries.conf forbids a registry.
@@ -68,7 +70,7 @@ func readRegistriesConf(path string) (registriesConf, error) {
 		}
 	}
 	for _, file := range files {
-		data, err := readSmall(file)
+		data, err := sys.ReadFile(file, maxHostsFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -36,9 +36,10 @@ func open(path string, flags int, perm uint32) (int, error) {
 // ErrTooLarge is a file with more content than is taken.
 var ErrTooLarge = errors.New("file is too large")
 
-// ReadFile reads a file of at most limit bytes.
+// ReadFile reads a file of at most limit bytes. A FIFO that somebody has put in its
+// place is an empty file or an error: nobody is waited for.
 func ReadFile(path string, limit int) ([]byte, error) {
-	fd, err := open(path, unix.O_RDONLY, 0)
+	fd, err := open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 const (
@@ -85,14 +87,7 @@ func Add(spec *specs.Spec, dirs []string, c Container) error {
 }
 
 func read(path string) (*file, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, fmt.Errorf("no regular file of at most %d bytes", maxFile)
-	}
-	data, err := os.ReadFile(path)
+	data, err := sys.ReadFile(path, maxFile)
 	if err != nil {
 		return nil, err
 	}
