@@ -34,13 +34,10 @@ type content struct {
 // hold finds an image and keeps its parts until release.
 func (s *Store) hold(ref string) (*content, error) {
 	p := &pull{store: s}
+	q := s.ask(ref)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rec, key, err := s.find(ref)
-	if err != nil {
-		return nil, err
-	}
-	n, err := s.nameOf(ref)
+	rec, key, n, err := s.nameOf(q)
 	if err != nil {
 		return nil, err
 	}

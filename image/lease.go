@@ -37,6 +37,7 @@ func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) {
 	if holder == "" || len(holder) > maxHolder || holder[0] == '.' || strings.ContainsAny(holder, "/\x00") {
 		return Rootfs{}, fmt.Errorf("image lease: holder %q is not a file name", holder)
 	}
+	q := s.ask(imageID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l, ok := s.leases[holder]; ok {
@@ -45,7 +46,7 @@ func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) {
 		}
 		return Rootfs{}, fmt.Errorf("image lease: %s holds image %s already", holder, l.Image)
 	}
-	rec, _, err := s.find(imageID)
+	rec, _, err := s.find(q)
 	if err != nil {
 		return Rootfs{}, err
 	}

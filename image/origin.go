@@ -135,9 +135,10 @@ func (s *Store) Permit(id, asked, namespace string) error {
 
 // namesAsked are the names of an image that Permit looks at.
 func (s *Store) namesAsked(id, asked string) map[string]name {
+	q := s.ask(asked)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, key, err := s.find(asked); err == nil && key != "" && s.names[key].id == id {
+	if _, key, err := s.find(q); err == nil && key != "" && s.names[key].id == id {
 		return map[string]name{key: s.names[key]}
 	}
 	names := map[string]name{}

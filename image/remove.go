@@ -57,10 +57,11 @@ func (s *Store) publish(keys []string, n name, add *newImage) (Image, error) {
 // id takes all its names. An image that is not there is ErrNotFound. Layers
 // that a container holds stay until the last Release.
 func (s *Store) Remove(_ context.Context, ref string) error {
+	q := s.ask(ref)
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
 	s.mu.Lock()
-	rec, key, err := s.find(ref)
+	rec, key, err := s.find(q)
 	names := maps.Clone(s.names)
 	s.mu.Unlock()
 	if err != nil {

@@ -30,6 +30,7 @@ const (
 	leasesDir       = "leases"
 	defaultParallel = 6
 	minIDPrefix     = 4
+	idDigits        = 64
 )
 
 // Options of a Store. The zero value is sound.
@@ -235,48 +236,68 @@ func (s *Store) Root() string { return s.root }
 // Get finds an image by id ("sha256:…", the hex digits or a unique prefix of at
 // least four), by name, or by name and digest.
 func (s *Store) Get(ref string) (Image, error) {
+	q := s.ask(ref)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rec, _, err := s.find(ref)
+	rec, _, err := s.find(q)
 	if err != nil {
 		return Image{}, err
 	}
 	return s.describe(rec), nil
 }
 
-// find looks ref up; key is the name that it matched, "" for an id. mu is held.
-func (s *Store) find(ref string) (rec *record, key string, err error) {
-	hex, isID := strings.CutPrefix(ref, "sha256:")
-	if rec, ok := s.images["sha256:"+hex]; ok {
+// question is what somebody calls an image, read as a name and as an id.
+type question struct {
+	ref  string
+	hex  string // the digits, if it is an id
+	isID bool   // it can be nothing else
+	key  string // the normalised name; "" if it is none
+	err  error  // why not
+}
+
+// ask reads ref. A short name makes it read registries.conf, so mu is not held.
+func (s *Store) ask(ref string) question {
+	q := question{ref: ref}
+	q.hex, q.isID = strings.CutPrefix(ref, "sha256:")
+	if q.isID || len(q.hex) == idDigits && isHex(q.hex) {
+		q.isID = true
+		return q
+	}
+	parsed, err := s.parse(ref)
+	if q.err = err; err == nil {
+		q.key = parsed.String()
+	}
+	return q
+}
+
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
+
+// find answers; key is the name that it matched, "" for an id. mu is held.
+func (s *Store) find(q question) (rec *record, key string, err error) {
+	if n, ok := s.names[q.key]; ok {
+		return s.images[n.id], q.key, nil
+	}
+	if rec, ok := s.images["sha256:"+q.hex]; ok {
 		return rec, "", nil
 	}
-	parsed, parseErr := s.parse(ref)
-	if parseErr == nil && !isID {
-		if n, ok := s.names[parsed.String()]; ok {
-			return s.images[n.id], parsed.String(), nil
-		}
-	}
-	if len(hex) >= minIDPrefix && strings.Trim(hex, "0123456789abcdef") == "" {
+	if len(q.hex) >= minIDPrefix && isHex(q.hex) {
 		for id, candidate := range s.images {
-			if !strings.HasPrefix(id, "sha256:"+hex) {
+			if !strings.HasPrefix(id, "sha256:"+q.hex) {
 				continue
 			}
 			if rec != nil {
-				return nil, "", fmt.Errorf("image %q: %w: give more digits", ref, ErrAmbiguous)
+				return nil, "", fmt.Errorf("image %q: %w: give more digits", q.ref, ErrAmbiguous)
 			}
 			rec = candidate
 		}
 		if rec != nil {
 			return rec, "", nil
 		}
-		if len(hex) == 64 {
-			parseErr = nil // an id that is not here, rather than a bad name
-		}
 	}
-	if parseErr != nil && !isID {
-		return nil, "", parseErr
+	if q.err != nil {
+		return nil, "", q.err
 	}
-	return nil, "", fmt.Errorf("image %q: %w here", ref, ErrNotFound)
+	return nil, "", fmt.Errorf("image %q: %w here", q.ref, ErrNotFound)
 }
 
 // describe makes the copy of an image for a caller. mu is held.

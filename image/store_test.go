@@ -835,3 +835,36 @@ func BenchmarkRootfs60(b *testing.B) {
 		}
 	}
 }
+
+// TestShortNames reads registries.conf for short names alone: what is no name, or a
+// whole one, can be found whatever is in it.
+func TestShortNames(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	reg := startRegistry(t)
+	add(t, reg, "a", "1", tarOf(t, "a=a"))
+	conf := filepath.Join(t.TempDir(), "registries.conf")
+	s := openStore(t, t.TempDir(), Options{Registry: registry.Config{RegistriesConf: conf}})
+	writeFile(t, conf, "unqualified-search-registries = [\""+reg.Addr+"\"]\n")
+	img := pullImage(t, s, "a:1")
+	for _, ref := range []string{"a:1", "a@" + img.Manifest.String()} {
+		if got, err := s.Get(ref); err != nil || got.ID != img.ID {
+			t.Errorf("%s: %v %v", ref, got.ID, err)
+		}
+	}
+	writeFile(t, conf, "[")
+	hex := strings.TrimPrefix(img.ID, "sha256:")
+	for _, ref := range []string{reg.Addr + "/a:1", img.ID, hex, img.ID[:20], hex[:12]} {
+		if got, err := s.Get(ref); err != nil || got.ID != img.ID {
+			t.Errorf("%s: %v %v", ref, got.ID, err)
+		}
+	}
+	none := strings.Repeat("0", 64)
+	for _, ref := range []string{reg.Addr + "/a:2", "sha256:" + none, none} {
+		if _, err := s.Get(ref); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%s: %v", ref, err)
+		}
+	}
+	if _, err := s.Get("a:1"); err == nil || !strings.Contains(err.Error(), conf) {
+		t.Errorf("a short name, with a broken file: %v", err)
+	}
+}

@@ -23,8 +23,9 @@ func (s *Store) Tag(ref, to string) error {
 	if parsed.Digest != "" {
 		return fmt.Errorf("tag %s: %w: a name with a digest says what an image is, and cannot be given", to, ErrInvalidReference)
 	}
+	q := s.ask(ref)
 	s.mu.Lock()
-	n, err := s.nameOf(ref)
+	_, _, n, err := s.nameOf(q)
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -33,22 +34,22 @@ func (s *Store) Tag(ref, to string) error {
 	return err
 }
 
-// nameOf finds an image and one of its names: the one that ref is, if it is one.
-// mu is held.
-func (s *Store) nameOf(ref string) (name, error) {
-	rec, key, err := s.find(ref)
+// nameOf is find with one of the image's names: the one that was asked for, if it is
+// one. mu is held.
+func (s *Store) nameOf(q question) (rec *record, key string, n name, err error) {
+	rec, key, err = s.find(q)
 	if err != nil {
-		return name{}, err
+		return nil, "", name{}, err
 	}
 	if n, ok := s.names[key]; ok {
-		return n, nil
+		return rec, key, n, nil
 	}
-	for _, key := range slices.Sorted(maps.Keys(s.names)) {
-		if s.names[key].id == rec.image.ID {
-			return s.names[key], nil
+	for _, other := range slices.Sorted(maps.Keys(s.names)) {
+		if s.names[other].id == rec.image.ID {
+			return rec, key, s.names[other], nil
 		}
 	}
-	return name{}, fmt.Errorf("image %q: %w here", ref, ErrNotFound)
+	return nil, "", name{}, fmt.Errorf("image %q: %w here", q.ref, ErrNotFound)
 }
 
 // Untag takes names away and leaves the images, if need be without a name.
