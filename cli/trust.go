@@ -130,32 +130,93 @@ func (r trustReport) explain(out io.Writer) error {
 	return err
 }
 
-// requirementsText puts a list on a line: the kinds, with their keys and names.
+// requirement is one of policy.json's, as far as it is shown.
+type requirement struct {
+	Type          string            `json:"type"`
+	KeyPath       string            `json:"keyPath"`
+	KeyPaths      []string          `json:"keyPaths"`
+	KeyData       json.RawMessage   `json:"keyData"`
+	KeyDatas      []json.RawMessage `json:"keyDatas"`
+	Fulcio        *authority        `json:"fulcio"`
+	PKI           *authority        `json:"pki"`
+	RekorKeyPath  string            `json:"rekorPublicKeyPath"`
+	RekorKeyPaths []string          `json:"rekorPublicKeyPaths"`
+	RekorKeyData  json.RawMessage   `json:"rekorPublicKeyData"`
+	RekorKeyDatas []json.RawMessage `json:"rekorPublicKeyDatas"`
+	Identity      struct {
+		Type string `json:"type"`
+	} `json:"signedIdentity"`
+}
+
+// authority is fulcio or a PKI; each has some of these.
+type authority struct {
+	CAPath          string `json:"caPath"`
+	CARootsPath     string `json:"caRootsPath"`
+	OIDCIssuer      string `json:"oidcIssuer"`
+	SubjectEmail    string `json:"subjectEmail"`
+	SubjectHostname string `json:"subjectHostname"`
+}
+
+// requirementsText puts a list on a line: the kinds, with their keys or authorities,
+// persons and names.
 func requirementsText(list json.RawMessage) (string, error) {
-	var all []struct {
-		Type     string   `json:"type"`
-		KeyPath  string   `json:"keyPath"`
-		KeyPaths []string `json:"keyPaths"`
-		Identity struct {
-			Type string `json:"type"`
-		} `json:"signedIdentity"`
-	}
+	var all []requirement
 	if err := json.Unmarshal(list, &all); err != nil {
 		return "", err
 	}
 	var words []string
 	for _, r := range all {
-		text := r.Type
-		if r.KeyPath != "" {
-			r.KeyPaths = append(r.KeyPaths, r.KeyPath)
-		}
-		if len(r.KeyPaths) > 0 {
-			text += " " + strings.Join(r.KeyPaths, " or ")
-		}
-		if r.Identity.Type != "" {
-			text += " (" + r.Identity.Type + ")"
-		}
-		words = append(words, text)
+		words = append(words, r.text())
 	}
 	return strings.Join(words, ", and "), nil
+}
+
+func (r requirement) text() string {
+	text := r.Type
+	switch {
+	case r.Fulcio != nil:
+		text += " by " + r.Fulcio.subject() + ", whom " + r.Fulcio.OIDCIssuer + " knows, certified by fulcio with " + keysText(r.Fulcio.CAPath, nil, 1)
+	case r.PKI != nil:
+		text += " by " + r.PKI.subject() + ", certified by " + keysText(r.PKI.CARootsPath, nil, 1)
+	default:
+		data := len(r.KeyDatas)
+		if r.KeyData != nil {
+			data++
+		}
+		if keys := keysText(r.KeyPath, r.KeyPaths, data); keys != "" {
+			text += " " + keys
+		}
+	}
+	data := len(r.RekorKeyDatas)
+	if r.RekorKeyData != nil {
+		data++
+	}
+	if logs := keysText(r.RekorKeyPath, r.RekorKeyPaths, data); logs != "" {
+		text += ", logged by " + logs
+	}
+	if r.Identity.Type != "" {
+		text += " (" + r.Identity.Type + ")"
+	}
+	return text
+}
+
+// subject is whom a certificate must name.
+func (a authority) subject() string {
+	if a.SubjectEmail != "" && a.SubjectHostname != "" {
+		return a.SubjectEmail + " at " + a.SubjectHostname
+	}
+	return a.SubjectEmail + a.SubjectHostname
+}
+
+// keysText names files of keys, or says that so many are in the policy itself.
+func keysText(path string, paths []string, data int) string {
+	switch {
+	case path != "":
+		return path
+	case len(paths) > 0:
+		return strings.Join(paths, " or ")
+	case data > 0:
+		return fmt.Sprintf("%d in the policy", data)
+	}
+	return ""
 }

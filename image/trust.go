@@ -23,9 +23,14 @@ const (
 	maxSignature    = 1 << 20
 	maxSignatureSum = 2 << 20 // of those for one digest
 	maxTrustFile    = 1 << 20
-	sigstoreLayer   = "application/vnd.dev.cosign.simplesigning.v1+json"
-	sigstoreValue   = "dev.cosignproject.cosign/signature"
-	sigstoreTagTail = ".sig"
+
+	// Cosign's names of the parts of an attached signature.
+	sigstoreLayer       = "application/vnd.dev.cosign.simplesigning.v1+json"
+	sigstoreValue       = "dev.cosignproject.cosign/signature"
+	sigstoreCertificate = "dev.sigstore.cosign/certificate"
+	sigstoreChain       = "dev.sigstore.cosign/chain"
+	sigstoreBundle      = "dev.sigstore.cosign/bundle"
+	sigstoreTagTail     = ".sig"
 )
 
 // ErrSignature is the class of images that the signature policy does not let in.
@@ -256,7 +261,10 @@ func (s *Store) attachments(ctx context.Context, in incoming, d digest.Digest) (
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, policy.Sigstore{Payload: payload, Signature: signature})
+		found = append(found, policy.Sigstore{
+			Payload: payload, Signature: signature, Certificate: []byte(l.Annotations[sigstoreCertificate]),
+			Chain: []byte(l.Annotations[sigstoreChain]), Bundle: []byte(l.Annotations[sigstoreBundle]),
+		})
 	}
 	return found, nil
 }

@@ -3,13 +3,10 @@ package image
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -24,6 +22,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/testutil"
 	fake "github.com/strake-containers/strake/test/registry"
+	"github.com/strake-containers/strake/test/sigstore"
 )
 
 func writeFile(t *testing.T, path, text string) {
@@ -165,8 +164,7 @@ func TestTrustSkopeo(t *testing.T) {
 	}
 }
 
-// sigstoreKey makes a key; sign gives its signature for a manifest of a repository
-// as cosign attaches it.
+// sigstoreKey attaches signatures for a manifest of a repository as cosign does.
 type sigstoreKey struct {
 	private *ecdsa.PrivateKey
 	public  string // PEM
@@ -174,33 +172,31 @@ type sigstoreKey struct {
 
 func newSigstoreKey(t *testing.T) sigstoreKey {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sigstoreKey{key, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}
+	key, public := sigstore.NewKey(t)
+	return sigstoreKey{key, string(public)}
 }
 
 func (k sigstoreKey) attach(t *testing.T, reg *fake.Server, repository string, d digest.Digest, tamper bool) {
 	t.Helper()
-	payload := fmt.Appendf(nil, `{"critical":{"identity":{"docker-reference":"%s/%s"},"image":{"docker-manifest-digest":%q},"type":"cosign container image signature"},"optional":null}`, reg.Addr, repository, d)
-	sum := sha256.Sum256(payload)
-	signature, err := ecdsa.SignASN1(rand.Reader, k.private, sum[:])
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := sigstore.Sign(t, k.private, sigstore.Payload(d.String(), reg.Addr+"/"+repository))
 	if tamper {
-		signature[len(signature)-1] ^= 1
+		s.Signature[len(s.Signature)-1] ^= 1
+	}
+	attach(t, reg, repository, d, s)
+}
+
+func attach(t *testing.T, reg *fake.Server, repository string, d digest.Digest, s sigstore.Signature) {
+	t.Helper()
+	annotations := map[string]string{sigstoreValue: base64.StdEncoding.EncodeToString(s.Signature)}
+	for name, value := range map[string][]byte{sigstoreCertificate: s.Certificate, sigstoreChain: s.Chain, sigstoreBundle: s.Bundle} {
+		if value != nil {
+			annotations[name] = string(value)
+		}
 	}
 	m := v1.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
 		Config: v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: reg.AddBlob([]byte("{}")), Size: 2},
-		Layers: []v1.Descriptor{{MediaType: sigstoreLayer, Digest: reg.AddBlob(payload), Size: int64(len(payload)),
-			Annotations: map[string]string{sigstoreValue: base64.StdEncoding.EncodeToString(signature)}}},
+		Layers: []v1.Descriptor{{MediaType: sigstoreLayer, Digest: reg.AddBlob(s.Payload), Size: int64(len(s.Payload)), Annotations: annotations}},
 	}
 	body, err := json.Marshal(m)
 	if err != nil {
@@ -240,6 +236,56 @@ func TestTrustSigstore(t *testing.T) {
 	writeFile(t, filepath.Join(trust.RegistriesD, "a.yaml"), "docker: [\n")
 	if err := pull(); !errors.Is(err, ErrSignature) {
 		t.Errorf("broken registries.d: %v", err)
+	}
+}
+
+// TestTrustCertificates verifies certificates and a log's entry as cosign attaches them,
+// at a pull, and again when a container is made.
+func TestTrustCertificates(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	testutil.CheckLeaks(t)
+	reg := startRegistry(t)
+	top := add(t, reg, "a", "1", tarOf(t, "a=a"))
+	ca, log := sigstore.NewAuthority(t), sigstore.NewLog(t)
+	dir := t.TempDir()
+	trust := Trust{Policy: filepath.Join(dir, "policy.json"), RegistriesD: filepath.Join(dir, "registries.d")}
+	writeFile(t, filepath.Join(dir, "ca"), string(ca.Root))
+	writeFile(t, filepath.Join(dir, "log"), string(log.Public))
+	writeFile(t, filepath.Join(trust.RegistriesD, "a.yaml"), "default-docker:\n  use-sigstore-attachments: true\n")
+	s := openStore(t, t.TempDir(), Options{Trust: trust})
+	sign := func(from time.Time) sigstore.Signature {
+		key, leaf := ca.Issue(t, from, func(c *x509.Certificate) {
+			c.EmailAddresses = []string{"me@example.org"}
+			c.ExtraExtensions = []pkix.Extension{sigstore.Issuer(t, 2, "https://id/")}
+		})
+		signed := sigstore.Sign(t, key, sigstore.Payload(top.Digest.String(), reg.Addr+"/a"))
+		signed.Certificate, signed.Chain = leaf, ca.Intermediate
+		signed.Bundle = log.Promise(t, signed, leaf, from.Add(time.Minute))
+		return signed
+	}
+	for what, c := range map[string]struct {
+		requirement string
+		from        time.Time
+	}{
+		"fulcio": {`"fulcio":{"caPath":"` + dir + `/ca","oidcIssuer":"https://id/","subjectEmail":"me@example.org"},"rekorPublicKeyPath":"` + dir + `/log"`, time.Now().AddDate(0, -1, 0)},
+		"pki":    {`"pki":{"caRootsPath":"` + dir + `/ca","subjectEmail":"me@example.org"}`, time.Now().Add(-time.Minute)},
+	} {
+		writeFile(t, trust.Policy, `{"default":[{"type":"sigstoreSigned","signedIdentity":{"type":"matchRepository"},`+c.requirement+`}]}`)
+		signed := sign(c.from)
+		attach(t, reg, "a", top.Digest, signed)
+		img, err := s.Pull(t.Context(), reg.Addr+"/a:1", PullOptions{})
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		if err := s.Permit(img.ID, reg.Addr+"/a:1", ""); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		signed.Signature[len(signed.Signature)-1] ^= 1
+		attach(t, reg, "a", top.Digest, signed)
+		if _, err := s.Pull(t.Context(), reg.Addr+"/a:1", PullOptions{}); !errors.Is(err, ErrSignature) {
+			t.Errorf("%s, tampered: %v", what, err)
+		}
 	}
 }
 

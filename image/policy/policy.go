@@ -1,12 +1,14 @@
 // Package policy decides by containers' policy.json whether an image may be used:
 // it parses the file as strictly as containers/image does, finds the scope that
-// counts, and verifies signatures, GPG's simple signing and sigstore's with keys.
+// counts, and verifies signatures: GPG's simple signing, and sigstore's with keys or
+// with certificates, with or without a transparency log.
 //
-// It fetches nothing: signatures and the contents of key files are handed in. What
-// it does not verify (fulcio, PKI, rekor) rejects by name and never accepts.
+// It fetches nothing, and asks no authority and no log: signatures, with what was
+// attached to them, and the contents of key files are handed in. What it does not
+// verify rejects by name and never accepts.
 //
-// Sources: containers-policy.json(5), the simple signing format, cosign's
-// signature specification.
+// Sources: containers-policy.json(5), the simple signing format, cosign's signature
+// specification, rekor's hashedrekord 0.0.1 and signed entry timestamp.
 package policy
 
 import (
@@ -41,14 +43,16 @@ type Requirement struct {
 	KeyDatas [][]byte  `json:"keyDatas,omitempty"`
 	Identity *Identity `json:"signedIdentity,omitempty"`
 
-	// Kinds of trust that are not verified here.
-	Fulcio         json.RawMessage   `json:"fulcio,omitempty"`
-	PKI            json.RawMessage   `json:"pki,omitempty"`
-	RekorKeyPath   string            `json:"rekorPublicKeyPath,omitempty"`
-	RekorKeyPaths  []string          `json:"rekorPublicKeyPaths,omitempty"`
-	RekorKeyData   []byte            `json:"rekorPublicKeyData,omitempty"`
-	RekorKeyDatas  [][]byte          `json:"rekorPublicKeyDatas,omitempty"`
-	BaseLayerIdent []json.RawMessage `json:"baseLayerIdentity,omitempty"`
+	// Of sigstoreSigned: certificates in place of keys, and transparency logs, one of
+	// which must have the signature.
+	Fulcio        *Fulcio  `json:"fulcio,omitempty"`
+	PKI           *PKI     `json:"pki,omitempty"`
+	RekorKeyPath  string   `json:"rekorPublicKeyPath,omitempty"`
+	RekorKeyPaths []string `json:"rekorPublicKeyPaths,omitempty"`
+	RekorKeyData  []byte   `json:"rekorPublicKeyData,omitempty"`
+	RekorKeyDatas [][]byte `json:"rekorPublicKeyDatas,omitempty"`
+
+	BaseLayerIdent []json.RawMessage `json:"baseLayerIdentity,omitempty"` // not verified here
 }
 
 // Identity says which name a signature must have been made for.
@@ -71,16 +75,11 @@ const (
 // Parse reads a policy.json. Unknown and repeated keys, empty lists and what does
 // not go together are errors, as a policy that is not understood protects nobody.
 func Parse(data []byte) (*Policy, error) {
-	if err := noDuplicates(json.NewDecoder(bytes.NewReader(data)), ""); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
 	var file struct {
 		Default    []Requirement                       `json:"default"`
 		Transports map[string]map[string][]Requirement `json:"transports"`
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&file); err != nil {
+	if err := strictly(data, &file); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err := checkList("default", file.Default); err != nil {
@@ -94,6 +93,16 @@ func Parse(data []byte) (*Policy, error) {
 		}
 	}
 	return &Policy{Default: file.Default, Transports: file.Transports}, nil
+}
+
+// strictly decodes one JSON value into what it must have the form of.
+func strictly(data []byte, into any) error {
+	if err := noDuplicates(json.NewDecoder(bytes.NewReader(data)), ""); err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	return dec.Decode(into)
 }
 
 // noDuplicates reads one JSON value and refuses a key that is there twice: Go's
@@ -150,13 +159,9 @@ func checkList(where string, list []Requirement) error {
 // check refuses fields that do not belong to the type.
 func (r Requirement) check() error {
 	gpgOnly := r.KeyType != "" || r.BaseLayerIdent != nil
-	sigstoreOnly := r.KeyDatas != nil || r.Fulcio != nil || r.PKI != nil || r.rekor()
-	keys := 0
-	for _, there := range []bool{r.KeyPath != "", r.KeyPaths != nil, r.KeyData != nil, r.KeyDatas != nil, r.Fulcio != nil, r.PKI != nil} {
-		if there {
-			keys++
-		}
-	}
+	logs := count(r.RekorKeyPath != "", r.RekorKeyPaths != nil, r.RekorKeyData != nil, r.RekorKeyDatas != nil)
+	sigstoreOnly := r.KeyDatas != nil || r.Fulcio != nil || r.PKI != nil || logs > 0
+	keys := count(r.KeyPath != "", r.KeyPaths != nil, r.KeyData != nil, r.KeyDatas != nil, r.Fulcio != nil, r.PKI != nil)
 	switch r.Type {
 	case AcceptAnything, Reject:
 		if keys > 0 || gpgOnly || sigstoreOnly || r.Identity != nil {
@@ -180,14 +185,33 @@ func (r Requirement) check() error {
 	if keys != 1 || r.KeyPaths != nil && len(r.KeyPaths) == 0 || r.KeyDatas != nil && len(r.KeyDatas) == 0 {
 		return errors.New("it takes exactly one of the keys that name keys, and not an empty one")
 	}
-	if r.Identity != nil {
-		return r.Identity.check()
+	if logs > 1 || r.RekorKeyPaths != nil && len(r.RekorKeyPaths) == 0 || r.RekorKeyDatas != nil && len(r.RekorKeyDatas) == 0 {
+		return errors.New("it takes at most one of the rekorPublicKey keys, and not an empty one")
 	}
-	return nil
+	var err error
+	switch {
+	case r.Fulcio != nil && logs == 0:
+		err = errors.New("fulcio: its certificates are good for minutes: it takes one of the rekorPublicKey keys, for the time of a signature")
+	case r.Fulcio != nil:
+		err = r.Fulcio.check()
+	case r.PKI != nil:
+		err = r.PKI.check()
+	}
+	if err == nil && r.Identity != nil {
+		err = r.Identity.check()
+	}
+	return err
 }
 
-func (r Requirement) rekor() bool {
-	return r.RekorKeyPath != "" || r.RekorKeyPaths != nil || r.RekorKeyData != nil || r.RekorKeyDatas != nil
+// count says how many are true.
+func count(all ...bool) int {
+	n := 0
+	for _, b := range all {
+		if b {
+			n++
+		}
+	}
+	return n
 }
 
 // Reference is the name that an image is asked for by: with a tag or a digest.
@@ -261,10 +285,13 @@ type Signatures struct {
 	Sigstore []Sigstore `json:"sigstore,omitempty"`
 }
 
-// Sigstore is one of cosign's signatures.
+// Sigstore is one of cosign's signatures, with what is attached to it.
 type Sigstore struct {
-	Payload   []byte `json:"payload"`
-	Signature []byte `json:"signature"`
+	Payload     []byte `json:"payload"`
+	Signature   []byte `json:"signature"`
+	Certificate []byte `json:"certificate,omitempty"` // PEM
+	Chain       []byte `json:"chain,omitempty"`       // PEM, of the certificate's issuers
+	Bundle      []byte `json:"bundle,omitempty"`      // JSON, of a transparency log
 }
 
 // Size is how many bytes they are together.
@@ -274,7 +301,7 @@ func (s Signatures) Size() int {
 		sum += len(b)
 	}
 	for _, b := range s.Sigstore {
-		sum += len(b.Payload) + len(b.Signature)
+		sum += len(b.Payload) + len(b.Signature) + len(b.Certificate) + len(b.Chain) + len(b.Bundle)
 	}
 	return sum
 }
@@ -301,19 +328,8 @@ func (r Requirement) decide(ref *Reference, manifest string, have Signatures, re
 	if ref == nil {
 		return errors.New("an image without a name in a registry cannot be signed")
 	}
-	switch {
-	case r.Fulcio != nil:
-		return errors.New("fulcio: certificates are not supported: use keys")
-	case r.PKI != nil:
-		return errors.New("pki: certificates are not supported: use keys")
-	case r.rekor():
-		return errors.New("rekorPublicKey: transparency logs are not supported")
-	case r.BaseLayerIdent != nil:
+	if r.BaseLayerIdent != nil {
 		return errors.New("baseLayerIdentity is not supported")
-	}
-	keys, err := r.keys(readKey)
-	if err != nil {
-		return err
 	}
 	var all []error
 	try := func(payload []byte, kind string, err error) bool {
@@ -326,6 +342,10 @@ func (r Requirement) decide(ref *Reference, manifest string, have Signatures, re
 		return err == nil
 	}
 	if r.Type == SignedBy {
+		keys, err := readKeys(r.KeyPath, r.KeyPaths, r.KeyData, r.KeyDatas, readKey)
+		if err != nil {
+			return err
+		}
 		ring, err := keyRing(keys)
 		if err != nil {
 			return err
@@ -337,12 +357,12 @@ func (r Requirement) decide(ref *Reference, manifest string, have Signatures, re
 			}
 		}
 	} else {
-		public, err := publicKeys(keys)
+		trusted, err := r.signers(readKey)
 		if err != nil {
 			return err
 		}
 		for _, s := range have.Sigstore {
-			if try(s.Payload, sigstoreType, verifySigstore(public, s)) {
+			if try(s.Payload, sigstoreType, trusted.verify(s)) {
 				return nil
 			}
 		}
@@ -353,14 +373,14 @@ func (r Requirement) decide(ref *Reference, manifest string, have Signatures, re
 	return errors.Join(all...)
 }
 
-func (r Requirement) keys(readKey func(string) ([]byte, error)) ([][]byte, error) {
-	keys := r.KeyDatas
-	if r.KeyData != nil {
-		keys = [][]byte{r.KeyData}
+// readKeys gives the keys that one of these names.
+func readKeys(path string, paths []string, data []byte, datas [][]byte, readKey func(string) ([]byte, error)) ([][]byte, error) {
+	keys := datas
+	if data != nil {
+		keys = [][]byte{data}
 	}
-	paths := r.KeyPaths
-	if r.KeyPath != "" {
-		paths = []string{r.KeyPath}
+	if path != "" {
+		paths = []string{path}
 	}
 	for _, path := range paths {
 		key, err := readKey(path)

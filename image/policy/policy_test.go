@@ -243,8 +243,7 @@ func TestSigstore(t *testing.T) {
 	}
 	// What is not verified never accepts.
 	for _, r := range []Requirement{
-		{Type: SigstoreSigned, Fulcio: json.RawMessage("{}")}, {Type: SigstoreSigned, PKI: json.RawMessage("{}")},
-		{Type: SigstoreSigned, KeyData: public, RekorKeyPath: "/x"}, {Type: SigstoreSigned, KeyData: []byte("x")},
+		{Type: SigstoreSigned, KeyData: public, RekorKeyPath: "/x"}, {Type: SigstoreSigned, KeyData: []byte("x")}, {Type: SignedBy, KeyData: public, BaseLayerIdent: []json.RawMessage{}},
 	} {
 		if err := decide(r, right); !errors.Is(err, ErrRejected) {
 			t.Errorf("%+v: %v", r, err)

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 )
@@ -87,31 +88,104 @@ func publicKeys(keys [][]byte) ([]crypto.PublicKey, error) {
 	return all, nil
 }
 
-// verifySigstore checks that one of the keys has made a signature.
-func verifySigstore(keys []crypto.PublicKey, s Sigstore) error {
+// signers are those whose sigstore signatures a requirement trusts: keys, or an
+// authority's certificates.
+type signers struct {
+	keys      []crypto.PublicKey
+	authority *authority
+	logs      []*ecdsa.PublicKey // nil: none is asked for
+}
+
+// signers reads what a requirement of sigstoreSigned trusts.
+func (r Requirement) signers(readKey func(string) ([]byte, error)) (t signers, err error) {
+	logs, err := readKeys(r.RekorKeyPath, r.RekorKeyPaths, r.RekorKeyData, r.RekorKeyDatas, readKey)
+	if err == nil {
+		t.logs, err = rekorKeys(logs)
+	}
+	if err != nil {
+		return t, err
+	}
+	switch {
+	case r.PKI != nil && t.logs != nil:
+		return t, errors.New("pki with a rekorPublicKey is not supported")
+	case r.PKI != nil:
+		t.authority, err = r.PKI.authority(readKey)
+	case r.Fulcio != nil:
+		t.authority, err = r.Fulcio.authority(readKey)
+	default:
+		var keys [][]byte
+		if keys, err = readKeys(r.KeyPath, r.KeyPaths, r.KeyData, r.KeyDatas, readKey); err == nil {
+			t.keys, err = publicKeys(keys)
+		}
+	}
+	return t, err
+}
+
+// verify checks that one of the signers has made a signature.
+func (t signers) verify(s Sigstore) error {
 	if len(s.Payload) > maxPayload {
 		return fmt.Errorf("signature: it says more than %d bytes", maxPayload)
 	}
-	sum := sha256.Sum256(s.Payload)
-	for _, key := range keys {
-		switch key := key.(type) {
-		case *ecdsa.PublicKey:
-			if ecdsa.VerifyASN1(key, sum[:], s.Signature) {
-				return nil
-			}
-		case *rsa.PublicKey:
-			if rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], s.Signature) == nil {
-				return nil
-			}
-		case ed25519.PublicKey:
-			if ed25519.Verify(key, s.Payload, s.Signature) {
-				return nil
-			}
-		default:
-			return fmt.Errorf("key: %T cannot be used", key)
+	if t.authority != nil {
+		return t.verifyCertified(s)
+	}
+	for _, key := range t.keys {
+		made, err := made(key, s)
+		if err != nil {
+			return err
 		}
+		if !made {
+			continue
+		}
+		if t.logs == nil {
+			return nil
+		}
+		der, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			return fmt.Errorf("key: %w", err)
+		}
+		_, err = loggedAt(t.logs, s, der)
+		return err
 	}
 	return errors.New("signature: none of the policy's keys has made it")
+}
+
+// verifyCertified is verify with certificates. One of a log's entry must have been good
+// when that was made, else it must be good now.
+func (t signers) verifyCertified(s Sigstore) error {
+	leaf, err := s.leaf()
+	if err != nil {
+		return err
+	}
+	var at time.Time
+	if t.logs != nil {
+		if at, err = loggedAt(t.logs, s, leaf.Raw); err != nil {
+			return err
+		}
+	}
+	key, err := t.authority.key(s, leaf, at)
+	if err != nil {
+		return err
+	}
+	made, err := made(key, s)
+	if err == nil && !made {
+		err = errors.New("signature: its certificate's key has not made it")
+	}
+	return err
+}
+
+// made reports whether a key has made a signature.
+func made(key crypto.PublicKey, s Sigstore) (bool, error) {
+	sum := sha256.Sum256(s.Payload)
+	switch key := key.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(key, sum[:], s.Signature), nil
+	case *rsa.PublicKey:
+		return rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], s.Signature) == nil, nil
+	case ed25519.PublicKey:
+		return ed25519.Verify(key, s.Payload, s.Signature), nil
+	}
+	return false, fmt.Errorf("key: %T cannot be used", key)
 }
 
 // payload is what both kinds of signature say.
@@ -130,13 +204,8 @@ type payload struct {
 
 // matches checks that a verified signature is for this image and this name.
 func (r Requirement) matches(data []byte, kind string, ref Reference, manifest string) error {
-	if err := noDuplicates(json.NewDecoder(bytes.NewReader(data)), ""); err != nil {
-		return fmt.Errorf("signature: what it says: %w", err)
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
 	var p payload
-	if err := dec.Decode(&p); err != nil {
+	if err := strictly(data, &p); err != nil {
 		return fmt.Errorf("signature: what it says: %w", err)
 	}
 	if p.Critical.Type != kind {
