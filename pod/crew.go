@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -199,14 +200,14 @@ func (m *Manager) leave(ctx context.Context, p *sandbox, c *crew) error {
 	if !c.shared {
 		return nil
 	}
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
 	return m.endCrew(ctx, c.dir, conn)
 }
 
 // endCrew ends a monitor that has no pods and removes its directory, without
 // which it ends by itself.
 func (m *Manager) endCrew(ctx context.Context, dir string, conn Monitor) error {
-	ctx, cancel := undoContext(ctx)
-	defer cancel()
 	if conn != nil {
 		if err := conn.ShutdownSandbox(ctx, ""); err != nil && !gone(err) {
 			m.o.Log.Warn("end monitor", "dir", dir, "error", err)
@@ -437,14 +438,16 @@ func (m *Manager) endOrphanCrews(ctx context.Context) {
 	}
 	m.crews.mu.Unlock()
 	m.removeOrphanEvents()
-	for _, name := range names(m.crewsDir()) {
+	atOnce(slices.Values(names(m.crewsDir())), func(name string) {
 		dir := filepath.Join(m.crewsDir(), name)
 		m.crews.mu.Lock()
 		known := m.crews.all[dir] != nil
 		m.crews.mu.Unlock()
 		if known {
-			continue
+			return
 		}
+		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+		defer cancel()
 		conn, err := m.o.Monitors.Connect(ctx, "unix://"+filepath.Join(dir, monitorSocket))
 		if err != nil {
 			conn = nil
@@ -454,7 +457,7 @@ func (m *Manager) endOrphanCrews(ctx context.Context) {
 			err = errors.Join(err, conn.Close())
 		}
 		m.o.Log.Warn("ended a monitor without pods", "dir", dir, "error", err)
-	}
+	})
 }
 
 // eventsPath is where the monitor with that id takes the events of foreign shims: a

@@ -27,7 +27,8 @@
 // files they leave (recover.go). A directory without a finished record is undone
 // by id, with everything that could have been made under that id (reclaim.go). What
 // that needs of network plugins goes on while others are served; the pod's name waits
-// for it.
+// for it. So does the network's own collection of what belongs to nobody, and new pods'
+// networks wait for that.
 //
 // # Locks
 //

@@ -90,6 +90,7 @@ type Manager struct {
 	// that has failed once, by name.
 	halfMade   map[string]*work
 	undoing    map[podKey]*work
+	collecting *work // of what the network holds for pods that are gone; set by recover
 	unreadable []string
 }
 

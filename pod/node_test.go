@@ -47,6 +47,8 @@ type node struct {
 	monitors  map[string]*fakeMonitor // by address
 	stuck     map[string]bool         // pods whose monitor never answers
 	teardown  chan struct{}           // a Teardown waits for its end; nil: for nothing
+	gc        chan struct{}           // and so does a GC
+	lateStart bool                    // a Start happens, and does not answer
 }
 
 type fakeMonitor struct {
@@ -101,6 +103,9 @@ func (n *node) open() *Manager {
 		if n.teardown == nil {
 			<-w.done
 		}
+	}
+	if n.gc == nil {
+		<-m.collecting.done
 	}
 	n.tb.Cleanup(func() {
 		if view.epoch != n.epoch {
@@ -234,6 +239,9 @@ func (v fakeNetwork) Teardown(ctx context.Context, p network.Pod) error {
 }
 func (fakeNetwork) Check(context.Context, network.Pod) error { return nil }
 func (v fakeNetwork) GC(_ context.Context, live []string) error {
+	if v.gc != nil {
+		<-v.gc
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	maps.DeleteFunc(v.attached, func(id string, _ bool) bool { return !slices.Contains(live, id) })
@@ -427,8 +435,13 @@ func (c *fakeConn) Start(ctx context.Context, id string) (int, error) {
 		return 0, err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	k.startedAt = now()
+	late := c.lateStart
+	c.mu.Unlock()
+	if late {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
 	return 4242, nil
 }
 
@@ -507,7 +520,11 @@ func (c *fakeConn) ContainerStatus(ctx context.Context, id string) (client.Statu
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return client.Status{ID: id, StartedAt: k.startedAt}, nil
+	s := client.Status{ID: id, StartedAt: k.startedAt}
+	if k.exit != nil {
+		s.ExitedAt = k.exit.At
+	}
+	return s, nil
 }
 
 func (c *fakeConn) Exec(ctx context.Context, _ string, _ client.ExecOptions) error {

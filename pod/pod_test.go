@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/internal/testutil"
 	"github.com/strake-containers/strake/pod/bundle"
 )
 
@@ -301,6 +302,130 @@ func TestHungUndoDelaysOnlyItself(t *testing.T) {
 		}
 	}
 	n.checkEmpty()
+}
+
+// Nor does one that hangs when what belongs to no pod is torn down, or in its GC: that
+// delays the networks of new pods, which GC would not know, and nothing else.
+func TestHungOrphanDelaysOnlyNewNetworks(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	known, container := mustRun(t, m, "known")
+	orphan := newID()
+	if err := os.WriteFile(m.netnsPath(orphan), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.netns[m.netnsPath(orphan)], n.attached[orphan] = true, true
+	n.teardown, n.gc = make(chan struct{}), make(chan struct{})
+	m = n.open()
+	if s := mustContainer(t, m, container); s.State != ContainerRunning {
+		t.Errorf("container: %+v", s)
+	}
+	host := podConfig("host")
+	host.Namespaces.Network = bundle.NamespaceNode
+	if _, err := m.RunPod(t.Context(), host, ""); err != nil {
+		t.Error(err)
+	}
+	made := make(chan error)
+	go func() { made <- second(m.RunPod(t.Context(), podConfig("new"), "")) }()
+	select {
+	case err := <-made:
+		t.Errorf("did not wait: %v", err)
+	case <-time.After(50 * time.Millisecond): // at the least
+	}
+	close(n.gc)
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+	close(n.teardown)
+	for _, w := range m.undos() {
+		<-w.done
+	}
+	for _, p := range m.Pods(PodFilter{}) {
+		if p.NetNS != "" && !n.attached[p.ID] {
+			t.Errorf("pod %s has lost its network", p.Config.Name)
+		}
+		if err := m.RemovePod(t.Context(), p.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if n.teardowns[orphan] == 0 || n.teardowns[known] != 1 {
+		t.Errorf("torn down: %v", n.teardowns)
+	}
+	n.checkEmpty()
+}
+
+// A full disk keeps nobody from removing what fills it.
+func TestRemovedFromAFullDisk(t *testing.T) {
+	testutil.RequireRoot(t, "mounts a small file system")
+	n := newNode(t)
+	if err := syscall.Mount("tmpfs", n.root, "tmpfs", 0, "size=256k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(n.root, syscall.MNT_DETACH); err != nil { // the Manager is closed later
+			t.Error(err)
+		}
+	})
+	if err := os.MkdirAll(filepath.Join(n.root, "layer", "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m := n.open()
+	pod, id := mustRun(t, m, "web")
+	fill := filepath.Join(m.store.ContainerDir(pod, id), "upper-full")
+	if err := os.WriteFile(fill, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("filled: %v", err)
+	}
+	for range 3 { // how it ended would be lost
+		if err := m.StopPod(t.Context(), pod); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("stopped: %v", err)
+		}
+		if s := mustContainer(t, m, id); s.ExitCode != 137 {
+			t.Errorf("container: %+v", s)
+		}
+	}
+	if err := m.RemovePod(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+	n.checkEmpty()
+	mustRun(t, m, "next")
+}
+
+// A start that its time ends, and that has happened all the same: the container ends as
+// its process does.
+func TestEndsInAStartThatWasCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		m := n.open()
+		pod, err := m.RunPod(t.Context(), podConfig("web"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, exits := range map[string]bool{"exits": true, "runs": false} {
+			id, err := m.CreateContainer(t.Context(), pod, containerConfig(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.lateStart = true
+			started := make(chan error)
+			go func() { started <- m.StartContainer(t.Context(), id) }()
+			synctest.Wait()
+			want := int32(137) // it started too late, and was killed for it
+			if exits {
+				want = 3
+				n.exit(id, 3)
+			}
+			if err := <-started; !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: started: %v", name, err)
+			}
+			if s := mustExit(t, m, id); s.ExitCode != want || s.Reason != ReasonError || s.StartedAt.IsZero() {
+				t.Errorf("%s: %+v", name, s)
+			}
+		}
+		if err := m.RemovePod(t.Context(), pod); err != nil {
+			t.Error(err)
+		}
+		n.checkEmpty()
+	})
 }
 
 // How a container ended is not lost, over a stop and a restart, because there was no

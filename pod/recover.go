@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -44,20 +45,13 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var all sync.WaitGroup
-	slots := make(chan struct{}, recoverAtOnce)
-	for _, sp := range pods {
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-			defer cancel()
-			if err := m.recoverPod(ctx, sp); err != nil {
-				m.o.Log.Error("recover pod", "pod", sp.ID, "error", err)
-			}
-		})
-	}
-	all.Wait()
+	atOnce(slices.Values(pods), func(sp storedPod) {
+		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+		defer cancel()
+		if err := m.recoverPod(ctx, sp); err != nil {
+			m.o.Log.Error("recover pod", "pod", sp.ID, "error", err)
+		}
+	})
 	m.reclaimOrphans(ctx)
 	m.abandonAgain()
 	for _, p := range m.allPods() {
@@ -66,6 +60,21 @@ func (m *Manager) recover(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// atOnce calls fn for each of them, recoverAtOnce at a time, and returns when all have
+// returned.
+func atOnce[T any](of iter.Seq[T], fn func(T)) {
+	var all sync.WaitGroup
+	slots := make(chan struct{}, recoverAtOnce)
+	for one := range of {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			fn(one)
+		})
+	}
+	all.Wait()
 }
 
 func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
@@ -379,27 +388,31 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 		containers[id] = true
 	}
 	m.mu.Unlock()
+	orphans := map[string]bool{}
 	for _, dir := range []string{filepath.Join(m.o.State, "pods"), filepath.Join(m.o.State, "netns")} {
 		for _, id := range names(dir) {
-			if pods[id] != nil || halfMade[id] != nil {
-				continue
+			if pods[id] == nil && halfMade[id] == nil {
+				orphans[id] = true
 			}
-			ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-			err := m.reclaim(ctx, network.Pod{ID: id}, "", nil)
-			cancel()
-			m.o.Log.Warn("ended what belongs to no pod", "pod", id, "error", err)
 		}
 	}
+	atOnce(maps.Keys(orphans), func(id string) {
+		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+		defer cancel()
+		err := m.endMonitor(ctx, id, "", nil)
+		m.o.Log.Warn("ends what belongs to no pod", "pod", id, "error", err)
+		m.undoHalfMade(storedPod{ID: id, Err: fs.ErrNotExist})
+	})
 	m.endOrphanCrews(ctx)
-	for id, p := range pods {
-		for _, name := range names(m.podState(id)) {
-			if len(name) != len(id) || containers[name] || name == id {
+	atOnce(maps.Values(pods), func(p *sandbox) {
+		for _, name := range names(m.podState(p.id)) {
+			if len(name) != len(p.id) || containers[name] || name == p.id {
 				continue // a socket, a log, a container, a foreign shim's first task
 			}
 			err := m.discardContainer(ctx, p, storedContainer{ID: name, Err: fs.ErrNotExist})
 			m.o.Log.Warn("ended what belongs to no container", "container", name, "error", err)
 		}
-	}
+	})
 	for _, l := range m.o.Images.Holders() {
 		id, _, _ := strings.Cut(l.Holder, "-")
 		if len(id) == 64 && !containers[id] {
@@ -408,13 +421,13 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 			}
 		}
 	}
-	m.collectNetworks(ctx)
+	m.collectNetworks()
 }
 
-// collectNetworks lets the network release what it holds for pods that are
-// gone. It comes before the first new pod, which it would not know. Half-made ones
-// are being torn down by themselves.
-func (m *Manager) collectNetworks(ctx context.Context) {
+// collectNetworks lets the network release what it holds for pods that are gone, while
+// others are served. New pods, which it would not know, are connected afterwards.
+// Half-made ones are being torn down by themselves.
+func (m *Manager) collectNetworks() {
 	m.mu.Lock()
 	live := slices.Collect(maps.Keys(m.halfMade))
 	m.mu.Unlock()
@@ -426,11 +439,15 @@ func (m *Manager) collectNetworks(ctx context.Context) {
 		p.mu.Unlock()
 	}
 	slices.Sort(live)
-	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-	defer cancel()
-	if err := m.o.Network.GC(ctx, live); err != nil {
-		m.o.Log.Error("release networks of pods that are gone", "error", err)
-	}
+	const what = "release networks of pods that are gone"
+	m.collecting = m.tracker.start(m.life, what, recoverTimeout, func(ctx context.Context, w *work) error {
+		w.enter("network")
+		return m.o.Network.GC(ctx, live)
+	}, func(_ *work, err error) {
+		if err != nil {
+			m.o.Log.Error(what, "error", err)
+		}
+	})
 }
 
 // names lists a directory; one that is not there is empty.

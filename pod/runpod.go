@@ -188,7 +188,11 @@ func (m *Manager) attach(ctx context.Context, p *sandbox) error {
 	if !p.record.wantsNetwork() {
 		return nil
 	}
-	result, err := m.o.Network.Setup(ctx, p.record.network())
+	err := settle(ctx, []*work{m.collecting})
+	var result network.Result
+	if err == nil {
+		result, err = m.o.Network.Setup(ctx, p.record.network())
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err != nil {
@@ -217,7 +221,7 @@ func (m *Manager) detach(ctx context.Context, p *sandbox) error {
 	if err != nil {
 		return err
 	}
-	return m.updatePod(p, false, func(r *podRecord) { r.Attached = false })
+	return m.updateEnding(p, func(r *podRecord) { r.Attached = false })
 }
 
 // startSandbox starts the pod's monitor, which makes and holds its namespaces.

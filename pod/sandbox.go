@@ -54,6 +54,7 @@ type sandbox struct {
 
 	mu         sync.Mutex
 	record     podRecord
+	unwritten  bool           // the disk has not got all of record
 	monitor    Monitor        // nil before it is started, after it ended and when it is lost
 	crew       *crew          // that monitor is of
 	shared     bundle.Sandbox // what containers join
@@ -61,6 +62,7 @@ type sandbox struct {
 	names      map[containerKey]*container
 	lane       lane
 	stopping   bool // no new containers
+	removing   bool // its record need not be written any more
 	stopTold   bool // plugins know that it is stopped
 	left       bool // its network could not be torn down
 	ended      bool // its sandbox has, by itself or when it was stopped
@@ -157,7 +159,27 @@ func (m *Manager) updatePod(p *sandbox, durable bool, change func(*podRecord)) e
 	change(&p.record)
 	r := p.record
 	p.mu.Unlock()
-	return m.store.SavePod(p.id, &r, durable)
+	err := m.store.SavePod(p.id, &r, durable)
+	p.mu.Lock()
+	p.unwritten = err != nil
+	p.mu.Unlock()
+	return err
+}
+
+// updateEnding is updatePod while the pod is being stopped. A full disk has no room to
+// write that: who removes the pod, and so makes room, does not need it.
+func (m *Manager) updateEnding(p *sandbox, change func(*podRecord)) error {
+	return p.unlessRemoving(m.updatePod(p, false, change))
+}
+
+// unlessRemoving is an error of writing a record, unless that is to be removed.
+func (p *sandbox) unlessRemoving(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.removing {
+		return nil
+	}
+	return err
 }
 
 // Paths of a pod in the directory that dies with the boot.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/strake-containers/strake/pod/nri"
+	"github.com/strake-containers/strake/shim/client"
 )
 
 // StartContainer lets a created container's process run. One that runs already
@@ -53,13 +55,16 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 		again = true
 		if pid, err = monitor.Start(ctx, c.id); err != nil {
 			// Or a daemon and a monitor were killed before they could write so.
-			if s, e := monitor.ContainerStatus(ctx, c.id); e == nil && s.State == string(ContainerRunning) {
+			if s, e := monitor.ContainerStatus(ctx, c.id); e == nil && !s.StartedAt.IsZero() {
 				pid = s.Pid
 				return nil
 			}
 		}
 		return err
 	})
+	if err != nil && ctx.Err() != nil && m.startedLate(ctx, c, started) {
+		return err
+	}
 	if err != nil {
 		m.startFailed(ctx, c, err)
 		return err
@@ -76,6 +81,35 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 	m.publish(c.pod, Event{Type: EventStarted, ContainerID: c.id})
 	m.told("container started", m.tellContainer(ctx, c, (*nri.Plugins).ContainerStarted))
 	return err
+}
+
+// startedLate finds out whether a start that was cut off has happened all the same:
+// then the container ends as one that ran. At the end of a daemon that is left to the
+// next one.
+func (m *Manager) startedLate(ctx context.Context, c *container, started time.Time) bool {
+	if m.life.Err() != nil {
+		return true
+	}
+	ctx, cancel := undoContext(ctx)
+	defer cancel()
+	var s client.Status
+	err := m.onMonitor(ctx, c.pod, func(monitor Monitor) (err error) {
+		s, err = monitor.ContainerStatus(ctx, c.id)
+		return err
+	})
+	// By itself it cannot end before: it waits at the gate.
+	if err != nil || s.StartedAt.IsZero() && s.ExitedAt.IsZero() {
+		return false
+	}
+	err = m.updateContainer(c, false, func(r *containerRecord) { r.State, r.StartedAt = ContainerRunning, started })
+	m.publish(c.pod, Event{Type: EventStarted, ContainerID: c.id})
+	if e := m.kill(ctx, c); e != nil && !ended(e) {
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		m.o.Log.Error("kill container that started too late", "container", c.id, "error", err)
+	}
+	return true
 }
 
 // startFailed makes a container whose command cannot be executed an exited one

@@ -40,6 +40,7 @@ func (m *Manager) stopPod(ctx context.Context, w *work, p *sandbox) error {
 	w.enter("mark")
 	p.mu.Lock()
 	first := p.record.Phase != phaseStopped
+	unwritten := p.unwritten
 	p.stopping = true
 	var making []*work
 	for verb, other := range p.lane {
@@ -50,21 +51,21 @@ func (m *Manager) stopPod(ctx context.Context, w *work, p *sandbox) error {
 	p.mu.Unlock()
 	p.end()
 	m.forgetPodName(p)
-	if first {
-		if err := m.updatePod(p, false, func(r *podRecord) { r.Phase = phaseStopped }); err != nil {
-			return err
-		}
+	var recordErr error
+	if first || unwritten {
+		recordErr = m.updateEnding(p, func(r *podRecord) { r.Phase = phaseStopped })
 	}
 	if err := settle(ctx, making); err != nil {
 		return err
 	}
 
-	// 2. Its containers.
+	// 2. Its containers, which go on filling a disk that is full. How they ended is
+	// written before what says so too is removed.
 	w.enter("containers")
 	if err := m.killContainers(ctx, p); err != nil {
 		return err
 	}
-	if err := m.writeEnds(p); err != nil {
+	if err := errors.Join(recordErr, p.unlessRemoving(m.writeEnds(p))); err != nil {
 		return err
 	}
 
@@ -153,11 +154,23 @@ func (m *Manager) joinRemovePod(p *sandbox) *work {
 	})
 }
 
-func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) error {
-	// 1. Stop it; nothing begins in it afterwards.
+func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) (err error) {
+	// 1. Stop it; nothing begins in it afterwards. A stop that was under way may have
+	// failed for want of room that a removal does not need.
 	w.enter("stop")
-	if err := m.joinStopPod(p).wait(ctx); err != nil {
-		return err
+	p.setRemoving(true)
+	defer func() {
+		if err != nil {
+			p.setRemoving(false)
+		}
+	}()
+	p.mu.Lock()
+	under := p.lane[verbStopPod]
+	p.mu.Unlock()
+	if under == nil || under.wait(ctx) != nil {
+		if err := m.joinStopPod(p).wait(ctx); err != nil {
+			return err
+		}
 	}
 
 	// 2. Its containers.
@@ -175,7 +188,7 @@ func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) error {
 	// 3. Its record, and it is not known any more.
 	w.enter("record")
 	p.saving.Lock()
-	err := m.store.RemovePod(p.id)
+	err = m.store.RemovePod(p.id)
 	p.saving.Unlock()
 	if err != nil {
 		return err
@@ -188,4 +201,10 @@ func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) error {
 	release()
 	m.publish(p, Event{Type: EventDeleted, ContainerID: p.id})
 	return nil
+}
+
+func (p *sandbox) setRemoving(v bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.removing = v
 }
