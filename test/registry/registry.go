@@ -51,6 +51,8 @@ type Server struct {
 	Addr   string
 	server *http.Server
 	done   chan error
+	close  sync.Once
+	err    error // of close
 }
 
 // Start serves on address; "127.0.0.1:0" takes a free port. Close ends it.
@@ -65,13 +67,15 @@ func (r *Registry) Start(address string) (*Server, error) {
 	return s, nil
 }
 
-// Close drops all connections.
+// Close drops all connections. A second one does nothing.
 func (s *Server) Close() error {
-	err := s.server.Close()
-	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return err
+	s.close.Do(func() {
+		s.err = s.server.Close()
+		if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
+			s.err = errors.Join(s.err, served)
+		}
+	})
+	return s.err
 }
 
 // RequireLogin makes the registry ask for a token, which its own /token gives
