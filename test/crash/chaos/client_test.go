@@ -160,7 +160,6 @@ func (c *client) onContainer(p *podModel, k *containerModel) {
 // verb repeats f until it succeeds or fails for good. Every now and then the
 // client has next to no patience.
 func (c *client) verb(what string, f func(context.Context) error) bool {
-	c.verbs.Add(1)
 	began := time.Now()
 	for {
 		limit := patience
@@ -171,6 +170,7 @@ func (c *client) verb(what string, f func(context.Context) error) bool {
 		err := f(ctx)
 		cancel()
 		if err == nil {
+			c.verbs.Add(1)
 			return true
 		}
 		if c.ctx.Err() != nil {
@@ -537,7 +537,6 @@ func (w *world) commandLine(i int, enough <-chan struct{}) {
 			w.problem("strake: %v", err)
 			return
 		}
-		w.verbs.Add(1)
 		kill := rng.IntN(2) == 0
 		if kill {
 			timer := time.AfterFunc(time.Duration(rng.IntN(400))*time.Millisecond, func() {
@@ -545,6 +544,8 @@ func (w *world) commandLine(i int, enough <-chan struct{}) {
 			})
 			defer timer.Stop()
 		}
-		_ = cmd.Wait() // straked may be killed meanwhile, and it with it
+		if cmd.Wait() == nil { // straked may be killed meanwhile, and it with it
+			w.verbs.Add(1)
+		}
 	}
 }

@@ -22,13 +22,19 @@ type fault struct {
 	once  func(w *world, rng *rand.Rand) error
 }
 
+// run lets it go wrong until enough is closed, and not again before the node has done
+// some verbs since: on a busy machine it would never do any.
 func (f *fault) run(w *world, rng *rand.Rand, enough <-chan struct{}) {
-	for {
-		wait := time.Duration(rng.Int64N(int64(2 * f.every)))
-		select {
-		case <-time.After(wait):
-		case <-enough:
-			return
+	const between = 3
+	for done := int64(-between); ; done = w.verbs.Load() {
+		wait := time.After(time.Duration(rng.Int64N(int64(2 * f.every))))
+		for waiting := true; waiting; waiting = w.verbs.Load() < done+between {
+			select {
+			case <-wait:
+				wait = time.After(20 * time.Millisecond)
+			case <-enough:
+				return
+			}
 		}
 		if err := f.once(w, rng); err != nil {
 			w.problem("fault %s: %v", f.name, err)
