@@ -104,6 +104,9 @@ type WorkloadResources struct {
 type CNI struct {
 	ConfDir string   `toml:"conf_dir" json:"conf_dir"`
 	BinDirs []string `toml:"bin_dirs" json:"bin_dirs"`
+	// Networks is how many of ConfDir's configurations, by file name, a pod is
+	// connected to.
+	Networks int `toml:"networks" json:"networks"`
 }
 
 // Network configures the built-in bridge, used while CNI.ConfDir holds no
@@ -181,6 +184,7 @@ type Monitor struct {
 // overflow.
 const (
 	maxLayerLimit = 1 << 50
+	maxNetworks   = 100 // of one pod
 	maxLayerRatio = 1 << 20
 )
 
@@ -198,8 +202,9 @@ func Default() Config {
 		CgroupDriver:   "cgroupfs",
 		DefaultRuntime: "strake",
 		CNI: CNI{
-			ConfDir: "/etc/cni/net.d",
-			BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
+			ConfDir:  "/etc/cni/net.d",
+			BinDirs:  []string{"/opt/cni/bin", "/usr/lib/cni"},
+			Networks: 1,
 		},
 		Network:  Network{Bridge: "strake0", Subnets: []string{}},
 		Registry: Registry{RegistriesConf: "/etc/containers/registries.conf"},
@@ -374,6 +379,9 @@ func (c Config) validate() []problem {
 	absolute("cni.conf_dir", c.CNI.ConfDir)
 	for _, d := range c.CNI.BinDirs {
 		absolute("cni.bin_dirs", d)
+	}
+	if n := c.CNI.Networks; n < 1 || n > maxNetworks {
+		bad("cni.networks", "%d is not between 1 and %d", n, maxNetworks)
 	}
 	if n := len(c.Network.Bridge); n == 0 || n > 15 || strings.ContainsAny(c.Network.Bridge, "/: \t\n\x00") {
 		bad("network.bridge", "%q is not an interface name (1 to 15 bytes, no slash, colon or space)", c.Network.Bridge)

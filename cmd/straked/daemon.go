@@ -77,7 +77,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	// 3. Networks: plugins where they are configured, else the bridge.
 	br := bridge.New(bridge.Config{StateDir: filepath.Join(c.Root, "network", "bridge"), Bridge: c.Network.Bridge, Subnets: subnets(c)})
 	closers.Push("close bridge", br.Close)
-	networks := auto.New(cni.New(cni.Config{ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, CacheDir: filepath.Join(c.Root, "network", "cni")}), br)
+	networks := auto.New(cni.New(cni.Config{ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, Networks: c.CNI.Networks, CacheDir: filepath.Join(c.Root, "network", "cni")}), br)
 
 	// 4. Pods; opening finds those that ran on, and undoes what was half made.
 	runtimes, err := monitors(c)

@@ -3,7 +3,12 @@
 //
 // The configuration is read anew for each use, so a change counts for the next
 // pod: the lexicographically first valid file of the directory, as containerd
-// and CRI-O choose. What a pod was set up with is recorded before its ADD, so
+// and CRI-O choose. With Config.Networks it is that many of the first files, all of
+// which have to be valid: a pod has an interface in each, eth0, eth1 and so on. Its
+// addresses, and what host ports lead to, are those of the first. They are added one
+// after the other and deleted in the other direction, also where one of them failed.
+//
+// What a pod was set up with is recorded before its ADD, so
 // that DEL runs the same plugins after a restart, a reboot, a change of the
 // configuration or a half-failed ADD. The records are not fsynced: they matter
 // after a power cut only to release what the plugins themselves recorded, and a
@@ -20,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -30,8 +36,9 @@ import (
 	"github.com/strake-containers/strake/network/netns"
 )
 
-// ifName is the pod's primary interface, by the convention of every kubelet.
-const ifName = "eth0"
+// interfaceOf is the pod's interface in its i'th network: eth0 is the primary one, by
+// the convention of every kubelet.
+func interfaceOf(i int) string { return fmt.Sprintf("eth%d", i) }
 
 // statusTimeout bounds STATUS, which callers poll.
 const statusTimeout = 10 * time.Second
@@ -42,6 +49,7 @@ type Config struct {
 	BinDirs  []string      // plugin binaries, first match wins
 	CacheDir string        // what pods were set up with; ROOT/network/cni
 	Timeout  time.Duration // of one verb's plugins, all together; 0: a minute
+	Networks int           // how many of ConfDir's a pod is connected to; 0: one
 }
 
 // CNI is a network.Network that runs plugins.
@@ -59,6 +67,7 @@ func New(c Config) *CNI {
 	if c.Timeout == 0 {
 		c.Timeout = time.Minute
 	}
+	c.Networks = max(c.Networks, 1)
 	return &CNI{
 		config:  c,
 		libcni:  libcni.NewCNIConfigWithCacheDir(c.BinDirs, c.CacheDir, &runner{}),
@@ -79,30 +88,41 @@ func (c *CNI) Holds(podID string) bool {
 	return err == nil
 }
 
-// Name is the configured network's name, "cni" without one.
+// networks are those that a pod is connected to now.
+func (c *CNI) networks() ([]*conf, error) { return loadNetworks(c.config.ConfDir, c.config.Networks) }
+
+// Name is the name of the configured network, or of all of them with a comma
+// between; "cni" without one.
 func (c *CNI) Name() string {
-	if n, err := loadNetwork(c.config.ConfDir); err == nil {
-		return n.list.Name
+	networks, err := c.networks()
+	if err != nil {
+		return "cni"
 	}
-	return "cni"
+	var names []string
+	for _, n := range networks {
+		names = append(names, n.list.Name)
+	}
+	return strings.Join(names, ",")
 }
 
 // Status is nil if the configuration is valid, its plugins are there and, from
 // CNI 1.1 on, say that they are ready.
 func (c *CNI) Status(ctx context.Context) error {
-	n, err := loadNetwork(c.config.ConfDir)
+	networks, err := c.networks()
 	if err != nil {
 		return err
 	}
-	for _, p := range n.list.Plugins {
-		if _, err := (&runner{}).FindInPath(p.Network.Type, c.config.BinDirs); err != nil {
-			return fmt.Errorf("%w: %s: %w", network.ErrNotReady, n, err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	if err := c.libcni.GetStatusNetworkList(ctx, n.list); err != nil {
-		return fmt.Errorf("%w: %s: STATUS: %w", network.ErrNotReady, n, err)
+	for _, n := range networks {
+		for _, p := range n.list.Plugins {
+			if _, err := (&runner{}).FindInPath(p.Network.Type, c.config.BinDirs); err != nil {
+				return fmt.Errorf("%w: %s: %w", network.ErrNotReady, n, err)
+			}
+		}
+		if err := c.libcni.GetStatusNetworkList(ctx, n.list); err != nil {
+			return fmt.Errorf("%w: %s: STATUS: %w", network.ErrNotReady, n, err)
+		}
 	}
 	return nil
 }
@@ -120,10 +140,10 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 	// 1. What an earlier Setup of this pod has left: a finished result is the
 	// answer, half a one is taken back.
 	if r, err := c.records.read(p.ID); err == nil {
-		if r.Result != nil && r.Pod.NetNS == p.NetNS && live(p.NetNS) {
+		if r.whole() && r.Pod.NetNS == p.NetNS && live(p.NetNS) {
 			return r.result()
 		}
-		if err := c.teardown(ctx, r); err != nil {
+		if err := c.del(ctx, r); err != nil {
 			return network.Result{}, err
 		}
 	}
@@ -136,20 +156,20 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 	if p.Bandwidth, err = p.Limits(); err != nil {
 		return network.Result{}, err
 	}
-	n, err := loadNetwork(c.config.ConfDir)
+	networks, err := c.networks()
 	if err != nil {
 		return network.Result{}, err
 	}
-	r := newRecord(n, p)
+	r := newRecord(networks, p)
 	if err := c.records.write(r); err != nil {
 		return network.Result{}, err
 	}
 
 	// 3. The plugins.
-	result, err := c.add(ctx, r, n)
+	result, err := c.add(ctx, r, networks)
 	if err != nil {
 		// Its own time: the caller's is perhaps why ADD failed.
-		if e := c.del(context.WithoutCancel(ctx), r, n); e != nil {
+		if e := c.del(context.WithoutCancel(ctx), r); e != nil {
 			err = fmt.Errorf("%w; undo: %w; %w", err, e, network.ErrLeft) // Teardown or GC tries again
 		}
 		return network.Result{}, err
@@ -157,19 +177,25 @@ func (c *CNI) Setup(ctx context.Context, p network.Pod) (network.Result, error) 
 	return result, nil
 }
 
-// add runs ADD and completes the record.
-func (c *CNI) add(ctx context.Context, r *record, n *conf) (network.Result, error) {
+// add runs ADD in each network, in order, and completes the record. The networks that
+// it does not come to, because one before them failed, are out of the record.
+func (c *CNI) add(ctx context.Context, r *record, networks []*conf) (network.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	raw, err := c.libcni.AddNetworkList(ctx, n.list, runtimeConf(r.Pod))
-	if err != nil {
-		return network.Result{}, fmt.Errorf("%s: ADD: %w", n, plain(err))
+	for i, a := range r.attachments() {
+		raw, err := c.libcni.AddNetworkList(ctx, networks[i].list, runtimeConf(r.Pod, i))
+		if err == nil {
+			err = a.finish(raw, i)
+		}
+		if err != nil {
+			r.Also = r.Also[:i]
+			return network.Result{}, fmt.Errorf("%s: ADD: %w", networks[i], plain(err))
+		}
+		if err := c.records.write(r); err != nil {
+			return network.Result{}, err
+		}
 	}
-	result, err := r.finish(raw)
-	if err != nil {
-		return network.Result{}, fmt.Errorf("%s: ADD: %w", n, err)
-	}
-	return result, c.records.write(r)
+	return r.result()
 }
 
 // Teardown runs DEL with what the pod was set up with; without a record, with
@@ -185,36 +211,43 @@ func (c *CNI) Teardown(ctx context.Context, p network.Pod) error {
 	defer release()
 	r, err := c.records.read(p.ID)
 	if err != nil {
-		n, err := loadNetwork(c.config.ConfDir)
+		networks, err := c.networks()
 		if err != nil {
 			return nil // no record and no configuration: nothing says what to run
 		}
-		r = newRecord(n, p)
+		r = newRecord(networks, p)
 	}
-	return c.teardown(ctx, r)
+	return c.del(ctx, r)
 }
 
-func (c *CNI) teardown(ctx context.Context, r *record) error {
-	n, err := r.conf()
-	if err != nil {
-		return err
-	}
-	if err := c.del(ctx, r, n); err != nil {
-		return fmt.Errorf("%s: %w", n, err)
-	}
-	return nil
-}
-
-// del runs DEL and removes the record.
-func (c *CNI) del(ctx context.Context, r *record, n *conf) error {
+// del runs DEL in each network of the record that it was not run in, the last first,
+// and removes the record; one that fails keeps no other from it.
+func (c *CNI) del(ctx context.Context, r *record) error {
 	pod := r.Pod
 	if !live(pod.NetNS) {
 		pod.NetNS = "" // the specification's way to say that it has gone
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	if err := c.libcni.DelNetworkList(ctx, n.list, runtimeConf(pod)); err != nil {
-		return fmt.Errorf("DEL: %w", plain(err))
+	var errs []error
+	for i, a := range slices.Backward(r.attachments()) {
+		if a.Deleted {
+			continue
+		}
+		n, err := a.conf(r.Pod.ID)
+		if err == nil {
+			if err = c.libcni.DelNetworkList(ctx, n.list, runtimeConf(pod, i)); err != nil {
+				err = fmt.Errorf("%s: DEL: %w", n, plain(err))
+			}
+		}
+		a.Deleted = err == nil
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		if len(errs) > 1 { // one DEL is not run again for another's sake
+			err = errors.Join(err, c.records.write(r))
+		}
+		return err
 	}
 	return c.records.remove(pod.ID)
 }
@@ -226,21 +259,23 @@ func (c *CNI) Check(ctx context.Context, p network.Pod) error {
 	if err != nil {
 		return fmt.Errorf("pod %s: no CNI network was set up: %w", p.ID, err)
 	}
-	n, err := r.conf()
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	err = c.libcni.CheckNetworkList(ctx, n.list, runtimeConf(r.Pod))
-	if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
-		return fmt.Errorf("%s: CHECK: %w", n, plain(err))
+	for i, a := range r.attachments() {
+		n, err := a.conf(r.Pod.ID)
+		if err != nil {
+			return err
+		}
+		err = c.libcni.CheckNetworkList(ctx, n.list, runtimeConf(r.Pod, i))
+		if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
+			return fmt.Errorf("%s: CHECK: %w", n, plain(err))
+		}
 	}
 	return nil
 }
 
 // GC runs DEL for every recorded pod that is not in live and, from CNI 1.1 on,
-// GC with the live ones. The configured network must be this node's alone.
+// GC with the live ones. The configured networks must be this node's alone.
 func (c *CNI) GC(ctx context.Context, live []string) error {
 	ctx, release, err := c.alone(ctx, gcLock)
 	if err != nil {
@@ -260,18 +295,39 @@ func (c *CNI) GC(ctx context.Context, live []string) error {
 		}
 	}
 	errs = append(errs, c.removeLeftovers(live))
-	if n, err := loadNetwork(c.config.ConfDir); err == nil {
+	networks, err := c.networks()
+	if err != nil {
+		return errors.Join(errs...) // nobody to ask
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
+	defer cancel()
+	for i, n := range networks {
 		args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}} // never null
 		for _, id := range live {
-			args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: ifName})
+			args.ValidAttachments = append(args.ValidAttachments, c.attachmentsOf(id, n.list.Name, i)...)
 		}
-		ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
-		defer cancel()
 		if err := c.libcni.GCNetworkList(ctx, n.list, args); err != nil {
 			errs = append(errs, fmt.Errorf("%s: GC: %w", n, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// attachmentsOf are those of a pod to the network name, which is the i'th now: when
+// the pod came it may have been another one. Without a record they are what they
+// would be now.
+func (c *CNI) attachmentsOf(podID, name string, i int) []types.GCAttachment {
+	r, err := c.records.read(podID)
+	if err != nil {
+		return []types.GCAttachment{{ContainerID: podID, IfName: interfaceOf(i)}}
+	}
+	var list []types.GCAttachment
+	for i, a := range r.attachments() {
+		if a.Name == name && !a.Deleted {
+			list = append(list, types.GCAttachment{ContainerID: podID, IfName: interfaceOf(i)})
+		}
+	}
+	return list
 }
 
 // live reports whether path is a namespace that a plugin can enter. One that

@@ -529,6 +529,141 @@ func TestStatusAndGC(t *testing.T) {
 	n.empty()
 }
 
+// network writes the configuration of a network of that name with the failpoint.
+func (n *node) network(name string, what ...string) {
+	n.Helper()
+	data, err := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": name, "plugins": []any{n.failpoint(what...)}})
+	n.ok(err)
+	n.file(name+".conflist", string(data))
+}
+
+// order is the calls, each as VERB NETWORK/INTERFACE.
+func (n *node) order() string {
+	n.Helper()
+	var list []string
+	for _, c := range n.calls() {
+		var conf struct{ Name string }
+		n.ok(json.Unmarshal(c.Stdin, &conf))
+		list = append(list, c.Verb+" "+conf.Name+"/"+c.IfName)
+	}
+	return strings.Join(list, ", ")
+}
+
+func TestSeveralNetworks(t *testing.T) {
+	n := newNode(t)
+	n.config.Networks = 3
+	n.again()
+	n.network("1-cluster")
+	n.network("2-storage", "ADD", "no address") // that is its business
+	n.network("3-backup")
+	n.network("4-spare")
+	n.ok(n.Status(t.Context()))
+	if got := n.order(); got != "STATUS 1-cluster/, STATUS 2-storage/, STATUS 3-backup/" || n.CNI.Name() != "1-cluster,2-storage,3-backup" {
+		t.Errorf("%s: %s", n.CNI.Name(), got)
+	}
+
+	// One after the other; the addresses are the first one's, and so are host ports.
+	p := n.pod(network.PortMapping{HostPort: 8080, ContainerPort: 80})
+	p.MAC = "02:00:00:00:00:07"
+	r, err := n.Setup(t.Context(), p)
+	n.ok(err)
+	if got := n.order(); got != "ADD 1-cluster/eth0, ADD 2-storage/eth1, ADD 3-backup/eth2" {
+		t.Error(got)
+	}
+	if fmt.Sprint(r.IPs) != "[10.1.2.3 fd00::3]" || len(r.Interfaces) != 4 {
+		t.Errorf("%+v", r)
+	}
+	for i := range 2 {
+		if caps := runtimeConf(p, i).CapabilityArgs; (caps["portMappings"] != nil) != (i == 0) || (caps["mac"] != nil) != (i == 0) {
+			t.Errorf("network %d: %v", i, caps)
+		}
+	}
+
+	// Another daemon, whose configuration has another network before: what the pod has
+	// stays its own.
+	n.again()
+	n.network("0-first")
+	if again, err := n.Setup(t.Context(), p); err != nil || fmt.Sprint(again) != fmt.Sprint(r) {
+		t.Errorf("again %+v, %v", again, err)
+	}
+	n.ok(n.Check(t.Context(), p))
+	n.ok(n.GC(t.Context(), []string{p.ID}))
+	calls := n.calls()
+	if len(calls) != 6 || !strings.Contains(string(calls[3].Stdin), `"cni.dev/valid-attachments":[]`) ||
+		!strings.Contains(string(calls[4].Stdin), `"ifname":"eth0"`) || !strings.Contains(string(calls[5].Stdin), `"ifname":"eth1"`) {
+		t.Errorf("CHECK and GC: %+v", calls)
+	}
+	n.ok(n.Teardown(t.Context(), p))
+	if got := n.order(); got != "DEL 3-backup/eth2, DEL 2-storage/eth1, DEL 1-cluster/eth0" {
+		t.Error(got)
+	}
+	n.empty()
+}
+
+func TestSeveralNetworksFail(t *testing.T) {
+	n := newNode(t)
+	n.config.Networks = 10
+	n.again()
+	n.network("1-a")
+	n.network("2-b", "ADD", "fail")
+	n.network("3-c")
+	p := n.pod()
+	if _, err := n.Setup(t.Context(), p); err == nil || !strings.Contains(err.Error(), `"2-b"`) || errors.Is(err, network.ErrLeft) {
+		t.Errorf("%v", err)
+	}
+	if got := n.order(); got != "ADD 1-a/eth0, ADD 2-b/eth1, DEL 2-b/eth1, DEL 1-a/eth0" {
+		t.Error(got)
+	}
+	n.empty()
+
+	// One DEL that fails keeps no other from being done, and none is done twice.
+	n.network("2-b", "DEL", "fail")
+	if _, err := n.Setup(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	n.calls()
+	if err := n.Teardown(t.Context(), p); err == nil || !strings.Contains(err.Error(), `"2-b"`) {
+		t.Errorf("%v", err)
+	}
+	if got := n.order(); got != "DEL 3-c/eth2, DEL 2-b/eth1, DEL 1-a/eth0" {
+		t.Error(got)
+	}
+	n.again()
+	if err := n.Teardown(t.Context(), p); err == nil {
+		t.Error("no error")
+	}
+	if got := n.order(); got != "DEL 2-b/eth1" {
+		t.Error(got)
+	}
+	// A pod that is half gone is not there; it is set up anew, once DEL works.
+	record := filepath.Join(n.config.CacheDir, "pods", p.ID+".json")
+	data, err := os.ReadFile(record)
+	n.ok(err)
+	n.ok(os.WriteFile(record, bytes.ReplaceAll(data, []byte(`"DEL":"fail"`), []byte(`"DEL":""`)), 0o600))
+	n.network("2-b")
+	if _, err := n.Setup(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.order(); got != "DEL 2-b/eth1, ADD 1-a/eth0, ADD 2-b/eth1, ADD 3-c/eth2" {
+		t.Error(got)
+	}
+	n.ok(n.Teardown(t.Context(), p))
+	n.empty()
+
+	// A broken file is an error: pods would lack its network. So are two of one name.
+	n.file("4-d.conflist", "{")
+	if err := n.Status(t.Context()); !errors.Is(err, network.ErrNotReady) || !strings.Contains(err.Error(), "4-d.conflist") {
+		t.Errorf("%v", err)
+	}
+	n.ok(os.Rename(filepath.Join(n.dir, "net.d", "3-c.conflist"), filepath.Join(n.dir, "net.d", "4-d.conflist")))
+	n.ok(n.Status(t.Context()))
+	n.network("3-c")
+	if err := n.Status(t.Context()); err == nil || !strings.Contains(err.Error(), `the name "3-c" is that of the network in`) {
+		t.Errorf("%v", err)
+	}
+	n.calls()
+}
+
 // crashingProcess begins an ADD that never ends.
 func crashingProcess(dir string) {
 	p := network.Pod{ID: "crash", NetNS: filepath.Join(dir, "netns", "1")}

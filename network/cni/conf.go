@@ -38,9 +38,11 @@ func confFiles(dir string) ([]string, error) {
 	return files, nil
 }
 
-// loadNetwork reads the first valid file of dir. Without one the error is
-// ErrNotReady and says what is wrong with each.
-func loadNetwork(dir string) (*conf, error) {
+// loadNetworks reads the first valid file of dir or, where more than one network is
+// wanted, as many of the first files as there are up to that: a broken one among them
+// is an error, as pods would lack the network of it. Errors are ErrNotReady and say
+// what is wrong with which file.
+func loadNetworks(dir string, want int) ([]*conf, error) {
 	files, err := confFiles(dir)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", network.ErrNotReady, err)
@@ -48,15 +50,31 @@ func loadNetwork(dir string) (*conf, error) {
 	if len(files) == 0 {
 		return nil, fmt.Errorf("%w: no CNI configuration (*.conflist, *.conf, *.json) in %q: install a network plugin's", network.ErrNotReady, dir)
 	}
+	var networks []*conf
 	var wrong []error
 	for _, file := range files {
-		list, err := loadFile(file)
-		if err == nil {
-			return &conf{file, list}, nil
+		if len(networks) == want {
+			break
 		}
-		wrong = append(wrong, fmt.Errorf("%s: %w", file, err))
+		list, err := loadFile(file)
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %w", file, err))
+			continue
+		}
+		for _, n := range networks {
+			if n.list.Name == list.Name {
+				wrong = append(wrong, fmt.Errorf("%s: the name %q is that of the network in %s", file, list.Name, n.file))
+			}
+		}
+		networks = append(networks, &conf{file, list})
 	}
-	return nil, fmt.Errorf("%w: no valid CNI configuration: %w", network.ErrNotReady, errors.Join(wrong...))
+	switch {
+	case len(networks) == 0:
+		return nil, fmt.Errorf("%w: no valid CNI configuration: %w", network.ErrNotReady, errors.Join(wrong...))
+	case len(wrong) > 0 && want > 1:
+		return nil, fmt.Errorf("%w: CNI configuration of %d networks: %w", network.ErrNotReady, want, errors.Join(wrong...))
+	}
+	return networks, nil
 }
 
 func loadFile(file string) (*libcni.NetworkConfigList, error) {
@@ -107,7 +125,7 @@ func loadSingle(file string) (*libcni.NetworkConfigList, error) {
 // checkArgs refuses values that CNI_ARGS (KEY=VALUE;KEY=VALUE) has no quotes
 // for: a pod's name could else bring arguments of its own, such as an address.
 func checkArgs(p network.Pod) error {
-	for _, a := range runtimeConf(p).Args {
+	for _, a := range runtimeConf(p, 0).Args {
 		if strings.ContainsAny(a[1], ";=") {
 			return fmt.Errorf("pod %s: %s %q: CNI plugins take no ; or = in it", p.ID, a[0], a[1])
 		}
@@ -115,28 +133,31 @@ func checkArgs(p network.Pod) error {
 	return nil
 }
 
-// runtimeConf is what the plugins are told of the pod: to all, the arguments
-// that Kubernetes' plugins look for; to those that declare the capability in
-// the configuration, what the pod asks of it.
-func runtimeConf(p network.Pod) *libcni.RuntimeConf {
+// runtimeConf is what the plugins of the pod's i'th network are told of it: to all,
+// the arguments that Kubernetes' plugins look for; to those that declare the
+// capability in the configuration, what the pod asks of it. What there can be but one
+// of, as an address that it asks for or a host port, is for the first network.
+func runtimeConf(p network.Pod, i int) *libcni.RuntimeConf {
 	caps := map[string]any{}
-	if ports := portMappings(p.PortMappings); len(ports) > 0 {
-		caps["portMappings"] = ports
+	if i == 0 {
+		if ports := portMappings(p.PortMappings); len(ports) > 0 {
+			caps["portMappings"] = ports
+		}
+		if p.MAC != "" {
+			caps["mac"] = p.MAC
+		}
+		if len(p.IPs) > 0 {
+			caps["ips"] = p.IPs
+		}
+		if len(p.IPRanges) > 0 {
+			caps["ipRanges"] = ipRanges(p)
+		}
 	}
 	if p.Bandwidth != (network.Bandwidth{}) {
 		caps["bandwidth"] = bandwidth(p.Bandwidth)
 	}
 	if d := p.DNS; len(d.Servers)+len(d.Searches)+len(d.Options) > 0 {
 		caps["dns"] = d
-	}
-	if p.MAC != "" {
-		caps["mac"] = p.MAC
-	}
-	if len(p.IPs) > 0 {
-		caps["ips"] = p.IPs
-	}
-	if len(p.IPRanges) > 0 {
-		caps["ipRanges"] = ipRanges(p)
 	}
 	if p.CgroupParent != "" {
 		caps["cgroupPath"] = p.CgroupParent
@@ -147,7 +168,7 @@ func runtimeConf(p network.Pod) *libcni.RuntimeConf {
 	return &libcni.RuntimeConf{
 		ContainerID: p.ID,
 		NetNS:       p.NetNS,
-		IfName:      ifName,
+		IfName:      interfaceOf(i),
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"},
 			{"K8S_POD_NAMESPACE", p.Namespace},

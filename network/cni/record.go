@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
@@ -19,16 +20,26 @@ import (
 	"github.com/strake-containers/strake/network"
 )
 
-// recordVersion is the format of the record files; another one is not read.
-const recordVersion = 1
+// The formats of the record files; others are not read. The second is written of a
+// pod with several networks only: who knows the first alone must not take the first
+// network for all.
+const (
+	recordVersion        = 1
+	recordVersionSeveral = 2
+)
 
 // record is what a pod was set up with: CACHE/pods/ID.json. Beside it libcni
-// keeps the result that it hands to DEL and CHECK, in CACHE/results.
+// keeps the results that it hands to DEL and CHECK, in CACHE/results.
 type record struct {
 	Version int         `json:"version"`
 	Pod     network.Pod `json:"pod"`
+	attachment
+	Also []attachment `json:"also,omitempty"` // to the second network, and so on
+}
 
-	// The network's configuration, with every plugin's, as it was at Setup.
+// attachment is a pod's part in one network: the network's configuration, with every
+// plugin's, as it was at Setup, and the result.
+type attachment struct {
 	File         string            `json:"file"`
 	Name         string            `json:"name"`
 	CNIVersion   string            `json:"cniVersion"`
@@ -36,13 +47,20 @@ type record struct {
 	DisableGC    bool              `json:"disableGC,omitempty"`
 	Plugins      []json.RawMessage `json:"plugins"`
 
-	Result *types100.Result `json:"result,omitempty"` // nil: ADD has not ended
+	Result  *types100.Result `json:"result,omitempty"`  // nil: ADD has not ended
+	Deleted bool             `json:"deleted,omitempty"` // DEL has, and the record waits for another network's
 }
 
-func newRecord(n *conf, p network.Pod) *record {
-	r := &record{
-		Version:      recordVersion,
-		Pod:          p,
+func newRecord(networks []*conf, p network.Pod) *record {
+	r := &record{Version: recordVersion, Pod: p, attachment: newAttachment(networks[0])}
+	for _, n := range networks[1:] {
+		r.Version, r.Also = recordVersionSeveral, append(r.Also, newAttachment(n))
+	}
+	return r
+}
+
+func newAttachment(n *conf) attachment {
+	a := attachment{
 		File:         n.file,
 		Name:         n.list.Name,
 		CNIVersion:   n.list.CNIVersion,
@@ -50,41 +68,61 @@ func newRecord(n *conf, p network.Pod) *record {
 		DisableGC:    n.list.DisableGC,
 	}
 	for _, plugin := range n.list.Plugins {
-		r.Plugins = append(r.Plugins, plugin.Bytes)
+		a.Plugins = append(a.Plugins, plugin.Bytes)
 	}
-	return r
+	return a
 }
 
-// conf is the network that the record holds.
-func (r *record) conf() (*conf, error) {
-	list := &libcni.NetworkConfigList{
-		Name:         r.Name,
-		CNIVersion:   r.CNIVersion,
-		DisableCheck: r.DisableCheck,
-		DisableGC:    r.DisableGC,
+// attachments are all of the record's, in order: that of the i'th is interfaceOf(i).
+func (r *record) attachments() []*attachment {
+	all := []*attachment{&r.attachment}
+	for i := range r.Also {
+		all = append(all, &r.Also[i])
 	}
-	for i, data := range r.Plugins {
+	return all
+}
+
+// whole reports whether the pod is in all of its networks.
+func (r *record) whole() bool {
+	return !slices.ContainsFunc(r.attachments(), func(a *attachment) bool { return a.Result == nil || a.Deleted })
+}
+
+// conf is the network that the attachment is to.
+func (a *attachment) conf(podID string) (*conf, error) {
+	list := &libcni.NetworkConfigList{
+		Name:         a.Name,
+		CNIVersion:   a.CNIVersion,
+		DisableCheck: a.DisableCheck,
+		DisableGC:    a.DisableGC,
+	}
+	for i, data := range a.Plugins {
 		plugin, err := libcni.NetworkPluginConfFromBytes(data)
 		if err != nil {
-			return nil, fmt.Errorf("pod %s: recorded CNI network %q: plugins[%d]: %w", r.Pod.ID, r.Name, i, err)
+			return nil, fmt.Errorf("pod %s: recorded CNI network %q: plugins[%d]: %w", podID, a.Name, i, err)
 		}
 		list.Plugins = append(list.Plugins, plugin)
 	}
-	return &conf{r.File, list}, nil
+	return &conf{a.File, list}, nil
 }
 
-// finish puts the plugins' result into the record.
-func (r *record) finish(raw types.Result) (network.Result, error) {
+// finish takes the plugins' result of the pod's i'th network. A first one without an
+// address for the pod is an error: the pod could not be reached.
+func (a *attachment) finish(raw types.Result, i int) error {
 	result, err := types100.NewResultFromResult(raw)
 	if err != nil {
-		return network.Result{}, fmt.Errorf("result: %w", err)
+		return fmt.Errorf("result: %w", err)
 	}
-	r.Result = result
-	return r.result()
+	_, ips, err := translate(result)
+	if err == nil && i == 0 && len(ips) == 0 {
+		err = errors.New("result: no address for the pod")
+	}
+	if err == nil {
+		a.Result = result
+	}
+	return err
 }
 
-// result translates the recorded result. One without an address for the pod is
-// an error: the pod could not be reached.
+// result translates the recorded results. Addresses and DNS are the first network's.
 func (r *record) result() (network.Result, error) {
 	raw, err := json.Marshal(r.Result)
 	if err != nil {
@@ -95,39 +133,55 @@ func (r *record) result() (network.Result, error) {
 		Searches: r.Result.DNS.Search,
 		Options:  r.Result.DNS.Options,
 	}}
-	for _, i := range r.Result.Interfaces {
-		if i == nil {
-			return network.Result{}, errors.New("result: interfaces: null")
+	for i, a := range r.attachments() {
+		interfaces, ips, err := translate(a.Result)
+		if err != nil {
+			return network.Result{}, err
 		}
-		out.Interfaces = append(out.Interfaces, network.Interface{Name: i.Name, MAC: i.Mac, Sandbox: i.Sandbox})
-		if i.Name == ifName && i.Sandbox != "" {
-			out.MAC = i.Mac
+		out.Interfaces = append(out.Interfaces, interfaces...)
+		if i > 0 {
+			continue
+		}
+		out.IPs = ips
+		for _, in := range interfaces {
+			if in.Name == interfaceOf(0) && in.Sandbox != "" {
+				out.MAC = in.MAC
+			}
 		}
 	}
-	for n, ip := range r.Result.IPs {
+	return out, nil
+}
+
+// translate is a result's interfaces with all their addresses, and those addresses
+// that are the pod's.
+func translate(result *types100.Result) (interfaces []network.Interface, ips []netip.Addr, err error) {
+	for _, i := range result.Interfaces {
+		if i == nil {
+			return nil, nil, errors.New("result: interfaces: null")
+		}
+		interfaces = append(interfaces, network.Interface{Name: i.Name, MAC: i.Mac, Sandbox: i.Sandbox})
+	}
+	for n, ip := range result.IPs {
 		if ip == nil {
-			return network.Result{}, fmt.Errorf("result: ips[%d]: null", n)
+			return nil, nil, fmt.Errorf("result: ips[%d]: null", n)
 		}
 		prefix, err := netip.ParsePrefix(ip.Address.String())
 		if err != nil {
-			return network.Result{}, fmt.Errorf("result: ips[%d]: %w", n, err)
+			return nil, nil, fmt.Errorf("result: ips[%d]: %w", n, err)
 		}
 		if ip.Interface != nil {
-			if *ip.Interface < 0 || *ip.Interface >= len(out.Interfaces) {
-				return network.Result{}, fmt.Errorf("result: ips[%d]: no interface %d", n, *ip.Interface)
+			if *ip.Interface < 0 || *ip.Interface >= len(interfaces) {
+				return nil, nil, fmt.Errorf("result: ips[%d]: no interface %d", n, *ip.Interface)
 			}
-			i := &out.Interfaces[*ip.Interface]
+			i := &interfaces[*ip.Interface]
 			i.IPs = append(i.IPs, prefix)
 			if i.Sandbox == "" {
 				continue // an address of the host's
 			}
 		}
-		out.IPs = append(out.IPs, prefix.Addr())
+		ips = append(ips, prefix.Addr())
 	}
-	if len(out.IPs) == 0 {
-		return network.Result{}, errors.New("result: no address for the pod")
-	}
-	return out, nil
+	return interfaces, ips, nil
 }
 
 // records is the directory of records. It holds no state of its own.
@@ -170,8 +224,8 @@ func (s records) read(podID string) (*record, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if r.Version != recordVersion || r.Pod.ID != podID || len(r.Plugins) == 0 {
-		return nil, fmt.Errorf("%s: not a record of version %d", path, recordVersion)
+	if r.Version != recordVersion && r.Version != recordVersionSeveral || r.Pod.ID != podID || len(r.Plugins) == 0 {
+		return nil, fmt.Errorf("%s: not a record of version %d or %d", path, recordVersion, recordVersionSeveral)
 	}
 	return &r, nil
 }
