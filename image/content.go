@@ -41,7 +41,7 @@ func (s *Store) hold(ref string) (*content, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.holdLocked(n.top.Digest.String(), n.manifest.String(), rec.image.ID)
+	p.holdLocked(n.top.Digest.String(), n.manifest.String(), rec.config.String())
 	p.holdLocked(string(rec.root))
 	for _, l := range rec.layers {
 		p.holdLocked(string(l.key), l.blob.Digest.String())
@@ -75,6 +75,9 @@ func (s *Store) open(ref string) (_ *content, err error) {
 // Who reads it verifies it.
 func (c *content) kept(l imageLayer) (io.ReadCloser, error) {
 	if !c.store.layout.Has(l.blob.Digest) {
+		if c.image.Artifact {
+			return c.store.openFile(l)
+		}
 		return nil, fmt.Errorf("layer %s: %w", l.blob.Digest, ErrNotKept)
 	}
 	return c.store.layout.Open(l.blob.Digest)

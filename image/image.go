@@ -54,7 +54,7 @@ type Platform struct {
 
 // Image is what a Store knows of an image. It is a copy: the caller may keep it.
 type Image struct {
-	ID          string         // digest of the config: "sha256:…"
+	ID          string         // digest of the config: "sha256:…"; of an artifact, of the manifest
 	RepoTags    []string       // "docker.io/library/busybox:latest", sorted
 	RepoDigests []string       // "docker.io/library/busybox@sha256:…", sorted
 	Size        int64          // bytes of the unpacked layers and the metadata
@@ -68,6 +68,7 @@ type Image struct {
 	LayerSizes  []int64       // of each of DiffIDs, in bytes, unpacked
 	Manifest    digest.Digest // of the image manifest (not of an index above it)
 	PulledAt    time.Time
+	Artifact    bool // files, not a container's root: it can be mounted, and nothing run in it
 }
 
 // PullOptions of one Pull.

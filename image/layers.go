@@ -183,6 +183,12 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 			p.progress(Progress{Layer: blob.Digest, Phase: PhasePulling, Done: done, Total: blob.Size})
 		},
 	}
+	if p.files {
+		var err error
+		if src.File, err = fileName(blob); err != nil {
+			return "", nil, err
+		}
+	}
 	var kept *layout.BlobWriter
 	if p.keep && !s.layout.Has(blob.Digest) {
 		var err error
@@ -198,7 +204,9 @@ func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.De
 		}
 		return "", nil, err
 	}
-	src.Recipe = draft.Recipe()
+	if !p.files { // else the file itself is what came
+		src.Recipe = draft.Recipe()
+	}
 	result, err := layer.Unpack(ctx, draft.Path(), src, s.options.Limits)
 	if kept != nil {
 		if err != nil {

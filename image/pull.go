@@ -182,6 +182,7 @@ type pull struct {
 	from     source
 	policy   *incoming // what the policy is asked; nil: nothing comes in
 	keep     bool      // layer blobs
+	files    bool      // the layers are those of an artifact
 	progress func(Progress)
 	held     []string // layer keys and blobs that a collection must leave
 
@@ -253,6 +254,7 @@ func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top dig
 	}
 
 	// 5. The layers, each fetched, verified and written in one pass.
+	p.files = registry.IsArtifact(m)
 	layers, err := p.ensureLayers(ctx, config.RootFS.DiffIDs, m.Layers)
 	if err != nil {
 		return Image{}, err
@@ -333,7 +335,7 @@ func (s *Store) present(top digest.Digest, platform v1.Platform) (name, bool) {
 	defer s.mu.Unlock()
 	for _, n := range s.names {
 		img := s.images[n.id].image
-		if top != "" && n.top.Digest == top && img.OS == platform.OS && img.Arch == platform.Architecture {
+		if top != "" && n.top.Digest == top && (img.Artifact || img.OS == platform.OS && img.Arch == platform.Architecture) {
 			n.pulledAt = time.Now()
 			return n, true
 		}

@@ -38,6 +38,7 @@ type name struct {
 // record is an image that is whole: all its layers are there.
 type record struct {
 	image  Image // without what the names say
+	config digest.Digest
 	layers []imageLayer
 	root   layer.Key // of the whole image in one directory; "" unless the driver wants it
 }
@@ -50,8 +51,8 @@ type imageLayer struct {
 
 // newRecord makes a record of checked parts.
 func newRecord(manifest v1.Descriptor, m v1.Manifest, config v1.Image, layers []imageLayer, root layer.Key, info func(layer.Key) layer.Info) *record {
-	rec := &record{layers: layers, root: root, image: Image{
-		ID: m.Config.Digest.String(), Config: config.Config, Labels: config.Config.Labels,
+	rec := &record{layers: layers, root: root, config: m.Config.Digest, image: Image{
+		ID: identity(manifest.Digest, m), Artifact: registry.IsArtifact(m), Config: config.Config, Labels: config.Config.Labels,
 		OS: config.OS, Arch: config.Architecture, Manifest: manifest.Digest,
 		Size: manifest.Size + m.Config.Size,
 	}}
@@ -71,6 +72,9 @@ func newRecord(manifest v1.Descriptor, m v1.Manifest, config v1.Image, layers []
 
 // parseConfig decodes an image config and checks it against its manifest.
 func parseConfig(body []byte, m v1.Manifest) (v1.Image, error) {
+	if registry.IsArtifact(m) {
+		return artifactConfig(m)
+	}
 	var config v1.Image
 	if err := json.Unmarshal(body, &config); err != nil {
 		return config, fmt.Errorf("%w: config: %w", registry.ErrInvalidManifest, err)
@@ -137,7 +141,7 @@ func (s *Store) restore(ctx context.Context, e v1.Descriptor) (key string, n nam
 	if err != nil {
 		return key, n, nil, err
 	}
-	p := &pull{store: s, from: layoutSource{s.root}, progress: func(Progress) {}}
+	p := &pull{store: s, from: layoutSource{s.root}, files: registry.IsArtifact(m), progress: func(Progress) {}}
 	defer p.release()
 	layers, err := p.ensureLayers(ctx, config.RootFS.DiffIDs, m.Layers)
 	if err != nil {
@@ -147,7 +151,7 @@ func (s *Store) restore(ctx context.Context, e v1.Descriptor) (key string, n nam
 	if err != nil {
 		return key, n, nil, err
 	}
-	n.id = m.Config.Digest.String()
+	n.id = identity(n.manifest, m)
 	desc := v1.Descriptor{MediaType: m.MediaType, Digest: n.manifest, Size: int64(len(body))}
 	return key, n, newRecord(desc, m, config, layers, root, s.layerInfo), nil
 }

@@ -137,9 +137,12 @@ func (s *Store) collect() error {
 			continue
 		}
 		layers[rec.root] = true
+		blobs[rec.config] = true
 		for _, l := range rec.layers {
 			layers[l.key] = true
-			blobs[l.blob.Digest] = s.options.KeepLayerBlobs
+			if s.options.KeepLayerBlobs { // a config may be the same blob
+				blobs[l.blob.Digest] = true
+			}
 		}
 	}
 	for _, l := range s.leases {

@@ -106,6 +106,9 @@ func (u untilDone) Read(b []byte) (int, error) {
 
 // docker adds an image to a docker archive.
 func (a *archive) docker(c *content) error {
+	if c.image.Artifact {
+		return fmt.Errorf("%w: an artifact in a %s: save it as an %s", ErrUnsupported, DockerArchive, OCIArchive)
+	}
 	img := dockerImage{Config: strings.TrimPrefix(c.image.ID, "sha256:") + ".json", RepoTags: []string{}, Layers: []string{}}
 	if err := a.addBytes(img.Config, c.config); err != nil {
 		return err

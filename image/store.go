@@ -365,20 +365,23 @@ func (s *Store) Usage() (bytes, inodes uint64, err error) {
 
 // RawConfig returns the config blob of an image as it was pulled.
 func (s *Store) RawConfig(ref string) ([]byte, error) {
-	return s.rawBlob(ref, func(img Image) digest.Digest { return digest.Digest(img.ID) }, registry.MaxConfig)
+	return s.rawBlob(ref, func(r *record) digest.Digest { return r.config }, registry.MaxConfig)
 }
 
 // RawManifest returns the manifest of an image as it was pulled.
 func (s *Store) RawManifest(ref string) ([]byte, error) {
-	return s.rawBlob(ref, func(img Image) digest.Digest { return img.Manifest }, registry.MaxManifest)
+	return s.rawBlob(ref, func(r *record) digest.Digest { return r.image.Manifest }, registry.MaxManifest)
 }
 
-func (s *Store) rawBlob(ref string, which func(Image) digest.Digest, limit int64) ([]byte, error) {
-	img, err := s.Get(ref)
+func (s *Store) rawBlob(ref string, which func(*record) digest.Digest, limit int64) ([]byte, error) {
+	q := s.ask(ref)
+	s.mu.Lock()
+	rec, _, err := s.find(q)
+	s.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	data, err := s.layout.Get(which(img), limit)
+	data, err := s.layout.Get(which(rec), limit)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}

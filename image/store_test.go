@@ -127,7 +127,7 @@ func checkNothingElse(t testing.TB, s *Store) *Store {
 		}
 	}
 	for _, n := range s.names {
-		for _, d := range []digest.Digest{n.top.Digest, n.manifest, digest.Digest(n.id)} {
+		for _, d := range []digest.Digest{n.top.Digest, n.manifest, s.images[n.id].config} {
 			wantBlobs[d.Encoded()] = true
 		}
 		if n.signatures != "" {

@@ -72,7 +72,7 @@ func (s *Store) verifyImage(ctx context.Context, img Image, seen map[string]erro
 		tell(f)
 		return nil
 	}
-	for _, d := range []digest.Digest{c.name.top.Digest, c.name.manifest, digest.Digest(img.ID)} {
+	for _, d := range []digest.Digest{c.name.top.Digest, c.name.manifest, c.record.config} {
 		if err := check("blob "+d.String(), func() error { return s.verifyBlob(ctx, d) }); err != nil {
 			return err
 		}
@@ -83,7 +83,11 @@ func (s *Store) verifyImage(ctx context.Context, img Image, seen map[string]erro
 				return err
 			}
 		}
-		if err := check("layer "+l.diffID.String(), func() error { return s.layers.Verify(l.key) }); err != nil {
+		verify := func() error { return s.layers.Verify(l.key) }
+		if img.Artifact {
+			verify = func() error { return s.verifyFile(l) }
+		}
+		if err := check("layer "+l.diffID.String(), verify); err != nil {
 			return err
 		}
 	}
@@ -147,7 +151,7 @@ func (s *Store) repair(ctx context.Context, id string, broken map[string]bool, a
 	}
 	defer c.release()
 	rec, n, img := c.record, c.name, c.image
-	p := &pull{store: s, keep: s.options.KeepLayerBlobs, progress: func(Progress) {}}
+	p := &pull{store: s, keep: s.options.KeepLayerBlobs, files: img.Artifact, progress: func(Progress) {}}
 	defer p.release()
 	for _, l := range rec.layers {
 		if broken["layer "+l.diffID.String()] && s.leased(l.key) {
@@ -176,13 +180,13 @@ func (s *Store) repair(ctx context.Context, id string, broken map[string]bool, a
 
 	// 3. The documents.
 	var m v1.Manifest
-	for _, d := range []digest.Digest{n.top.Digest, n.manifest, digest.Digest(id)} {
+	for _, d := range []digest.Digest{n.top.Digest, n.manifest, rec.config} {
 		if broken["blob "+d.String()] {
 			if err := s.layout.Delete(d); err != nil {
 				return err
 			}
 		}
-		body, err := from.document(ctx, d, d.String() == id, m.Config.Size)
+		body, err := from.document(ctx, d, d == rec.config, m.Config.Size)
 		if err == nil && d == n.manifest {
 			m, err = registry.ParseManifest(body)
 		}

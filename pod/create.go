@@ -100,6 +100,9 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if err != nil {
 		return err
 	}
+	if img.Artifact {
+		return errorf(ErrInvalid, "image.image: %s is an artifact, which has nothing to run: mount it as a volume", r.Config.Image)
+	}
 	// What was let in yesterday may not be today.
 	if err := m.o.Images.Permit(img.ID, cmp.Or(r.Config.UserImage, r.Config.Image), p.record.Config.Namespace); err != nil {
 		return err

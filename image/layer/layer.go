@@ -82,6 +82,9 @@ type Source struct {
 	Digest digest.Digest // of the blob
 	DiffID digest.Digest // of the tar in it
 	Size   int64         // of the blob, in bytes
+	// File, if not "", says that the blob is no tar but a file of this name, alone in
+	// the layer; DiffID then is only what the layer is called by.
+	File string
 	// Copy, if not nil, gets the blob's bytes as they come.
 	Copy io.Writer
 	// Recipe, if not nil, gets how the tar is made again (recipe.go).
@@ -121,8 +124,12 @@ func Unpack(ctx context.Context, dir string, src Source, limits Limits) (Result,
 	blob, plain, toHash := newPipe(ctx), newPipe(ctx), newPipe(ctx)
 	var result Result
 	g.Go(func() error { return fetch(ctx, src, blob) })
-	g.Go(func() error { return decompress(blob, limits, plain, toHash) })
-	g.Go(func() error { return hashTar(toHash, src.DiffID) })
+	if src.File != "" {
+		g.Go(func() error { return pack(blob, src.File, src.Size, plain) })
+	} else {
+		g.Go(func() error { return decompress(blob, limits, plain, toHash) })
+		g.Go(func() error { return hashTar(toHash, src.DiffID) })
+	}
 	g.Go(func() (err error) {
 		result, err = writeTar(root, plain, src.Recipe, limits, src.Form)
 		return err

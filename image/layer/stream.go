@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -209,6 +211,36 @@ func decompress(in *pipe, limits Limits, outs ...*pipe) error {
 	for _, out := range outs {
 		close(out.ch)
 	}
+	return nil
+}
+
+// pack is the second stage of a blob that is a file: it makes the tar of that file
+// alone, of nobody's but root and for all to read.
+func pack(in *pipe, name string, size int64, out *pipe) error {
+	var head, tail bytes.Buffer
+	w := tar.NewWriter(&head)
+	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: size, ModTime: time.Unix(0, 0), Format: tar.FormatPAX}); err != nil {
+		return fmt.Errorf("%w: file %q: %w", ErrInvalid, name, err)
+	}
+	const block = 512 // tar's, and two empty ones end it
+	tail.Write(make([]byte, (block-size%block)%block+2*block))
+	whole := io.MultiReader(&head, in, &tail)
+	for {
+		c := newChunk(1)
+		err := c.fill(whole)
+		if len(c.data) > 0 {
+			if err := out.send(c); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	close(out.ch)
 	return nil
 }
 

@@ -407,11 +407,12 @@ func TestParseManifestRefuses(t *testing.T) {
 	config := `"config":{"mediaType":"application/vnd.oci.image.config.v1+json",` + d + `}`
 	layer := func(t string) string { return `"layers":[{"mediaType":"` + t + `",` + d + `}]` }
 	for body, want := range map[string]error{
-		`{` + config + `,` + layer(v1.MediaTypeImageLayerZstd) + `}`:                           nil,
-		`{` + config + `,` + layer(mediaTypeDockerForeign) + `}`:                               ErrUnsupported,
-		`{` + config + `,` + layer(mediaTypeOCIForeign+"+zstd") + `}`:                          ErrUnsupported,
-		`{` + config + `,` + layer("application/x") + `}`:                                      ErrUnsupported,
-		`{"config":{"mediaType":"application/vnd.example",` + d + `}}`:                         ErrUnsupported,
+		`{` + config + `,` + layer(v1.MediaTypeImageLayerZstd) + `}`:                                  nil,
+		`{` + config + `,` + layer(mediaTypeDockerForeign) + `}`:                                      ErrUnsupported,
+		`{` + config + `,` + layer(mediaTypeOCIForeign+"+zstd") + `}`:                                 ErrUnsupported,
+		`{` + config + `,` + layer("application/x") + `}`:                                             ErrUnsupported,
+		`{"config":{"mediaType":"application/vnd.example",` + d + `},` + layer("application/x") + `}`: nil, // an artifact
+		`{"config":{` + d + `}}`: ErrInvalidManifest,
 		`{"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"x"}}`:     ErrInvalidManifest,
 		`{` + config + `,"layers":[{"mediaType":"` + v1.MediaTypeImageLayer + `","size":-1}]}`: ErrInvalidManifest,
 		`{` + config + `,"layers":[` + strings.Repeat(`{},`, maxLayers) + `{}]}`:               ErrTooLarge,

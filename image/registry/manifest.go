@@ -81,16 +81,20 @@ func Detect(body []byte, transportType string) (Kind, error) {
 	return 0, fmt.Errorf("%w: media type %q", ErrUnsupported, t)
 }
 
-// ParseManifest decodes and checks an image manifest.
+// IsArtifact says that a manifest is not one of a container image: what its config is
+// tells.
+func IsArtifact(m v1.Manifest) bool {
+	return m.Config.MediaType != v1.MediaTypeImageConfig && m.Config.MediaType != MediaTypeDockerConfig
+}
+
+// ParseManifest decodes and checks the manifest of an image or of an artifact.
 func ParseManifest(body []byte) (v1.Manifest, error) {
 	var m v1.Manifest
 	if err := json.Unmarshal(body, &m); err != nil {
 		return m, fmt.Errorf("%w: %w", ErrInvalidManifest, err)
 	}
-	switch m.Config.MediaType {
-	case v1.MediaTypeImageConfig, MediaTypeDockerConfig:
-	default:
-		return m, fmt.Errorf("%w: config of type %q: an artifact, not a container image", ErrUnsupported, m.Config.MediaType)
+	if m.Config.MediaType == "" {
+		return m, fmt.Errorf("%w: the config has no media type", ErrInvalidManifest)
 	}
 	if err := checkDescriptor("config", m.Config); err != nil {
 		return m, err
@@ -99,8 +103,10 @@ func ParseManifest(body []byte) (v1.Manifest, error) {
 		return m, fmt.Errorf("%w: %d layers, at most %d can be mounted", ErrTooLarge, len(m.Layers), maxLayers)
 	}
 	for i, l := range m.Layers {
-		if err := checkLayerType(i, l.MediaType); err != nil {
-			return m, err
+		if !IsArtifact(m) {
+			if err := checkLayerType(i, l.MediaType); err != nil {
+				return m, err
+			}
 		}
 		if err := checkDescriptor(fmt.Sprintf("layers[%d]", i), l); err != nil {
 			return m, err

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"encoding/json"
 	"go/parser"
 	"go/token"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/image-spec/specs-go"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -138,4 +141,46 @@ func TestMemoryLimitBelowUse(t *testing.T) {
 	if err != nil || s.State != cri.ContainerState_CONTAINER_RUNNING || s.GetResources().GetLinux().GetMemoryLimitInBytes() != 256<<20 {
 		t.Errorf("afterwards: %v, %v", s, err)
 	}
+}
+
+// The files of an artifact are seen in a volume, the whole of it or a part, and nothing
+// runs of it.
+func TestArtifactVolume(t *testing.T) {
+	n := start(t)
+	m := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest,
+		ArtifactType: "application/vnd.example.model", Config: v1.DescriptorEmptyJSON}
+	n.Registry.AddBlob([]byte("{}"))
+	for name, content := range map[string]string{"weights/1.bin": "one", "README": "two"} {
+		m.Layers = append(m.Layers, v1.Descriptor{MediaType: "text/plain", Digest: n.Registry.AddBlob([]byte(content)),
+			Size: int64(len(content)), Annotations: map[string]string{v1.AnnotationTitle: name}})
+	}
+	body, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := n.Registry.AddManifest("model", "1", m.MediaType, body)
+	image := &cri.ImageSpec{Image: n.Registry.Addr + "/model:1"}
+	pulled, err := n.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: image})
+	if err != nil || pulled.ImageRef != digest.String() {
+		t.Fatalf("%v, %v", pulled, err)
+	}
+	p := runPod(t, n, "artifact", true)
+	c := n.ContainerConfig("main", "sleep", "100")
+	c.Mounts = []*cri.Mount{
+		{ContainerPath: "/model", Image: image, Readonly: true},
+		{ContainerPath: "/weights", Image: image, ImageSubPath: "weights", Readonly: true},
+	}
+	id := p.run(c)
+	r := p.exec(id, "sh", "-c", "cat /model/README /model/weights/1.bin /weights/1.bin; touch /model/x 2>/dev/null || echo ' read-only'")
+	if got := string(r.Stdout); got != "twooneone read-only\n" {
+		t.Errorf("%q %q", got, r.Stderr)
+	}
+	s, err := n.Status(t.Context(), id)
+	if err != nil || s.Mounts[0].GetImage().GetImage() != image.Image {
+		t.Errorf("%v, %v", s, err)
+	}
+	c = n.ContainerConfig("of-it", "sh")
+	c.Image = image
+	_, err = n.Runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: p.id, Config: c, SandboxConfig: p.config})
+	wantCode(t, "a container of an artifact", err, codes.InvalidArgument)
 }
