@@ -210,6 +210,7 @@ end it: created, started, stopped, deleted. Who falls far behind is told so by a
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "each event as a JSON object on a line of its own")
 	cmd.RunE = a.connect(func(ctx context.Context, c *client, _ []string) error {
+		from := time.Now()
 		stream, err := c.pods.GetContainerEvents(ctx, &cri.GetEventsRequest{})
 		if err != nil {
 			return err
@@ -220,6 +221,9 @@ end it: created, started, stopped, deleted. Who falls far behind is told so by a
 				return err
 			}
 			e := newEvent(r)
+			if e.Time.Before(from) {
+				continue // told again, because straked was restarted since
+			}
 			text := []byte(e.String())
 			if asJSON {
 				if text, err = json.Marshal(e); err != nil {

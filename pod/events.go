@@ -1,6 +1,9 @@
 package pod
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // eventBacklog is how far a subscriber may fall behind before it is ended.
 const eventBacklog = 4096
@@ -33,6 +36,41 @@ func (m *Manager) Subscribe() (events <-chan Event, cancel func()) {
 		defer h.mu.Unlock()
 		h.drop(ch)
 	}
+}
+
+// Recovered is the last change of each container that is older than this Manager,
+// as an Event with the time of that change, oldest first. Whoever followed the
+// events of the daemon before may have been told of it, or not: a container may have
+// ended with nobody there to see it, and the news of another have been on its way
+// when that daemon was killed.
+func (m *Manager) Recovered() []Event {
+	var out []Event
+	for _, p := range m.allPods() {
+		p.mu.Lock()
+		pod, containers := p.status(), p.containerStatuses()
+		p.mu.Unlock()
+		for _, c := range containers {
+			if c.CreatedAt.Before(m.opened) {
+				e := lastChange(&c)
+				e.Pod, e.Containers = pod, containers
+				out = append(out, e)
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Event) int { return a.Time.Compare(b.Time) })
+	return out
+}
+
+// lastChange is the event that a container's state comes from.
+func lastChange(c *ContainerStatus) Event {
+	e := Event{Type: EventCreated, ContainerID: c.ID, PodID: c.PodID, Time: c.CreatedAt}
+	switch c.State {
+	case ContainerExited:
+		e.Type, e.Time, e.OOM = EventStopped, c.FinishedAt, c.Reason == ReasonOOMKilled
+	case ContainerRunning:
+		e.Type, e.Time = EventStarted, c.StartedAt
+	}
+	return e
 }
 
 func (h *hub) drop(ch chan Event) {

@@ -71,6 +71,7 @@ type Manager struct {
 	store   *store.Store[podRecord, containerRecord]
 	tracker *tracker
 	hub     hub
+	opened  time.Time // when Open began: what is older comes from another Manager
 	nri     atomic.Pointer[nri.Plugins]
 	// What has happened since Open, for metrics.
 	oomKilled, monitorsReplaced atomic.Uint64
@@ -119,7 +120,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		o: o, host: hostFacts(), store: s, tracker: newTracker(),
+		o: o, host: hostFacts(), store: s, tracker: newTracker(), opened: now(),
 		crews: crewSet{all: map[string]*crew{}},
 		pods:  map[string]*sandbox{}, containers: map[string]*container{}, names: map[podKey]*sandbox{},
 		undoing: map[podKey]*work{}, halfMade: map[string]*work{},

@@ -535,6 +535,19 @@ func TestRestartChangesNothing(t *testing.T) {
 	if again, err := m.RunPod(t.Context(), podConfig("web"), ""); err != nil || again != pods[1].ID {
 		t.Errorf("the same pod again: %s, %v, want %s", again, err, pods[1].ID)
 	}
+	// Whoever follows events is told of what was there, with its own time.
+	var told []string
+	for _, e := range m.Recovered() {
+		told = append(told, fmt.Sprint(e.Type, e.ContainerID == running, e.Time, len(e.Containers)))
+	}
+	started, finished := mustContainer(t, m, running).StartedAt, mustContainer(t, m, exited).FinishedAt
+	if want := []string{fmt.Sprint(EventStarted, true, started, 1), fmt.Sprint(EventStopped, false, finished, 1)}; !slices.Equal(told, want) {
+		t.Errorf("recovered %q, want %q", told, want)
+	}
+	mustRun(t, m, "new")
+	if now := m.Recovered(); len(now) != len(told) {
+		t.Errorf("what this daemon has made is recovered: %+v", now)
+	}
 	// An exit while nobody looks is not lost, nor one after.
 	n.epochEnds()
 	n.exit(running, 5)

@@ -54,6 +54,7 @@ type Pods interface {
 	DiskCapacity() (pod.DiskCapacity, error)
 
 	Subscribe() (events <-chan pod.Event, cancel func())
+	Recovered() []pod.Event
 }
 
 // Images is what the image service needs; *image.Store has it.
@@ -110,10 +111,10 @@ func Register(s grpc.ServiceRegistrar, o Options, done <-chan struct{}) {
 	runtimeapi.RegisterImageServiceServer(s, &imageService{Images: o.Images, handlers: o.Handlers})
 }
 
-// runtimeService implements runtimeapi.RuntimeServiceServer. The embedded type
-// answers Unimplemented for what a later version of CRI adds.
+// runtimeService implements runtimeapi.RuntimeServiceServer. What a later version of
+// CRI adds does not compile until it is here: no default answers in its place.
 type runtimeService struct {
-	runtimeapi.UnimplementedRuntimeServiceServer
+	runtimeapi.UnsafeRuntimeServiceServer
 	Options
 	done  <-chan struct{}
 	rates *rates
@@ -121,7 +122,7 @@ type runtimeService struct {
 
 // imageService implements runtimeapi.ImageServiceServer.
 type imageService struct {
-	runtimeapi.UnimplementedImageServiceServer
+	runtimeapi.UnsafeImageServiceServer
 	Images
 	handlers []Handler
 }

@@ -18,12 +18,21 @@ var eventTypes = map[pod.EventType]runtimeapi.ContainerEventType{
 
 // GetContainerEvents sends events until the client or the daemon goes. A client
 // that falls far behind is told so: it lists again and subscribes anew.
+//
+// It begins with the last change of each container that is older than the daemon,
+// with the time at which that happened: a client that comes back after a restart has
+// missed nothing, and sees from the time what it knew already.
 func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, to grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse]) error {
 	events, cancel := s.Pods.Subscribe()
 	defer cancel()
 	// The kubelet takes the headers as the sign that it has missed nothing since.
 	if err := to.SendHeader(nil); err != nil {
 		return err
+	}
+	for _, e := range s.Pods.Recovered() { // after subscribing: better twice than not at all
+		if err := sendEvent(to, e); err != nil {
+			return err
+		}
 	}
 	for {
 		select {
@@ -35,15 +44,19 @@ func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, to g
 			if !ok {
 				return status.Error(codes.ResourceExhausted, "events: the client has fallen behind; list and subscribe again")
 			}
-			t, known := eventTypes[e.Type]
-			if !known {
-				continue // not one of CRI's
-			}
-			if err := to.Send(eventOf(e, t)); err != nil {
+			if err := sendEvent(to, e); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+func sendEvent(to grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse], e pod.Event) error {
+	t, known := eventTypes[e.Type]
+	if !known {
+		return nil // not one of CRI's
+	}
+	return to.Send(eventOf(e, t))
 }
 
 func eventOf(e pod.Event, t runtimeapi.ContainerEventType) *runtimeapi.ContainerEventResponse {

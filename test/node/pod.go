@@ -2,10 +2,16 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -38,6 +44,32 @@ func (n *Node) ContainerConfig(name string, command ...string) *cri.ContainerCon
 			NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER},
 		}},
 	}
+}
+
+// Call calls a method of CRI's with an empty request and returns its error. Of a
+// stream that has no end it sees the beginning.
+func (n *Node) Call(ctx context.Context, m protoreflect.MethodDescriptor) error {
+	name := fmt.Sprintf("/%s/%s", m.Parent().FullName(), m.Name())
+	in, out := dynamicpb.NewMessage(m.Input()), dynamicpb.NewMessage(m.Output())
+	if !m.IsStreamingServer() {
+		return n.conn.Invoke(ctx, name, in, out)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := n.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, name)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(stream.SendMsg(in), stream.CloseSend()); err != nil {
+		return err
+	}
+	if header, err := stream.Header(); err != nil || header.Len() > 0 {
+		return err // a refusal has none
+	}
+	if err := stream.RecvMsg(out); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
 }
 
 // Pull pulls Image.

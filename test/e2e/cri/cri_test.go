@@ -510,6 +510,82 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// A client that follows events comes back after straked was killed, and is told how a
+// container ended that nobody watched; and again of what it may have heard already.
+func TestEventsOverRestart(t *testing.T) {
+	n := start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	p := runPod(t, n, "events", true)
+	before := p.run(n.ContainerConfig("before", "true"))
+	if _, err := n.WaitExit(ctx, before); err != nil {
+		t.Fatal(err)
+	}
+	lives := p.run(n.ContainerConfig("lives", "sleep", "100"))
+	end := filepath.Join(t.TempDir(), "end")
+	config := n.ContainerConfig("meanwhile", "sh", "-c", "until [ -e /end/now ]; do sleep 0.05; done; exit 7")
+	if err := os.Mkdir(end, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	config.Mounts = []*cri.Mount{{HostPath: end, ContainerPath: "/end"}}
+	meanwhile := p.run(config)
+	n.Kill()
+	if err := os.WriteFile(filepath.Join(end, "now"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	exit := filepath.Join(n.State, "pods", p.id, meanwhile, "exit.json")
+	waitFor(t, exit, func() bool { _, err := os.Stat(exit); return err == nil })
+	n.StartDaemon()
+
+	events, err := n.Runtime.GetContainerEvents(ctx, &cri.GetEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]cri.ContainerEventType{
+		before:    cri.ContainerEventType_CONTAINER_STOPPED_EVENT,
+		lives:     cri.ContainerEventType_CONTAINER_STARTED_EVENT,
+		meanwhile: cri.ContainerEventType_CONTAINER_STOPPED_EVENT,
+	}
+	last := int64(0)
+	for len(want) > 0 {
+		e, err := events.Recv()
+		if err != nil {
+			t.Fatalf("still expected %v: %v", want, err)
+		}
+		if e.CreatedAt > time.Now().UnixNano() || e.CreatedAt < last || e.PodSandboxStatus.GetId() != p.id || len(e.ContainersStatuses) != 3 {
+			t.Errorf("event %v", e)
+		}
+		last = e.CreatedAt
+		if e.ContainerEventType == want[e.ContainerId] {
+			delete(want, e.ContainerId)
+		}
+	}
+	if s, err := n.Status(ctx, meanwhile); err != nil || s.ExitCode != 7 || s.FinishedAt > last {
+		t.Errorf("%v, %v", s, err)
+	}
+}
+
+// Every method of the two services is there: an empty request is carried out, or
+// refused for what it lacks, but is not unknown. What is not there yet says so by name.
+func TestEveryMethod(t *testing.T) {
+	n := start(t)
+	notYet := []string{"CheckpointContainer", "CheckpointPod", "RestorePod"}
+	services := cri.File_staging_src_k8s_io_cri_api_pkg_apis_runtime_v1_api_proto.Services()
+	for i := range services.Len() {
+		methods := services.Get(i).Methods()
+		for j := range methods.Len() {
+			m := methods.Get(j)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			err := n.Call(ctx, m)
+			cancel()
+			unknown := status.Code(err) == codes.Unimplemented
+			if want := slices.Contains(notYet, string(m.Name())); unknown != want || unknown && !strings.Contains(err.Error(), string(m.Name())) {
+				t.Errorf("%s: %v", m.FullName(), err)
+			}
+		}
+	}
+}
+
 func TestStatsAndUpdate(t *testing.T) {
 	n := start(t)
 	p := runPod(t, n, "stats", false)
