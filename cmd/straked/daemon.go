@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
 
 	"github.com/strake-containers/strake/config"
 	"github.com/strake-containers/strake/image"
@@ -15,6 +16,7 @@ import (
 	"github.com/strake-containers/strake/image/registry"
 	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/idle"
 	"github.com/strake-containers/strake/internal/sdnotify"
 	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/network/auto"
@@ -31,6 +33,10 @@ import (
 // stopTimeout is how long calls under way may take to end once a signal has
 // come. It is below systemd's 90 seconds and the kubelet's patience.
 const stopTimeout = 20 * time.Second
+
+// restAfter is how long nobody must have called before straked rests. A kubelet calls
+// more often than that, at rest or not.
+const restAfter = time.Minute
 
 // daemon wires straked together, bottom up, serves until ctx ends, and takes it
 // down in reverse. Pods are left as they are.
@@ -120,7 +126,11 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 		serving.Go(scrapes.Serve)
 		context.AfterFunc(ctx, func() { _ = scrapes.Close() }) // nothing of it is worth waiting for
 	}
-	rpc := server.NewGRPC(log, series.Call)
+	rest := idle.After(restAfter)
+	rpc := server.NewGRPC(log, func(method string, code codes.Code, took time.Duration) {
+		rest.Busy()
+		series.Call(method, code, took)
+	})
 	cri.Register(rpc, cri.Options{
 		Pods: pods, Images: images, Streams: streams,
 		Handlers: handlers(c), DefaultHandler: c.DefaultRuntime,

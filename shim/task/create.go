@@ -30,7 +30,7 @@ const maxConfig = 16 << 20
 // create makes a container; its init waits for Start. One of a checkpoint goes on
 // at once: CRIU cannot hold it back.
 func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidResponse, err error) {
-	s.trimmer.Reset(trimAfter)
+	s.rest.Busy()
 	if r.ParentCheckpoint != "" {
 		return nil, wire.Errorf(wire.Unimplemented, "parent_checkpoint: CRIU finds the parent by a link in the images: leave it out")
 	}

@@ -21,7 +21,7 @@ const (
 
 // execSync runs a process to its end and answers with what it wrote.
 func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncResponse, error) {
-	s.trimmer.Reset(trimAfter)
+	s.rest.Busy()
 	t, err := s.find(ctx, r.ID)
 	if err != nil {
 		return nil, err

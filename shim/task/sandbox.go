@@ -101,7 +101,7 @@ func (s *Service) createSandbox(_ context.Context, r *createSandboxRequest) (*wi
 
 // startSandbox makes the pod's namespaces.
 func (s *Service) startSandbox(ctx context.Context, r *sandboxRequest) (*startSandboxResponse, error) {
-	s.trimmer.Reset(trimAfter)
+	s.rest.Busy()
 	b, err := s.findSandbox(r.SandboxID)
 	if err != nil {
 		return nil, err

@@ -33,11 +33,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/strake-containers/strake/internal/idle"
 	"github.com/strake-containers/strake/internal/sys"
 
 	"github.com/strake-containers/strake/shim/reap"
 	"github.com/strake-containers/strake/shim/wire"
 )
+
+// restAfter is how long nothing must have been asked of the monitor before it rests. A
+// verb uses memory, a config.json takes a megabyte to read, and monitors are many.
+const restAfter = 2 * time.Second
 
 // Options describe a monitor.
 type Options struct {
@@ -69,7 +74,7 @@ type Service struct {
 	events  *publisher
 	pins    *sys.Pins // nil under containerd
 	kept    *keeper
-	trimmer *time.Timer // reset by every verb that uses memory
+	rest    *idle.Rest // ended by every verb that uses memory
 	stop    sync.Once
 
 	mu        sync.Mutex
@@ -96,7 +101,7 @@ func New(o Options) (*Service, error) {
 		reaper:    reaper,
 		events:    newPublisher(o.EventsAddress, o.Namespace),
 		kept:      newKeeper(),
-		trimmer:   newTrimmer(),
+		rest:      idle.After(restAfter),
 		tasks:     map[string]*task{},
 		creating:  map[string]creation{},
 		sandboxes: map[string]*sandbox{},

@@ -68,7 +68,7 @@ func nanos(t time.Time) int64 {
 // podStats reads several cgroups at once. A container that has none, any more or
 // yet, is left out.
 func (s *Service) podStats(ctx context.Context, r *statsRequest) (*podStatsResponse, error) {
-	s.trimmer.Reset(trimAfter)
+	s.rest.Busy()
 	a := &podStatsResponse{}
 	for _, id := range r.IDs {
 		t := s.created(id)

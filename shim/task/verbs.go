@@ -19,7 +19,7 @@ import (
 
 // start lets a container's command run, or starts an exec.
 func (s *Service) start(ctx context.Context, r *processRequest) (*pidResponse, error) {
-	s.trimmer.Reset(trimAfter)
+	s.rest.Busy()
 	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
@@ -200,7 +200,7 @@ func (s *Service) wait(ctx context.Context, r *processRequest) (*exitResponse, e
 
 // delete forgets an exec, or removes a container.
 func (s *Service) delete(ctx context.Context, r *processRequest) (*deleteResponse, error) {
-	s.trimmer.Reset(trimAfter)
+	s.rest.Busy()
 	t, p, err := s.findProcess(ctx, r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
