@@ -1,14 +1,25 @@
 package main
 
-import "os"
+import (
+	"os"
+
+	"github.com/strake-containers/strake/oci/early"
+)
+
+// Where the program starts (entry_*.s; the linker has to be told, -E main.entry, see the
+// Makefile; without, the program works the same), it first does the shortest verbs,
+// without Go's runtime.
+var runEarly = early.Run //nolint:unused // by entry
+
+// noG is a goroutine descriptor for that: the code asks it where its stack ends, and
+// finds that there is room.
+var noG [64]uintptr //nolint:unused // by entry
 
 // Before main, Go's runtime prepares for as many threads at once as there are
 // processors: with 64 of them a start takes a third longer and 1 MB more, with 192
 // twice as long. It would take another number from the environment, GOMAXPROCS. So
-// where the program starts (entry_*.s), it puts that there itself, unless its caller
-// has: one thread for what works, one for what waits in the kernel for signals or a
-// terminal. The linker has to be told (-E main.entry, see the Makefile); without, the
-// program works the same.
+// entry puts that there itself, unless its caller has: one thread for what works, one
+// for what waits in the kernel for signals or a terminal.
 
 // twoThreads is an element of environ(7).
 var twoThreads = [...]byte{'G', 'O', 'M', 'A', 'X', 'P', 'R', 'O', 'C', 'S', '=', '2', 0} //nolint:unused // by entry

@@ -3,6 +3,22 @@
 // entry is where the kernel starts this program if it is linked with -E main.entry
 // (entry.go says what for). The stack: argc, argv, 0, envp, 0, the auxiliary vector.
 TEXT ·entry(SB),NOSPLIT|NOFRAME,$0
+	// early.Run, called as the compiler calls it (cmd/compile/abi-internal.md): its
+	// argument, its result and a zero in registers, room for what it spills.
+	MOVQ	SP, AX
+	SUBQ	$64, SP
+	LEAQ	·noG(SB), R14
+	XORPS	X15, X15
+	MOVQ	·runEarly(SB), DX
+	MOVQ	(DX), CX
+	CALL	CX
+	ADDQ	$64, SP
+	TESTQ	AX, AX
+	JLT	ordinary
+	MOVQ	AX, DI
+	MOVL	$231, AX // exit_group
+	SYSCALL
+ordinary:
 	MOVQ	0(SP), CX
 	LEAQ	16(SP)(CX*8), SI // envp
 	MOVQ	$0x4f525058414d4f47, BX // "GOMAXPRO"

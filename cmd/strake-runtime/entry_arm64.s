@@ -3,6 +3,20 @@
 // entry is where the kernel starts this program if it is linked with -E main.entry
 // (entry.go says what for). The stack: argc, argv, 0, envp, 0, the auxiliary vector.
 TEXT ·entry(SB),NOSPLIT|NOFRAME,$0
+	// early.Run, called as the compiler calls it (cmd/compile/abi-internal.md): its
+	// argument and its result in R0, the function's context in R26, room for what it
+	// spills.
+	MOVD	RSP, R0
+	SUB	$64, RSP
+	MOVD	$·noG(SB), g
+	MOVD	·runEarly(SB), R26
+	MOVD	(R26), R1
+	CALL	(R1)
+	ADD	$64, RSP
+	TBNZ	$63, R0, ordinary
+	MOVD	$94, R8 // exit_group
+	SVC
+ordinary:
 	MOVD	0(RSP), R3
 	ADD	$2, R3
 	MOVD	RSP, R4

@@ -13,12 +13,7 @@ import (
 // TestEntry: linked with its own entry, the program has two threads' worth of Go's
 // scheduler, or what its caller wants, and finds its arguments and environment.
 func TestEntry(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "strake-runtime")
-	build := exec.Command("go", "build", "-ldflags", "-E main.entry", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	program := withEntry(t)
 	for _, c := range []struct {
 		env  []string
 		want string
@@ -37,6 +32,18 @@ func TestEntry(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "spec: ") {
 		t.Errorf("without name and environment: %v, %s", err, out)
 	}
+}
+
+// withEntry builds the program with its own entry.
+func withEntry(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "strake-runtime")
+	build := exec.Command("go", "build", "-ldflags", "-E main.entry", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
 }
 
 // schedulerOf is the first line by which a program's scheduler describes itself. The

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 
 	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/oci/early"
 )
 
 func bindStart(a *app, f *flags) func(context.Context, []string) error {
@@ -24,7 +26,11 @@ func bindStart(a *app, f *flags) func(context.Context, []string) error {
 		}
 		ctx, cancel := within(ctx, timeout)
 		defer cancel()
-		err = c.Start(ctx)
+		if early.Gate != 0 {
+			err = c.GoOn(ctx, os.NewFile(uintptr(early.Gate), "gate"))
+		} else {
+			err = c.Start(ctx)
+		}
 		if late := new(timeoutError); errors.As(err, &late) {
 			// What its caller has given up must not begin after all.
 			if kill := c.Kill(syscall.SIGKILL, true); !errors.Is(kill, container.ErrNotExist) {

@@ -64,6 +64,26 @@ func (c *Container) Start(ctx context.Context) error {
 		}
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	return c.await(ctx, r, pidfd, conn)
+}
+
+// GoOn is the rest of a Start whose connection to the gate, which it takes over, has
+// been made already (oci/early).
+func (c *Container) GoOn(ctx context.Context, conn *os.File) error {
+	r, err := c.load()
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	pidfd, err := sys.OpenPidFD(r.Pid)
+	if err == nil {
+		defer func() { _ = pidfd.Close() }()
+	}
+	return c.await(ctx, r, pidfd, conn)
+}
+
+// await waits on a connection to the gate until init has executed its program. It closes
+// the connection.
+func (c *Container) await(ctx context.Context, r *record, pidfd, conn *os.File) error {
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = sys.Shutdown(conn) })
 	at, err := launch.AwaitExec(conn, func() (*os.File, error) { return openInit(r) },

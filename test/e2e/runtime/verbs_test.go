@@ -116,6 +116,19 @@ func TestLifecycle(t *testing.T) {
 	h.must("delete", "--force", "a")
 }
 
+// TestStartRefused: the error of the execve comes over a connection to the gate that
+// was made before Go's runtime had started.
+func TestStartRefused(t *testing.T) {
+	h := newHost(t)
+	bundle := h.bundle(func(s *specs.Spec) { s.Process.Args = []string{"/bad"} })
+	if err := os.WriteFile(filepath.Join(bundle, "rootfs", "bad"), []byte("not a program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.must("create", "--bundle", bundle, "a")
+	h.fails(1, "exec /bad: exec format error", "start", "a")
+	h.must("delete", "--force", "a")
+}
+
 func TestDeleteForce(t *testing.T) {
 	h := newHost(t)
 	for _, verb := range [][]string{{"create"}, {"run", "--detach"}} {

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/strake-containers/strake/oci/container"
+)
+
+// TestBeforeGo: what a verb shows before Go's runtime has started is what it shows
+// after, and the runtime does not start.
+func TestBeforeGo(t *testing.T) {
+	program := withEntry(t)
+	root := t.TempDir()
+	start, err := container.StartTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := func(id, more string) {
+		text := fmt.Sprintf(`{"version":1,"id":%q,"bundle":"/b","rootfs":"/b/rootfs","cgroup":"","created":"2026-11-26T15:05:18.44Z",%s}`, id, more)
+		if err := os.Mkdir(filepath.Join(root, id), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, id, "state.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alive := fmt.Sprintf(`"pid":%d,"startTime":%d`, os.Getpid(), start)
+	record("runs", alive+`,"annotations":{"a":"1","b":"<&>"}`)
+	record("ended", `"pid":1,"startTime":1`)
+	record("gone", fmt.Sprintf(`"pid":%d,"startTime":1`, 1<<29))
+	record("escaped", alive+`,"annotations":{"a":"\u003c"}`)
+	record("made", `"pid":0,"startTime":0`)
+	for _, c := range []struct {
+		args  string
+		early bool
+	}{
+		{"state runs", true},
+		{"state ended", true},
+		{"state gone", true},
+		{"state escaped", false},
+		{"state made", false},
+		{"state absent", false},
+		{"kill runs 0", true},
+		{"kill runs 65", false},
+		{"kill ended", false},
+		{"start runs", false},
+		{"start ended", false},
+		{"delete runs", false},
+	} {
+		args := strings.Fields(c.args)
+		out, code, started := runTraced(t, program, append([]string{"--root", root}, args...))
+		if started == c.early {
+			t.Errorf("%s: Go's runtime starts: %v", c.args, started)
+		}
+		want, wantCode, _ := runTraced(t, program, append([]string{"--rootless=false", "--root", root}, args...))
+		if out != want || code != wantCode {
+			t.Errorf("%s: exit code %d, %s; with Go's runtime %d, %s", c.args, code, out, wantCode, want)
+		}
+	}
+	if out, code, started := runTraced(t, program, []string{"--root", root, "delete", "gone"}); code != 0 || started {
+		t.Errorf("delete: exit code %d, Go's runtime starts: %v: %s", code, started, out)
+	}
+	if _, err := os.Lstat(filepath.Join(root, "gone")); !os.IsNotExist(err) {
+		t.Errorf("delete leaves the state directory: %v", err)
+	}
+	// What else is in the directory is left to who knows about it.
+	if err := os.WriteFile(filepath.Join(root, "ended", "more"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code, started := runTraced(t, program, []string{"--root", root, "delete", "ended"}); code != 0 || !started {
+		t.Errorf("delete: exit code %d, Go's runtime starts: %v: %s", code, started, out)
+	}
+}
+
+// runTraced runs the program and says whether Go's runtime has told of its start.
+func runTraced(t *testing.T, program string, args []string) (out string, code int, started bool) {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	cmd.Env = []string{"GODEBUG=inittrace=1"}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(stderr.String(), "\n")
+	before := len(lines)
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasPrefix(line, "init ") })
+	return stdout.String() + strings.Join(lines, "\n"), cmd.ProcessState.ExitCode(), len(lines) < before
+}
+
+// TestEarlyCalls: the code that runs before Go's runtime calls nothing of it but what
+// copies, compares and fails. Failing would end the program.
+func TestEarlyCalls(t *testing.T) {
+	program := withEntry(t)
+	out, err := exec.Command("go", "tool", "objdump", "-s", `strake/oci/early\.`, program).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const own = "github.com/strake-containers/strake/oci/early."
+	allowed := []string{"runtime.memequal", "runtime.memmove", "runtime.panic", "runtime.gcWriteBarrier", "runtime.morestack", "runtime.duff",
+		"runtime.memclrNoHeapPointers", "syscall.RawSyscall6", own}
+	calls := 0
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		i := slices.Index(fields, "CALL")
+		if i < 0 || i+1 == len(fields) {
+			continue
+		}
+		calls++
+		to := fields[i+1]
+		if !slices.ContainsFunc(allowed, func(prefix string) bool { return strings.HasPrefix(to, prefix) }) {
+			t.Errorf("calls %s: %s", to, strings.Join(fields[:2], " "))
+		}
+	}
+	if calls < 10 {
+		t.Errorf("only %d calls found", calls)
+	}
+}

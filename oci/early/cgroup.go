@@ -1,0 +1,117 @@
+package early
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// v2Mount is where the v2 hierarchy is mounted, or "".
+func v2Mount() string {
+	for i := range 2 {
+		mount := cgroupRoot
+		if i == 1 {
+			mount = cgroupRoot + "/unified" // a hybrid host's
+		}
+		if !paths.file.set(mount, "", "", "") {
+			return ""
+		}
+		var fs syscall.Statfs_t
+		_, errno := call(syscall.SYS_STATFS, paths.file.at(), uintptr(unsafe.Pointer(&fs)), 0, 0)
+		if errno == 0 && fs.Type == cgroup2Magic {
+			return mount
+		}
+	}
+	return ""
+}
+
+// readCgroup reads a file of the container's v2 cgroup.
+func (r *record) readCgroup(mount, file string) (string, syscall.Errno) {
+	if !paths.cgroup.set(mount, r.cgroup, file, "") {
+		return "", syscall.ENAMETOOLONG
+	}
+	return readFile(&paths.cgroup, cgroupText[:])
+}
+
+// thawed says whether a container's processes are neither frozen nor about to be.
+func (r *record) thawed() bool {
+	if r.cgroup == "" {
+		return true
+	}
+	mount := v2Mount()
+	if mount == "" {
+		return false
+	}
+	events, errno := r.readCgroup(mount, "/cgroup.events")
+	if errno != 0 || !contains(events, "frozen 0\n") {
+		return false
+	}
+	freeze, errno := r.readCgroup(mount, "/cgroup.freeze")
+	return errno == 0 && freeze == "0\n"
+}
+
+// removeCgroup removes the container's cgroup from every hierarchy, if nobody is in
+// it and nothing below it.
+func (r *record) removeCgroup() bool {
+	if r.cgroup == "" {
+		return true
+	}
+	mount := v2Mount()
+	if mount == "" {
+		return false
+	}
+	if events, errno := r.readCgroup(mount, "/cgroup.events"); errno != 0 || !contains(events, "populated 0\n") {
+		return false
+	}
+	if !r.removeBelow(mount) {
+		return false
+	}
+	if mount == cgroupRoot {
+		return true
+	}
+	if !paths.file.set("/proc/self/mountinfo", "", "", "") {
+		return false
+	}
+	text, errno := readFile(&paths.file, mountsText[:])
+	if errno != 0 {
+		return false
+	}
+	for at := 0; at < len(text); {
+		end := index(text, at, '\n')
+		if end < 0 {
+			return false
+		}
+		if mount, ok := v1Mount(text[at:end]); ok && !r.removeBelow(mount) {
+			return false
+		}
+		at = end + 1
+	}
+	return true
+}
+
+// removeBelow removes the cgroup from one hierarchy.
+func (r *record) removeBelow(mount string) bool {
+	if !plainPath(mount) || !paths.cgroup.set(mount, r.cgroup, "", "") {
+		return false
+	}
+	_, errno := call(syscall.SYS_UNLINKAT, atFDCWD, paths.cgroup.at(), atRemoveDir, 0)
+	return errno == 0 || errno == syscall.ENOENT || errno == syscall.ENODEV
+}
+
+// v1Mount is the mount point in a line of mountinfo (proc_pid_mountinfo(5)) if that is
+// of a v1 hierarchy: ID PARENT DEVICE ROOT MOUNT-POINT … - TYPE SOURCE OPTIONS.
+func v1Mount(line string) (string, bool) {
+	const point = 5
+	at, mount := 0, ""
+	for field := 1; field <= point; field++ {
+		end := index(line, at, ' ')
+		if end < 0 {
+			return "", false
+		}
+		mount = line[at:end]
+		at = end + 1
+	}
+	below := len(mount) > len(cgroupRoot) && mount[:len(cgroupRoot)] == cgroupRoot
+	return mount, below && contains(line, " - cgroup ")
+}
