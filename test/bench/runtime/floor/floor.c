@@ -29,6 +29,7 @@
 #include <linux/filter.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -36,6 +37,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -210,6 +212,16 @@ static void execute(char **argv, const struct sock_fprog *filter)
 	err(127, "%s", *argv);
 }
 
+/* the interface lo, which the kernel sets up for nobody */
+static void loopback(void)
+{
+	struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	check(fd, "socket");
+	check(ioctl(fd, SIOCSIFFLAGS, &lo), "lo");
+	close(fd);
+}
+
 static void child(const char *rootfs, char **argv, int ready, int gate)
 {
 	static const struct { const char *path; int minor, major; } nodes[] = {
@@ -235,6 +247,7 @@ static void child(const char *rootfs, char **argv, int ready, int gate)
 	check(unshare(CLONE_NEWCGROUP), "unshare cgroup");
 	setsid();
 	syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, name);
+	loopback();
 
 	check(mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL), "propagation");
 	check(mount(rootfs, rootfs, NULL, MS_BIND | MS_REC, NULL), "bind rootfs");
