@@ -196,12 +196,17 @@ func (h *host) checkRedirect(req *http.Request, via []*http.Request) error {
 // answer of class 2xx; the caller closes its body. It authenticates when asked
 // to, and repeats what may succeed when repeated.
 func (r *Repository) request(ctx context.Context, h *host, method, kind, id string, header http.Header) (*http.Response, error) {
+	return r.do(ctx, h, method, r.url(h, kind, id), header, nil, nil)
+}
+
+// url is that of something in the repository on a host.
+func (r *Repository) url(h *host, kind, id string) *url.URL {
 	u := h.base
 	u.Path += "/" + r.path(h) + "/" + kind + "/" + id
 	if !h.upstream && !h.exact {
 		u.RawQuery = url.Values{"ns": {r.ref.Domain}}.Encode()
 	}
-	return r.do(ctx, h, method, &u, header, nil, nil)
+	return &u
 }
 
 // do is request for any address, with a body unless that is nil. Scopes are what

@@ -216,23 +216,6 @@ func platformString(p v1.Platform) string {
 	return s
 }
 
-// parseReferrers reads the index of a referrers answer; no body is none.
-func parseReferrers(body []byte) ([]v1.Descriptor, error) {
-	if len(body) == 0 {
-		return nil, nil
-	}
-	var index v1.Index
-	if err := json.Unmarshal(body, &index); err != nil {
-		return nil, fmt.Errorf("%w: referrers: %w", ErrInvalidManifest, err)
-	}
-	for i, d := range index.Manifests {
-		if err := checkDescriptor(fmt.Sprintf("manifests[%d]", i), d); err != nil {
-			return nil, err
-		}
-	}
-	return index.Manifests, nil
-}
-
 // ParseAttachment reads the layers of a manifest that carries no file system, such
 // as cosign's signatures.
 func ParseAttachment(body []byte) ([]v1.Descriptor, error) {

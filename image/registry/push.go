@@ -244,7 +244,8 @@ func (u *upload) send(ctx context.Context, chunk []byte) error {
 	return nil
 }
 
-// PutManifest stores a manifest under the reference's tag, or its digest.
+// PutManifest stores a manifest under the reference's tag, or its digest. What it is
+// about, its subject, is told by the registry afterwards, or else by a tag (Referrers).
 func (r *Repository) PutManifest(ctx context.Context, mediaType string, body []byte) (digest.Digest, error) {
 	h, err := r.target(ctx)
 	if err != nil {
@@ -254,46 +255,31 @@ func (r *Repository) PutManifest(ctx context.Context, mediaType string, body []b
 	if r.ref.Digest != "" && r.ref.Digest != d {
 		return "", fmt.Errorf("%s: %w: the manifest is %s", r.ref, ErrDigestMismatch, d)
 	}
-	u := h.base
-	u.Path += "/" + r.path(h) + "/manifests/" + r.ref.identifier()
-	resp, err := r.do(ctx, h, http.MethodPut, &u, http.Header{"Content-Type": {mediaType}}, body, nil)
+	subject, desc, err := subjectOf(mediaType, body)
 	if err != nil {
 		return "", err
 	}
-	return d, resp.Body.Close()
+	resp, err := r.do(ctx, h, http.MethodPut, r.url(h, "manifests", r.ref.identifier()), http.Header{"Content-Type": {mediaType}}, body, nil)
+	if err != nil {
+		return "", err
+	}
+	_ = resp.Body.Close() // an empty one
+	if subject != "" && resp.Header.Get("OCI-Subject") == "" {
+		err = r.refer(ctx, h, subject, desc)
+	}
+	return d, err
 }
 
-// Referrers lists the manifests whose subject is d: signatures, attestations. A
-// registry without that part of the protocol has them under a tag.
-func (r *Repository) Referrers(ctx context.Context, d digest.Digest) ([]v1.Descriptor, error) {
-	var found []v1.Descriptor
-	err := r.eachHost("referrers of "+d.String(), canPull, func(h *host) error {
-		body, err := r.referrers(ctx, h, d)
-		if err != nil {
-			return err
-		}
-		found, err = parseReferrers(body)
-		return err
-	})
-	return found, err
-}
-
-func (r *Repository) referrers(ctx context.Context, h *host, d digest.Digest) ([]byte, error) {
-	accept := http.Header{"Accept": {v1.MediaTypeImageIndex}}
-	resp, err := r.request(ctx, h, http.MethodGet, "referrers", d.String(), accept)
-	if errors.Is(err, ErrNotFound) {
-		resp, err = r.request(ctx, h, http.MethodGet, "manifests", strings.Replace(d.String(), ":", "-", 1), accept)
-	}
-	if errors.Is(err, ErrNotFound) {
-		return nil, nil // it has none
-	}
+// Target is the repository with no other host than the one that gets what is pushed:
+// to read what is to be changed, and not a mirror's copy. It is closed with r.
+func (r *Repository) Target(ctx context.Context) (*Repository, error) {
+	h, err := r.target(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = resp.Body.Close() }() // only read from
-	stall := r.watch(resp)
-	defer stall.stop()
-	return readAll(stall, MaxManifest)
+	only := *h
+	only.pull, only.resolve = true, true
+	return &Repository{ref: r.ref, client: r.client, hosts: []*host{&only}, pushTo: &only}, nil
 }
 
 // once is do for a request that must not be repeated blindly, beyond what

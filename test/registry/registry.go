@@ -31,6 +31,9 @@ type Registry struct {
 	requests  []string // "METHOD path", in order
 	user      string
 	password  string
+
+	noReferrers bool                         // and so no OCI-Subject
+	signatures  map[string][]json.RawMessage // by repository@digest; nil: without the extension
 }
 
 type content struct {
@@ -130,6 +133,9 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.serveToken(w, req)
 		return
 	}
+	if r.serveSignatures(w, req) {
+		return
+	}
 	path, ok := strings.CutPrefix(req.URL.Path, "/v2/")
 	if !ok {
 		fail(w, http.StatusNotFound, "UNSUPPORTED", "no such path")
@@ -147,7 +153,10 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if kind == "referrers" {
-		r.serveReferrers(w, repository, digest.Digest(id))
+		if fault != nil && fault.serve(w, req, &content{}) {
+			return
+		}
+		r.serveReferrers(w, req, repository, digest.Digest(id))
 		return
 	}
 	if path == "" {

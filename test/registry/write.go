@@ -3,15 +3,12 @@ package registry
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Manifest returns what a tag or digest of a repository is.
@@ -44,6 +41,11 @@ func (r *Registry) serveWrite(w http.ResponseWriter, req *http.Request, reposito
 		}
 		d := r.AddManifest(repository, tag, req.Header.Get("Content-Type"), body)
 		w.Header().Set("Docker-Content-Digest", d.String())
+		r.mu.Lock()
+		if subject := subjectOf(body); subject != "" && !r.noReferrers {
+			w.Header().Set("OCI-Subject", subject.String())
+		}
+		r.mu.Unlock()
 		w.WriteHeader(http.StatusCreated)
 	case kind == "uploads" && id == "" && req.Method == http.MethodPost:
 		r.startUpload(w, req, repository)
@@ -120,22 +122,4 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, reposit
 		}
 		w.WriteHeader(http.StatusCreated)
 	}
-}
-
-// serveReferrers lists the manifests of a repository with a subject.
-func (r *Registry) serveReferrers(w http.ResponseWriter, repository string, subject digest.Digest) {
-	index := v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{}}
-	r.mu.Lock()
-	for id, c := range r.manifests[repository] {
-		var m v1.Manifest
-		if json.Unmarshal(c.body, &m) == nil && m.Subject != nil && m.Subject.Digest == subject && strings.Contains(id, ":") {
-			index.Manifests = append(index.Manifests, v1.Descriptor{
-				MediaType: c.mediaType, Digest: digest.Digest(id), Size: int64(len(c.body)), ArtifactType: m.ArtifactType, Annotations: m.Annotations,
-			})
-		}
-	}
-	r.mu.Unlock()
-	body, _ := json.Marshal(index) // strings and numbers
-	w.Header().Set("Content-Type", index.MediaType)
-	_, _ = w.Write(body) // the client's loss
 }
