@@ -18,7 +18,7 @@ func (a *app) imageCommand() *cobra.Command {
 	trust := &cobra.Command{Use: "trust", Short: "The signature policy"}
 	trust.AddCommand(a.trustShowCommand())
 	group(trust)
-	cmd.AddCommand(trust)
+	cmd.AddCommand(trust, a.signCommand(), a.referrersCommand())
 	return cmd
 }
 

@@ -91,7 +91,12 @@ func (in incoming) policyRef() *policy.Reference {
 	if in.ref == nil {
 		return nil
 	}
-	return &policy.Reference{Domain: in.ref.Domain, Path: in.ref.Path, Tag: in.ref.Tag, Digest: in.ref.Digest.String()}
+	r := policyReference(*in.ref)
+	return &r
+}
+
+func policyReference(r registry.Reference) policy.Reference {
+	return policy.Reference{Domain: r.Domain, Path: r.Path, Tag: r.Tag, Digest: r.Digest.String()}
 }
 
 // allow asks the policy about an image that comes in, and gives the signatures that
@@ -164,7 +169,7 @@ func (t Trust) where(ref registry.Reference) (lookasideScope, error) {
 	if err != nil {
 		return found, err
 	}
-	scopes := policy.Reference{Domain: ref.Domain, Path: ref.Path, Tag: ref.Tag, Digest: ref.Digest.String()}.Scopes(false)
+	scopes := policyReference(ref).Scopes(false)
 	best := len(scopes) + 1
 	for _, file := range files {
 		data, err := readTrustFile(file)
@@ -188,19 +193,22 @@ func (t Trust) where(ref registry.Reference) (lookasideScope, error) {
 	if found.Lookaside == "" {
 		found.Lookaside = found.Sigstore
 	}
+	if found.LookasideStage == "" {
+		found.LookasideStage = found.SigstoreStage
+	}
 	return found, nil
 }
 
-// fetchSignatures fetches what is there of an image's signatures.
+// fetchSignatures fetches what is there of an image's signatures: simple signing's from
+// the lookaside, else from the registry, if that keeps some; and attached ones.
 func (s *Store) fetchSignatures(ctx context.Context, in incoming, d digest.Digest) (have policy.Signatures, err error) {
 	w, err := s.options.Trust.where(*in.ref)
 	if err != nil {
 		return have, err
 	}
 	if w.Lookaside != "" {
-		base := fmt.Sprintf("%s/%s@%s=%s/signature-", strings.TrimSuffix(w.Lookaside, "/"), in.ref.Path, d.Algorithm(), d.Encoded())
 		for i := 1; i <= maxSignatures; i++ {
-			body, err := s.lookasideFile(ctx, fmt.Sprintf("%s%d", base, i))
+			body, err := s.lookasideFile(ctx, lookasidePath(w.Lookaside, *in.ref, d, i))
 			if errors.Is(err, ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 				break
 			}
@@ -208,6 +216,11 @@ func (s *Store) fetchSignatures(ctx context.Context, in incoming, d digest.Diges
 				return have, err
 			}
 			have.Simple = append(have.Simple, body)
+		}
+	}
+	if len(have.Simple) == 0 {
+		if have.Simple, err = s.registrySignatures(ctx, in, d); err != nil {
+			return have, err
 		}
 	}
 	if w.UseAttachments != nil && *w.UseAttachments {
@@ -228,11 +241,22 @@ func (s *Store) lookasideFile(ctx context.Context, url string) ([]byte, error) {
 	return s.client.Get(ctx, url, maxSignature)
 }
 
+// registrySignatures fetches simple signing's signatures from a registry that keeps
+// them itself.
+func (s *Store) registrySignatures(ctx context.Context, in incoming, d digest.Digest) ([][]byte, error) {
+	repo, err := s.client.Repository(*in.ref, in.auth)
+	if err != nil {
+		return nil, err
+	}
+	defer repo.Close()
+	found, err := repo.Signatures(ctx, d)
+	return found[:min(len(found), maxSignatures)], err
+}
+
 // attachments fetches cosign's signatures: the layers of an image with a tag made
 // of the digest.
 func (s *Store) attachments(ctx context.Context, in incoming, d digest.Digest) ([]policy.Sigstore, error) {
-	at := registry.Reference{Domain: in.ref.Domain, Path: in.ref.Path, Tag: strings.Replace(d.String(), ":", "-", 1) + sigstoreTagTail}
-	repo, err := s.client.Repository(at, in.auth)
+	repo, err := s.client.Repository(attachmentOf(*in.ref, d), in.auth)
 	if err != nil {
 		return nil, err
 	}

@@ -87,9 +87,14 @@ func TestTrust(t *testing.T) {
 	checkNothingElse(t, s)
 }
 
-// TestTrustSkopeo verifies what Debian's skopeo and gpg have signed.
-func TestTrustSkopeo(t *testing.T) {
-	testutil.RequireRoot(t, "layers have owners")
+// gpg is a home for gpg with one key.
+type gpg struct {
+	home, fingerprint string
+	public            string // armored
+}
+
+func newGPG(t *testing.T) gpg {
+	t.Helper()
 	for _, program := range []string{"gpg", "skopeo"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skip("needs " + program)
@@ -103,37 +108,48 @@ func TestTrustSkopeo(t *testing.T) {
 		_ = exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run() // it may have none
 		_ = os.RemoveAll(home)
 	})
-	run := func(program string, args ...string) []byte {
-		t.Helper()
-		cmd := exec.Command(program, args...)
-		cmd.Env = append(os.Environ(), "GNUPGHOME="+home)
-		out, err := cmd.Output()
-		if err != nil {
-			var exit *exec.ExitError
-			errors.As(err, &exit)
-			t.Fatalf("%s %v: %v\n%s", program, args, err, exit.Stderr)
+	g := gpg{home: home}
+	g.run(t, nil, "gpg", "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "", "--quick-generate-key", "k@example.org", "rsa2048", "sign", "never")
+	for line := range strings.Lines(string(g.run(t, nil, "gpg", "--with-colons", "--list-keys"))) {
+		if fields := strings.Split(line, ":"); fields[0] == "fpr" {
+			g.fingerprint = fields[9]
 		}
-		return out
 	}
-	run("gpg", "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "", "--quick-generate-key", "k@example.org", "rsa2048", "sign", "never")
+	g.public = string(g.run(t, nil, "gpg", "--export", "--armor", "k@example.org"))
+	return g
+}
+
+// run runs a program with this home.
+func (g gpg) run(t *testing.T, in []byte, program string, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), "GNUPGHOME="+g.home)
+	cmd.Stdin = bytes.NewReader(in)
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		errors.As(err, &exit)
+		t.Fatalf("%s %v: %v\n%s", program, args, err, exit.Stderr)
+	}
+	return out
+}
+
+// TestTrustSkopeo verifies what Debian's skopeo and gpg have signed.
+func TestTrustSkopeo(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	g := newGPG(t)
 	reg := startRegistry(t)
 	top := add(t, reg, "x/a", "1", tarOf(t, "a=a"))
 	add(t, reg, "x/unsigned", "1", tarOf(t, "b=b"))
 	dir := t.TempDir()
 	key, manifest := filepath.Join(dir, "key"), filepath.Join(dir, "manifest")
-	writeFile(t, key, string(run("gpg", "--export", "--armor", "k@example.org")))
+	writeFile(t, key, g.public)
 	body, _ := reg.Manifest("x/a", "1")
 	writeFile(t, manifest, string(body))
 	lookaside := filepath.Join(dir, "sigs")
 	signature := filepath.Join(lookaside, "x/a@sha256="+top.Digest.Encoded(), "signature-1")
 	writeFile(t, signature, "")
-	fingerprint := ""
-	for line := range strings.Lines(string(run("gpg", "--with-colons", "--list-keys"))) {
-		if fields := strings.Split(line, ":"); fields[0] == "fpr" {
-			fingerprint = fields[9]
-		}
-	}
-	run("skopeo", "standalone-sign", "--output", signature, manifest, reg.Addr+"/x/a:1", fingerprint)
+	g.run(t, nil, "skopeo", "standalone-sign", "--output", signature, manifest, reg.Addr+"/x/a:1", g.fingerprint)
 	trust := Trust{Policy: filepath.Join(dir, "policy.json"), RegistriesD: filepath.Join(dir, "registries.d")}
 	writeFile(t, trust.Policy, `{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"`+key+`"}]}`)
 	writeFile(t, filepath.Join(trust.RegistriesD, "default.yaml"), "default-docker:\n  lookaside: file:///nonexistent\n")

@@ -33,6 +33,23 @@ func WriteVolatile(path string, data []byte, perm os.FileMode) error {
 	return write(path, data, perm, false)
 }
 
+// WriteNew is Write for a path that is not there yet: if it is, the error is
+// fs.ErrExist and the file stays as it is.
+func WriteNew(path string, data []byte, perm os.FileMode) error {
+	temp, err := fill(path, data, perm, true)
+	if err != nil {
+		return err
+	}
+	err = os.Link(temp, path)
+	if e := os.Remove(temp); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
 // Stage does all of WriteVolatile but its last step, which puts the content in
 // place. A staged file that is not wanted any more is a leftover.
 func Stage(path string, data []byte, perm os.FileMode) (place func() error, err error) {

@@ -69,6 +69,8 @@ type Images interface {
 	Mount(ref string) (dir string, err error)
 	Unmount(ref string) error
 	Mounts() []image.Mounted
+	Sign(ctx context.Context, ref string, o image.SignOptions, signer func(payload []byte) ([]byte, error)) ([]image.Signed, error)
+	Referrers(ctx context.Context, ref, artifactType string, auth *image.Auth) (digest.Digest, []v1.Descriptor, error)
 	Repair(ctx context.Context, findings []image.Finding, auth func(name string) *image.Auth) error
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -341,6 +342,79 @@ func (fakeImages) Pull(_ context.Context, ref string, o image.PullOptions) (imag
 	}
 	wg.Wait()
 	return image.Image{ID: "sha256:id"}, nil
+}
+
+func (fakeImages) Sign(_ context.Context, ref string, o image.SignOptions, signer func([]byte) ([]byte, error)) ([]image.Signed, error) {
+	var all []image.Signed
+	for _, d := range []digest.Digest{"sha256:a", "sha256:b"} {
+		signature, err := signer([]byte(ref + " is " + d.String()))
+		if err != nil {
+			return all, err
+		}
+		all = append(all, image.Signed{Digest: d, Where: fmt.Sprintf("%s %s %s %s: %s", o.Kind, o.In, o.Identity, o.Auth.Username, signature)})
+	}
+	return all, nil
+}
+
+// Payloads go out, signatures come back, and at the end what was stored.
+func TestSignImage(t *testing.T) {
+	c := dial(t, t.Context(), Deps{Pods: newFakePods(), Images: fakeImages{}})
+	stream, err := c.SignImage(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(r *strakev1.SignImageRequest) {
+		t.Helper()
+		if err := stream.Send(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(&strakev1.SignImageRequest{Event: &strakev1.SignImageRequest_Start{Start: &strakev1.SignStart{
+		Reference: "a", In: "in", Identity: "as", Kind: "sigstore", Auth: &strakev1.Auth{Username: "u"}}}})
+	var got []string
+	for {
+		news, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if one := news.GetSigned(); one != nil {
+			got = append(got, one.Digest+" "+one.Where)
+			continue
+		}
+		send(&strakev1.SignImageRequest{Event: &strakev1.SignImageRequest_Signature{Signature: append([]byte("signed "), news.GetPayload()...)}})
+	}
+	want := "[sha256:a sigstore in as u: signed a is sha256:a sha256:b sigstore in as u: signed a is sha256:b]"
+	if fmt.Sprint(got) != want {
+		t.Errorf("got %v", got)
+	}
+	if stream, err = c.SignImage(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	send(&strakev1.SignImageRequest{})
+	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("without a start: %v", err)
+	}
+}
+
+func (fakeImages) Referrers(_ context.Context, ref, artifactType string, _ *image.Auth) (digest.Digest, []v1.Descriptor, error) {
+	if ref != "a" {
+		return "", nil, fmt.Errorf("%s: %w", ref, image.ErrNotFound)
+	}
+	return "sha256:a", []v1.Descriptor{{MediaType: "m", Digest: "sha256:b", Size: 3, ArtifactType: artifactType, Annotations: map[string]string{"k": "v"}}}, nil
+}
+
+func TestListReferrers(t *testing.T) {
+	c := dial(t, t.Context(), Deps{Pods: newFakePods(), Images: fakeImages{}})
+	r, err := c.ListReferrers(t.Context(), &strakev1.ListReferrersRequest{Reference: "a", ArtifactType: "t"})
+	if err != nil || r.Digest != "sha256:a" || len(r.Referrers) != 1 || r.Referrers[0].ArtifactType != "t" || r.Referrers[0].Annotations["k"] != "v" || r.Referrers[0].Size != 3 {
+		t.Errorf("%v %v", r, err)
+	}
+	if _, err := c.ListReferrers(t.Context(), &strakev1.ListReferrersRequest{Reference: "b"}); status.Code(err) != codes.NotFound {
+		t.Error(err)
+	}
 }
 
 // The last state of every layer arrives, and then the image.

@@ -3,6 +3,9 @@
 package cli
 
 import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,13 +16,23 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/strake-containers/strake/test/node"
+	"github.com/strake-containers/strake/test/sigstore"
 )
 
 // The scripts share one straked and run at the same time, so that each names its
 // containers after itself.
 func TestScripts(t *testing.T) {
-	n := node.Start(t, node.Options{})
+	registries := t.TempDir()
+	if err := os.WriteFile(filepath.Join(registries, "default.yaml"), []byte("default-docker:\n  use-sigstore-attachments: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := node.Start(t, node.Options{Config: fmt.Sprintf("[images]\nsignature_policy = \"\"\nregistries_d = %q\n", registries)})
 	strake(t, n, "pull", "-q", n.Image)
+	key, _ := sigstore.NewKey(t)
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	registry, _, _ := strings.Cut(n.Image, "/")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -30,7 +43,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("IMAGE", n.Image)
 			e.Setenv("REGISTRY", registry)
 			e.Setenv("PATH", n.Bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
-			return nil
+			return os.WriteFile(filepath.Join(e.WorkDir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 		},
 	})
 }

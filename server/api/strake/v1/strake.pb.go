@@ -2657,6 +2657,486 @@ func (x *TrustDecision) GetReason() string {
 	return ""
 }
 
+type SignImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*SignImageRequest_Start
+	//	*SignImageRequest_Signature
+	Event         isSignImageRequest_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignImageRequest) Reset() {
+	*x = SignImageRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignImageRequest) ProtoMessage() {}
+
+func (x *SignImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignImageRequest.ProtoReflect.Descriptor instead.
+func (*SignImageRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SignImageRequest) GetEvent() isSignImageRequest_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *SignImageRequest) GetStart() *SignStart {
+	if x != nil {
+		if x, ok := x.Event.(*SignImageRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *SignImageRequest) GetSignature() []byte {
+	if x != nil {
+		if x, ok := x.Event.(*SignImageRequest_Signature); ok {
+			return x.Signature
+		}
+	}
+	return nil
+}
+
+type isSignImageRequest_Event interface {
+	isSignImageRequest_Event()
+}
+
+type SignImageRequest_Start struct {
+	Start *SignStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type SignImageRequest_Signature struct {
+	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3,oneof"` // of the payload that came last
+}
+
+func (*SignImageRequest_Start) isSignImageRequest_Event() {}
+
+func (*SignImageRequest_Signature) isSignImageRequest_Event() {}
+
+type SignStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	In            string                 `protobuf:"bytes,2,opt,name=in,proto3" json:"in,omitempty"`             // the repository that the image is in; "" = its own
+	Identity      string                 `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"` // the name that it is signed for; "" = in
+	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`         // simple (an OpenPGP message) or sigstore (a bare signature)
+	Auth          *Auth                  `protobuf:"bytes,5,opt,name=auth,proto3" json:"auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignStart) Reset() {
+	*x = SignStart{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignStart) ProtoMessage() {}
+
+func (x *SignStart) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignStart.ProtoReflect.Descriptor instead.
+func (*SignStart) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *SignStart) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *SignStart) GetIn() string {
+	if x != nil {
+		return x.In
+	}
+	return ""
+}
+
+func (x *SignStart) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *SignStart) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *SignStart) GetAuth() *Auth {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
+type SignImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*SignImageResponse_Payload
+	//	*SignImageResponse_Signed
+	Event         isSignImageResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignImageResponse) Reset() {
+	*x = SignImageResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignImageResponse) ProtoMessage() {}
+
+func (x *SignImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignImageResponse.ProtoReflect.Descriptor instead.
+func (*SignImageResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *SignImageResponse) GetEvent() isSignImageResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *SignImageResponse) GetPayload() []byte {
+	if x != nil {
+		if x, ok := x.Event.(*SignImageResponse_Payload); ok {
+			return x.Payload
+		}
+	}
+	return nil
+}
+
+func (x *SignImageResponse) GetSigned() *Signed {
+	if x != nil {
+		if x, ok := x.Event.(*SignImageResponse_Signed); ok {
+			return x.Signed
+		}
+	}
+	return nil
+}
+
+type isSignImageResponse_Event interface {
+	isSignImageResponse_Event()
+}
+
+type SignImageResponse_Payload struct {
+	Payload []byte `protobuf:"bytes,1,opt,name=payload,proto3,oneof"`
+}
+
+type SignImageResponse_Signed struct {
+	Signed *Signed `protobuf:"bytes,2,opt,name=signed,proto3,oneof"` // all are stored: one for each digest
+}
+
+func (*SignImageResponse_Payload) isSignImageResponse_Event() {}
+
+func (*SignImageResponse_Signed) isSignImageResponse_Event() {}
+
+type Signed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"` // of the manifest or index
+	Where         string                 `protobuf:"bytes,2,opt,name=where,proto3" json:"where,omitempty"`   // a file, or a name in the registry
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signed) Reset() {
+	*x = Signed{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signed) ProtoMessage() {}
+
+func (x *Signed) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signed.ProtoReflect.Descriptor instead.
+func (*Signed) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Signed) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Signed) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+type ListReferrersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	ArtifactType  string                 `protobuf:"bytes,2,opt,name=artifact_type,json=artifactType,proto3" json:"artifact_type,omitempty"` // "" = all
+	Auth          *Auth                  `protobuf:"bytes,3,opt,name=auth,proto3" json:"auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReferrersRequest) Reset() {
+	*x = ListReferrersRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReferrersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReferrersRequest) ProtoMessage() {}
+
+func (x *ListReferrersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReferrersRequest.ProtoReflect.Descriptor instead.
+func (*ListReferrersRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ListReferrersRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ListReferrersRequest) GetArtifactType() string {
+	if x != nil {
+		return x.ArtifactType
+	}
+	return ""
+}
+
+func (x *ListReferrersRequest) GetAuth() *Auth {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
+type ListReferrersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"` // of the manifest or index that the reference means
+	Referrers     []*Referrer            `protobuf:"bytes,2,rep,name=referrers,proto3" json:"referrers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReferrersResponse) Reset() {
+	*x = ListReferrersResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReferrersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReferrersResponse) ProtoMessage() {}
+
+func (x *ListReferrersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReferrersResponse.ProtoReflect.Descriptor instead.
+func (*ListReferrersResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ListReferrersResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ListReferrersResponse) GetReferrers() []*Referrer {
+	if x != nil {
+		return x.Referrers
+	}
+	return nil
+}
+
+type Referrer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MediaType     string                 `protobuf:"bytes,1,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // bytes, of the manifest
+	ArtifactType  string                 `protobuf:"bytes,4,opt,name=artifact_type,json=artifactType,proto3" json:"artifact_type,omitempty"`
+	Annotations   map[string]string      `protobuf:"bytes,5,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Referrer) Reset() {
+	*x = Referrer{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Referrer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Referrer) ProtoMessage() {}
+
+func (x *Referrer) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Referrer.ProtoReflect.Descriptor instead.
+func (*Referrer) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Referrer) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+func (x *Referrer) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Referrer) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Referrer) GetArtifactType() string {
+	if x != nil {
+		return x.ArtifactType
+	}
+	return ""
+}
+
+func (x *Referrer) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
 type DiskUsageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2665,7 +3145,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +3157,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +3170,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
 }
 
 type DiskUsageResponse struct {
@@ -2704,7 +3184,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2716,7 +3196,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2729,7 +3209,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DiskUsageResponse) GetImages() []*ImageUsage {
@@ -2766,7 +3246,7 @@ type ImageUsage struct {
 
 func (x *ImageUsage) Reset() {
 	*x = ImageUsage{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +3258,7 @@ func (x *ImageUsage) String() string {
 func (*ImageUsage) ProtoMessage() {}
 
 func (x *ImageUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +3271,7 @@ func (x *ImageUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
 func (*ImageUsage) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ImageUsage) GetImage() *Image {
@@ -2838,7 +3318,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +3330,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +3343,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *WaitContainerRequest) GetContainerId() string {
@@ -2885,7 +3365,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3377,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3390,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *WaitContainerResponse) GetExitCode() int32 {
@@ -2951,7 +3431,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2963,7 +3443,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2976,7 +3456,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -3001,7 +3481,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3493,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3506,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{60}
 }
 
 type HoldRequest struct {
@@ -3039,7 +3519,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3051,7 +3531,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,7 +3544,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *HoldRequest) GetPodId() string {
@@ -3089,7 +3569,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3101,7 +3581,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3114,7 +3594,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{62}
 }
 
 // Input is what the client sends in Exec and Attach: first exec or attach, then
@@ -3135,7 +3615,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3627,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3640,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Input) GetEvent() isInput_Event {
@@ -3265,7 +3745,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3277,7 +3757,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3290,7 +3770,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Output) GetEvent() isOutput_Event {
@@ -3380,7 +3860,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3392,7 +3872,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3405,7 +3885,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{58}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -3476,7 +3956,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3968,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3981,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{59}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -3540,7 +4020,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +4032,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +4045,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{60}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{67}
 }
 
 type Ready struct {
@@ -3576,7 +4056,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3588,7 +4068,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3601,7 +4081,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{61}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{68}
 }
 
 type Size struct {
@@ -3614,7 +4094,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3626,7 +4106,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3639,7 +4119,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{62}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -3665,7 +4145,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +4157,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +4170,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{63}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -3882,7 +4362,41 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
 	"\x05scope\x18\x03 \x01(\tR\x05scope\x12\"\n" +
 	"\frequirements\x18\x04 \x01(\fR\frequirements\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x12\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"i\n" +
+	"\x10SignImageRequest\x12,\n" +
+	"\x05start\x18\x01 \x01(\v2\x14.strake.v1.SignStartH\x00R\x05start\x12\x1e\n" +
+	"\tsignature\x18\x02 \x01(\fH\x00R\tsignatureB\a\n" +
+	"\x05event\"\x8e\x01\n" +
+	"\tSignStart\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x0e\n" +
+	"\x02in\x18\x02 \x01(\tR\x02in\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12#\n" +
+	"\x04auth\x18\x05 \x01(\v2\x0f.strake.v1.AuthR\x04auth\"e\n" +
+	"\x11SignImageResponse\x12\x1a\n" +
+	"\apayload\x18\x01 \x01(\fH\x00R\apayload\x12+\n" +
+	"\x06signed\x18\x02 \x01(\v2\x11.strake.v1.SignedH\x00R\x06signedB\a\n" +
+	"\x05event\"6\n" +
+	"\x06Signed\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05where\x18\x02 \x01(\tR\x05where\"~\n" +
+	"\x14ListReferrersRequest\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12#\n" +
+	"\rartifact_type\x18\x02 \x01(\tR\fartifactType\x12#\n" +
+	"\x04auth\x18\x03 \x01(\v2\x0f.strake.v1.AuthR\x04auth\"b\n" +
+	"\x15ListReferrersResponse\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x121\n" +
+	"\treferrers\x18\x02 \x03(\v2\x13.strake.v1.ReferrerR\treferrers\"\x82\x02\n" +
+	"\bReferrer\x12\x1d\n" +
+	"\n" +
+	"media_type\x18\x01 \x01(\tR\tmediaType\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12#\n" +
+	"\rartifact_type\x18\x04 \x01(\tR\fartifactType\x12F\n" +
+	"\vannotations\x18\x05 \x03(\v2$.strake.v1.Referrer.AnnotationsEntryR\vannotations\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x12\n" +
 	"\x10DiskUsageRequest\"p\n" +
 	"\x11DiskUsageResponse\x12-\n" +
 	"\x06images\x18\x01 \x03(\v2\x15.strake.v1.ImageUsageR\x06images\x12\x14\n" +
@@ -3947,7 +4461,7 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\"\x1a\n" +
 	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code2\xaf\x0e\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code2\xcf\x0f\n" +
 	"\x06Strake\x12=\n" +
 	"\x06System\x12\x18.strake.v1.SystemRequest\x1a\x19.strake.v1.SystemResponse\x129\n" +
 	"\x04Dump\x12\x16.strake.v1.DumpRequest\x1a\x17.strake.v1.DumpResponse0\x01\x129\n" +
@@ -3966,7 +4480,9 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\vImportImage\x12\x1d.strake.v1.ImportImageRequest\x1a\x1e.strake.v1.ImportImageResponse(\x01\x12Q\n" +
 	"\fVerifyImages\x12\x1e.strake.v1.VerifyImagesRequest\x1a\x1f.strake.v1.VerifyImagesResponse0\x01\x12F\n" +
 	"\tDiskUsage\x12\x1b.strake.v1.DiskUsageRequest\x1a\x1c.strake.v1.DiskUsageResponse\x12F\n" +
-	"\tShowTrust\x12\x1b.strake.v1.ShowTrustRequest\x1a\x1c.strake.v1.ShowTrustResponse\x12I\n" +
+	"\tShowTrust\x12\x1b.strake.v1.ShowTrustRequest\x1a\x1c.strake.v1.ShowTrustResponse\x12J\n" +
+	"\tSignImage\x12\x1b.strake.v1.SignImageRequest\x1a\x1c.strake.v1.SignImageResponse(\x010\x01\x12R\n" +
+	"\rListReferrers\x12\x1f.strake.v1.ListReferrersRequest\x1a .strake.v1.ListReferrersResponse\x12I\n" +
 	"\n" +
 	"MountImage\x12\x1c.strake.v1.MountImageRequest\x1a\x1d.strake.v1.MountImageResponse\x12O\n" +
 	"\fUnmountImage\x12\x1e.strake.v1.UnmountImageRequest\x1a\x1f.strake.v1.UnmountImageResponse\x12X\n" +
@@ -3991,7 +4507,7 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*SystemRequest)(nil),           // 0: strake.v1.SystemRequest
 	(*SystemResponse)(nil),          // 1: strake.v1.SystemResponse
@@ -4040,24 +4556,32 @@ var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*ShowTrustResponse)(nil),       // 44: strake.v1.ShowTrustResponse
 	(*TrustScope)(nil),              // 45: strake.v1.TrustScope
 	(*TrustDecision)(nil),           // 46: strake.v1.TrustDecision
-	(*DiskUsageRequest)(nil),        // 47: strake.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),       // 48: strake.v1.DiskUsageResponse
-	(*ImageUsage)(nil),              // 49: strake.v1.ImageUsage
-	(*WaitContainerRequest)(nil),    // 50: strake.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil),   // 51: strake.v1.WaitContainerResponse
-	(*KillContainerRequest)(nil),    // 52: strake.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 53: strake.v1.KillContainerResponse
-	(*HoldRequest)(nil),             // 54: strake.v1.HoldRequest
-	(*HoldResponse)(nil),            // 55: strake.v1.HoldResponse
-	(*Input)(nil),                   // 56: strake.v1.Input
-	(*Output)(nil),                  // 57: strake.v1.Output
-	(*ExecStart)(nil),               // 58: strake.v1.ExecStart
-	(*AttachStart)(nil),             // 59: strake.v1.AttachStart
-	(*CloseStdin)(nil),              // 60: strake.v1.CloseStdin
-	(*Ready)(nil),                   // 61: strake.v1.Ready
-	(*Size)(nil),                    // 62: strake.v1.Size
-	(*Exit)(nil),                    // 63: strake.v1.Exit
-	nil,                             // 64: strake.v1.VerifyImagesRequest.AuthsEntry
+	(*SignImageRequest)(nil),        // 47: strake.v1.SignImageRequest
+	(*SignStart)(nil),               // 48: strake.v1.SignStart
+	(*SignImageResponse)(nil),       // 49: strake.v1.SignImageResponse
+	(*Signed)(nil),                  // 50: strake.v1.Signed
+	(*ListReferrersRequest)(nil),    // 51: strake.v1.ListReferrersRequest
+	(*ListReferrersResponse)(nil),   // 52: strake.v1.ListReferrersResponse
+	(*Referrer)(nil),                // 53: strake.v1.Referrer
+	(*DiskUsageRequest)(nil),        // 54: strake.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),       // 55: strake.v1.DiskUsageResponse
+	(*ImageUsage)(nil),              // 56: strake.v1.ImageUsage
+	(*WaitContainerRequest)(nil),    // 57: strake.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil),   // 58: strake.v1.WaitContainerResponse
+	(*KillContainerRequest)(nil),    // 59: strake.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 60: strake.v1.KillContainerResponse
+	(*HoldRequest)(nil),             // 61: strake.v1.HoldRequest
+	(*HoldResponse)(nil),            // 62: strake.v1.HoldResponse
+	(*Input)(nil),                   // 63: strake.v1.Input
+	(*Output)(nil),                  // 64: strake.v1.Output
+	(*ExecStart)(nil),               // 65: strake.v1.ExecStart
+	(*AttachStart)(nil),             // 66: strake.v1.AttachStart
+	(*CloseStdin)(nil),              // 67: strake.v1.CloseStdin
+	(*Ready)(nil),                   // 68: strake.v1.Ready
+	(*Size)(nil),                    // 69: strake.v1.Size
+	(*Exit)(nil),                    // 70: strake.v1.Exit
+	nil,                             // 71: strake.v1.VerifyImagesRequest.AuthsEntry
+	nil,                             // 72: strake.v1.Referrer.AnnotationsEntry
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	4,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
@@ -4071,78 +4595,88 @@ var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
 	10, // 8: strake.v1.PruneImagesResponse.removed:type_name -> strake.v1.Image
 	10, // 9: strake.v1.LoadImagesResponse.images:type_name -> strake.v1.Image
 	10, // 10: strake.v1.ImportImageResponse.image:type_name -> strake.v1.Image
-	64, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
+	71, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
 	10, // 12: strake.v1.VerifyImagesResponse.image:type_name -> strake.v1.Image
 	37, // 13: strake.v1.ListImageMountsResponse.mounts:type_name -> strake.v1.ImageMount
 	42, // 14: strake.v1.DiffContainerResponse.changes:type_name -> strake.v1.Change
 	45, // 15: strake.v1.ShowTrustResponse.scopes:type_name -> strake.v1.TrustScope
 	46, // 16: strake.v1.ShowTrustResponse.decision:type_name -> strake.v1.TrustDecision
-	49, // 17: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
-	10, // 18: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
-	58, // 19: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
-	59, // 20: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
-	60, // 21: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
-	62, // 22: strake.v1.Input.resize:type_name -> strake.v1.Size
-	61, // 23: strake.v1.Output.ready:type_name -> strake.v1.Ready
-	63, // 24: strake.v1.Output.exit:type_name -> strake.v1.Exit
-	62, // 25: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	62, // 26: strake.v1.AttachStart.size:type_name -> strake.v1.Size
-	7,  // 27: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
-	0,  // 28: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	2,  // 29: strake.v1.Strake.Dump:input_type -> strake.v1.DumpRequest
-	6,  // 30: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	11, // 31: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	13, // 32: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
-	15, // 33: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
-	17, // 34: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
-	19, // 35: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
-	21, // 36: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
-	23, // 37: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
-	25, // 38: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
-	27, // 39: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
-	29, // 40: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
-	47, // 41: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
-	43, // 42: strake.v1.Strake.ShowTrust:input_type -> strake.v1.ShowTrustRequest
-	31, // 43: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
-	33, // 44: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
-	35, // 45: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
-	38, // 46: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
-	40, // 47: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
-	50, // 48: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	52, // 49: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	54, // 50: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
-	56, // 51: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	56, // 52: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 53: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	3,  // 54: strake.v1.Strake.Dump:output_type -> strake.v1.DumpResponse
-	8,  // 55: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	12, // 56: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	14, // 57: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
-	16, // 58: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
-	18, // 59: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
-	20, // 60: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
-	22, // 61: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
-	24, // 62: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
-	26, // 63: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
-	28, // 64: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
-	30, // 65: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
-	48, // 66: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
-	44, // 67: strake.v1.Strake.ShowTrust:output_type -> strake.v1.ShowTrustResponse
-	32, // 68: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
-	34, // 69: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
-	36, // 70: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
-	39, // 71: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
-	41, // 72: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
-	51, // 73: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	53, // 74: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	55, // 75: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
-	57, // 76: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	57, // 77: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	53, // [53:78] is the sub-list for method output_type
-	28, // [28:53] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	48, // 17: strake.v1.SignImageRequest.start:type_name -> strake.v1.SignStart
+	7,  // 18: strake.v1.SignStart.auth:type_name -> strake.v1.Auth
+	50, // 19: strake.v1.SignImageResponse.signed:type_name -> strake.v1.Signed
+	7,  // 20: strake.v1.ListReferrersRequest.auth:type_name -> strake.v1.Auth
+	53, // 21: strake.v1.ListReferrersResponse.referrers:type_name -> strake.v1.Referrer
+	72, // 22: strake.v1.Referrer.annotations:type_name -> strake.v1.Referrer.AnnotationsEntry
+	56, // 23: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
+	10, // 24: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
+	65, // 25: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	66, // 26: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	67, // 27: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	69, // 28: strake.v1.Input.resize:type_name -> strake.v1.Size
+	68, // 29: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	70, // 30: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	69, // 31: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	69, // 32: strake.v1.AttachStart.size:type_name -> strake.v1.Size
+	7,  // 33: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
+	0,  // 34: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
+	2,  // 35: strake.v1.Strake.Dump:input_type -> strake.v1.DumpRequest
+	6,  // 36: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	11, // 37: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	13, // 38: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
+	15, // 39: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
+	17, // 40: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
+	19, // 41: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
+	21, // 42: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
+	23, // 43: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
+	25, // 44: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
+	27, // 45: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
+	29, // 46: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
+	54, // 47: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
+	43, // 48: strake.v1.Strake.ShowTrust:input_type -> strake.v1.ShowTrustRequest
+	47, // 49: strake.v1.Strake.SignImage:input_type -> strake.v1.SignImageRequest
+	51, // 50: strake.v1.Strake.ListReferrers:input_type -> strake.v1.ListReferrersRequest
+	31, // 51: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
+	33, // 52: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
+	35, // 53: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
+	38, // 54: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
+	40, // 55: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
+	57, // 56: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	59, // 57: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	61, // 58: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
+	63, // 59: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	63, // 60: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	1,  // 61: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	3,  // 62: strake.v1.Strake.Dump:output_type -> strake.v1.DumpResponse
+	8,  // 63: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	12, // 64: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	14, // 65: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
+	16, // 66: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
+	18, // 67: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
+	20, // 68: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
+	22, // 69: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
+	24, // 70: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
+	26, // 71: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
+	28, // 72: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
+	30, // 73: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
+	55, // 74: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
+	44, // 75: strake.v1.Strake.ShowTrust:output_type -> strake.v1.ShowTrustResponse
+	49, // 76: strake.v1.Strake.SignImage:output_type -> strake.v1.SignImageResponse
+	52, // 77: strake.v1.Strake.ListReferrers:output_type -> strake.v1.ListReferrersResponse
+	32, // 78: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
+	34, // 79: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
+	36, // 80: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
+	39, // 81: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
+	41, // 82: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
+	58, // 83: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	60, // 84: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	62, // 85: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
+	64, // 86: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	64, // 87: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	61, // [61:88] is the sub-list for method output_type
+	34, // [34:61] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_server_api_strake_v1_strake_proto_init() }
@@ -4158,14 +4692,22 @@ func file_server_api_strake_v1_strake_proto_init() {
 		(*PushResponse_Progress)(nil),
 		(*PushResponse_Digest)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[56].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[47].OneofWrappers = []any{
+		(*SignImageRequest_Start)(nil),
+		(*SignImageRequest_Signature)(nil),
+	}
+	file_server_api_strake_v1_strake_proto_msgTypes[49].OneofWrappers = []any{
+		(*SignImageResponse_Payload)(nil),
+		(*SignImageResponse_Signed)(nil),
+	}
+	file_server_api_strake_v1_strake_proto_msgTypes[63].OneofWrappers = []any{
 		(*Input_Exec)(nil),
 		(*Input_Attach)(nil),
 		(*Input_Stdin)(nil),
 		(*Input_CloseStdin)(nil),
 		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[57].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[64].OneofWrappers = []any{
 		(*Output_Ready)(nil),
 		(*Output_Stdout)(nil),
 		(*Output_Stderr)(nil),
@@ -4177,7 +4719,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   65,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,8 @@ const (
 	Strake_VerifyImages_FullMethodName    = "/strake.v1.Strake/VerifyImages"
 	Strake_DiskUsage_FullMethodName       = "/strake.v1.Strake/DiskUsage"
 	Strake_ShowTrust_FullMethodName       = "/strake.v1.Strake/ShowTrust"
+	Strake_SignImage_FullMethodName       = "/strake.v1.Strake/SignImage"
+	Strake_ListReferrers_FullMethodName   = "/strake.v1.Strake/ListReferrers"
 	Strake_MountImage_FullMethodName      = "/strake.v1.Strake/MountImage"
 	Strake_UnmountImage_FullMethodName    = "/strake.v1.Strake/UnmountImage"
 	Strake_ListImageMounts_FullMethodName = "/strake.v1.Strake/ListImageMounts"
@@ -88,6 +90,13 @@ type StrakeClient interface {
 	DiskUsage(ctx context.Context, in *DiskUsageRequest, opts ...grpc.CallOption) (*DiskUsageResponse, error)
 	// ShowTrust gives the signature policy, and what it says of an image that is here.
 	ShowTrust(ctx context.Context, in *ShowTrustRequest, opts ...grpc.CallOption) (*ShowTrustResponse, error)
+	// SignImage has an image signed as it lies in a registry, and stores the signature
+	// where registries.d says. The client's first message is start; then straked sends
+	// what is to be signed and the client answers with the signature, for each manifest:
+	// private keys stay with who has them.
+	SignImage(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SignImageRequest, SignImageResponse], error)
+	// ListReferrers asks a registry what refers to an image, which need not be here.
+	ListReferrers(ctx context.Context, in *ListReferrersRequest, opts ...grpc.CallOption) (*ListReferrersResponse, error)
 	// MountImage shows an image's files, read-only, in a directory of the host.
 	MountImage(ctx context.Context, in *MountImageRequest, opts ...grpc.CallOption) (*MountImageResponse, error)
 	// UnmountImage takes that away.
@@ -328,6 +337,29 @@ func (c *strakeClient) ShowTrust(ctx context.Context, in *ShowTrustRequest, opts
 	return out, nil
 }
 
+func (c *strakeClient) SignImage(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SignImageRequest, SignImageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[7], Strake_SignImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SignImageRequest, SignImageResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_SignImageClient = grpc.BidiStreamingClient[SignImageRequest, SignImageResponse]
+
+func (c *strakeClient) ListReferrers(ctx context.Context, in *ListReferrersRequest, opts ...grpc.CallOption) (*ListReferrersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListReferrersResponse)
+	err := c.cc.Invoke(ctx, Strake_ListReferrers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *strakeClient) MountImage(ctx context.Context, in *MountImageRequest, opts ...grpc.CallOption) (*MountImageResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MountImageResponse)
@@ -360,7 +392,7 @@ func (c *strakeClient) ListImageMounts(ctx context.Context, in *ListImageMountsR
 
 func (c *strakeClient) ExportContainer(ctx context.Context, in *ExportContainerRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportContainerResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[7], Strake_ExportContainer_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[8], Strake_ExportContainer_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -409,7 +441,7 @@ func (c *strakeClient) KillContainer(ctx context.Context, in *KillContainerReque
 
 func (c *strakeClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[HoldResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[8], Strake_Hold_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[9], Strake_Hold_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -428,7 +460,7 @@ type Strake_HoldClient = grpc.ServerStreamingClient[HoldResponse]
 
 func (c *strakeClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[9], Strake_Exec_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[10], Strake_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -441,7 +473,7 @@ type Strake_ExecClient = grpc.BidiStreamingClient[Input, Output]
 
 func (c *strakeClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Input, Output], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[10], Strake_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Strake_ServiceDesc.Streams[11], Strake_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -490,6 +522,13 @@ type StrakeServer interface {
 	DiskUsage(context.Context, *DiskUsageRequest) (*DiskUsageResponse, error)
 	// ShowTrust gives the signature policy, and what it says of an image that is here.
 	ShowTrust(context.Context, *ShowTrustRequest) (*ShowTrustResponse, error)
+	// SignImage has an image signed as it lies in a registry, and stores the signature
+	// where registries.d says. The client's first message is start; then straked sends
+	// what is to be signed and the client answers with the signature, for each manifest:
+	// private keys stay with who has them.
+	SignImage(grpc.BidiStreamingServer[SignImageRequest, SignImageResponse]) error
+	// ListReferrers asks a registry what refers to an image, which need not be here.
+	ListReferrers(context.Context, *ListReferrersRequest) (*ListReferrersResponse, error)
 	// MountImage shows an image's files, read-only, in a directory of the host.
 	MountImage(context.Context, *MountImageRequest) (*MountImageResponse, error)
 	// UnmountImage takes that away.
@@ -573,6 +612,12 @@ func (UnimplementedStrakeServer) DiskUsage(context.Context, *DiskUsageRequest) (
 }
 func (UnimplementedStrakeServer) ShowTrust(context.Context, *ShowTrustRequest) (*ShowTrustResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ShowTrust not implemented")
+}
+func (UnimplementedStrakeServer) SignImage(grpc.BidiStreamingServer[SignImageRequest, SignImageResponse]) error {
+	return status.Error(codes.Unimplemented, "method SignImage not implemented")
+}
+func (UnimplementedStrakeServer) ListReferrers(context.Context, *ListReferrersRequest) (*ListReferrersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReferrers not implemented")
 }
 func (UnimplementedStrakeServer) MountImage(context.Context, *MountImageRequest) (*MountImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method MountImage not implemented")
@@ -838,6 +883,31 @@ func _Strake_ShowTrust_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Strake_SignImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(StrakeServer).SignImage(&grpc.GenericServerStream[SignImageRequest, SignImageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Strake_SignImageServer = grpc.BidiStreamingServer[SignImageRequest, SignImageResponse]
+
+func _Strake_ListReferrers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListReferrersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).ListReferrers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_ListReferrers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).ListReferrers(ctx, req.(*ListReferrersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Strake_MountImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(MountImageRequest)
 	if err := dec(in); err != nil {
@@ -1022,6 +1092,10 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Strake_ShowTrust_Handler,
 		},
 		{
+			MethodName: "ListReferrers",
+			Handler:    _Strake_ListReferrers_Handler,
+		},
+		{
 			MethodName: "MountImage",
 			Handler:    _Strake_MountImage_Handler,
 		},
@@ -1081,6 +1155,12 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "VerifyImages",
 			Handler:       _Strake_VerifyImages_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "SignImage",
+			Handler:       _Strake_SignImage_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 		{
 			StreamName:    "ExportContainer",
