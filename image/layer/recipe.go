@@ -46,8 +46,9 @@ type recorder struct {
 	in      io.Reader
 	read    int64 // bytes of the tar
 	raw     []byte
-	content bool // what is read now is a file's content, which the file has
-	lost    bool // a content is in no file any more: no recipe
+	content bool   // what is read now is a file's content, which the file has
+	lost    bool   // a content is in no file any more: no recipe
+	encoded []byte // the last step, for its memory: there is one for each file
 	out     *gzip.Writer
 }
 
@@ -99,14 +100,14 @@ func (r *recorder) step(path string, size int64) error {
 }
 
 func (r *recorder) write(raw []byte, path string, size int64) error {
-	var b []byte
-	b = binary.AppendUvarint(b, uint64(len(raw)))
+	b := binary.AppendUvarint(r.encoded[:0], uint64(len(raw)))
 	b = append(b, raw...)
 	b = binary.AppendUvarint(b, uint64(len(path)))
 	if path != "" {
 		b = append(b, path...)
 		b = binary.AppendUvarint(b, uint64(size))
 	}
+	r.encoded = b
 	if _, err := r.out.Write(b); err != nil {
 		return fmt.Errorf("recipe: %w", err)
 	}
