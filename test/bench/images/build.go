@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/strake-containers/strake/test/registry"
@@ -22,6 +23,9 @@ var layerPackages = [][]string{
 	{"libllvm14"}, {"gcc-12", "cpp-12"}, {"golang-1.19-go"}, {"golang-1.19-src"},
 	{"perl-modules-5.36", "libperl5.36", "libpython3.11-stdlib"}, {"git", "libicu72"}, {"vim-runtime"}, {"linux-headers"},
 }
+
+// compressions are what each image is packed with, and its tags.
+var compressions = []registry.Compression{registry.Gzip, registry.Zstd}
 
 // headers is the package with the headers of the kernel that this Debian has.
 func headers(ctx context.Context) (string, error) {
@@ -103,9 +107,11 @@ func appendTar(w *tar.Writer, plain []byte) error {
 	}
 }
 
-// serve makes the image in both compressions, and one of the same layers but
-// one, and serves them; packages are kept in dir.
-func serve(ctx context.Context, dir string) (*registry.Server, error) {
+// serve makes the images and serves them on address; packages are kept in dir.
+// bench/big has a layer for each line of layerPackages, bench/more is the same with
+// one small layer more, bench/one has all files in one layer; their tags are the
+// compressions.
+func serve(ctx context.Context, dir, address string) (*registry.Server, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -114,36 +120,40 @@ func serve(ctx context.Context, dir string) (*registry.Server, error) {
 		return nil, err
 	}
 	layers := base.Layers
+	var all bytes.Buffer
+	one := tar.NewWriter(&all)
 	for _, packages := range layerPackages {
 		plain, err := layerTar(ctx, dir, packages)
+		if err == nil {
+			err = appendTar(one, plain)
+		}
 		if err != nil {
 			return nil, err
 		}
 		layers = append(layers, registry.Layer{Tar: plain})
 	}
+	var own bytes.Buffer
+	w := tar.NewWriter(&own)
+	if err := w.WriteHeader(&tar.Header{Name: "own", Mode: 0o644}); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(w.Close(), one.Close()); err != nil {
+		return nil, err
+	}
 	r := registry.New()
-	for _, c := range []registry.Compression{registry.Gzip, registry.Zstd} {
-		img := registry.Image{Config: base.Config}
-		for _, l := range layers {
-			l.Compression = c
-			img.Layers = append(img.Layers, l)
-		}
-		if _, err := r.Add("bench/big", string(c), img); err != nil {
-			return nil, err
-		}
-		// All its layers but the smallest, which is not there yet.
-		var own bytes.Buffer
-		w := tar.NewWriter(&own)
-		if err := w.WriteHeader(&tar.Header{Name: "own", Mode: 0o644}); err != nil {
-			return nil, err
-		}
-		if err := w.Close(); err != nil {
-			return nil, err
-		}
-		img.Layers = append(img.Layers, registry.Layer{Tar: own.Bytes(), Compression: c})
-		if _, err := r.Add("bench/more", string(c), img); err != nil {
-			return nil, err
+	for name, layers := range map[string][]registry.Layer{
+		"bench/big":  layers,
+		"bench/more": append(slices.Clone(layers), registry.Layer{Tar: own.Bytes()}),
+		"bench/one":  {{Tar: all.Bytes()}},
+	} {
+		for _, c := range compressions {
+			for i := range layers {
+				layers[i].Compression = c
+			}
+			if _, err := r.Add(name, string(c), registry.Image{Config: base.Config, Layers: layers}); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return r.Start("127.0.0.1:0")
+	return r.Start(address)
 }

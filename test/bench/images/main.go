@@ -2,14 +2,20 @@
 // floor, which is `curl | gzip -dc | tar x` (zstd likewise) of the same blobs from
 // the same registry, all layers at once and nothing verified or flushed.
 //
-//	go run ./test/bench/images [-bin bin] [-rounds 3] [-work DIR] [-containerd PATH] [-skopeo PATH]
+//	go run ./test/bench/images [-bin bin] [-rounds 3] [-work DIR] [-containerd PATH] [-skopeo PATH] [-from HOST:PORT]
 //
-// The image is made of Debian packages (build.go): 9 layers, about 940 MB
-// unpacked. Peers take turns in each round. CPU time is that of the puller alone:
-// the registry runs in this process. Memory is the peak above what it was before.
+// The images are made of Debian packages (build.go): one of 9 layers, about 940 MB
+// unpacked, and one with the same files in a single layer. With -from they come from
+// a registry that has bench/big and bench/one, tags gzip and zstd.
+//
+// Peers take turns in each round, each on a new ext4 of its own (disk.go), so that
+// nobody pays for what another has deleted or not flushed yet. CPU time is that of
+// the puller alone: the registry runs in this process. Memory is the peak above what
+// it was before.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -36,18 +42,27 @@ import (
 )
 
 func main() {
-	bin := flag.String("bin", "bin", "directory of the built programs")
-	rounds := flag.Int("rounds", 3, "rounds, all peers in each")
-	work := flag.String("work", "", "where packages and pulled files go; \"\" is a temporary directory")
-	containerd := flag.String("containerd", "containerd", "containerd; \"\" leaves it out")
-	skopeo := flag.String("skopeo", "skopeo", "skopeo, which copies to an OCI layout and unpacks nothing; \"\" leaves it out")
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin", "directory of the built programs")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds, all peers in each")
+	flag.StringVar(&o.work, "work", "", "where packages and pulled files go; \"\" is a temporary directory")
+	flag.StringVar(&o.containerd, "containerd", "containerd", "containerd; \"\" leaves it out")
+	flag.StringVar(&o.skopeo, "skopeo", "skopeo", "skopeo, which copies to an OCI layout and unpacks nothing; \"\" leaves it out")
+	flag.StringVar(&o.from, "from", "", "HOST:PORT of the registry; \"\" makes the images and serves them here")
+	flag.StringVar(&o.serve, "serve", "", "make the images, serve them on this HOST:PORT for -from of others, and measure nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *bin, *work, *containerd, *skopeo, *rounds); err != nil {
+	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/images:", err)
 		os.Exit(1)
 	}
+}
+
+type options struct {
+	bin, work, containerd, skopeo string
+	from, serve                   string
+	rounds                        int
 }
 
 // figures are what one thing measured, in the order of rounds.
@@ -55,60 +70,90 @@ type figures map[string][]float64
 
 func (f figures) add(name string, value float64) { f[name] = append(f[name], value) }
 
+// median is 0 of none.
+func (f figures) median(name string) float64 {
+	values := slices.Sorted(slices.Values(f[name]))
+	if len(values) == 0 {
+		return 0
+	}
+	return values[len(values)/2]
+}
+
 // bench is one session.
 type bench struct {
-	server *registry.Server
-	work   string
-	names  []string // of who is measured, in order
-	got    map[string]figures
+	registry string // HOST:PORT
+	work     string
+	names    []string // of who is measured, in order
+	got      map[string]figures
 }
 
-func (b *bench) of(who string) figures {
-	if b.got[who] == nil {
-		b.got[who] = figures{}
-		b.names = append(b.names, who)
+// subject is an image in one compression.
+type subject struct {
+	repository  string
+	compression registry.Compression
+}
+
+// subjects are what is pulled: nine layers, and all files in one.
+func subjects() (all []subject) {
+	for _, repository := range []string{"big", "one"} {
+		for _, c := range compressions {
+			all = append(all, subject{repository, c})
+		}
 	}
-	return b.got[who]
+	return all
 }
 
-func run(ctx context.Context, bin, work, containerd, skopeo string, rounds int) (err error) {
-	if work == "" {
-		if work, err = os.MkdirTemp("", "strake-bench-images-"); err != nil {
+func (s subject) String() string { return s.repository + " " + string(s.compression) }
+
+// path is the image's name in the registry, without its tag.
+func (s subject) path() string { return "bench/" + s.repository }
+
+func (b *bench) of(who string, s subject) figures {
+	name := s.String() + ": " + who
+	if b.got[name] == nil {
+		b.got[name] = figures{}
+		b.names = append(b.names, name)
+	}
+	return b.got[name]
+}
+
+func run(ctx context.Context, o options) (err error) {
+	if o.work == "" {
+		if o.work, err = os.MkdirTemp("", "strake-bench-images-"); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+		defer func() { err = errors.Join(err, os.RemoveAll(o.work)) }()
 	}
-	server, err := serve(ctx, filepath.Join(work, "packages"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
-	b := &bench{server: server, work: work, got: map[string]figures{}}
-
-	var daemons []*daemon
-	for _, p := range []struct{ name, program string }{{"strake", filepath.Join(bin, "straked")}, {"containerd", containerd}} {
-		if p.program == "" {
-			continue
-		}
-		d, err := b.start(p.name, p.program)
+	b := &bench{registry: o.from, work: o.work, got: map[string]figures{}}
+	if o.from == "" {
+		server, err := serve(ctx, filepath.Join(o.work, "packages"), cmp.Or(o.serve, "127.0.0.1:0"))
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, d.stop()) }()
-		daemons = append(daemons, d)
+		defer func() { err = errors.Join(err, server.Close()) }()
+		b.registry = server.Addr
 	}
-	for range rounds {
-		for _, c := range []registry.Compression{registry.Gzip, registry.Zstd} {
-			if err := b.floor(ctx, c); err != nil {
+	if o.serve != "" {
+		<-ctx.Done()
+		return nil
+	}
+
+	daemons := [][2]string{{"straked", filepath.Join(o.bin, "straked")}}
+	if o.containerd != "" {
+		daemons = append(daemons, [2]string{"containerd", o.containerd})
+	}
+	for range o.rounds {
+		for _, s := range subjects() {
+			if err := b.floor(ctx, s); err != nil {
 				return err
 			}
 			for _, d := range daemons {
-				if err := b.pull(ctx, d, c); err != nil {
-					return fmt.Errorf("%s: %w", d.name, err)
+				if err := b.daemon(ctx, d[0], d[1], s); err != nil {
+					return fmt.Errorf("%s: %w", d[0], err)
 				}
 			}
-			if skopeo != "" {
-				if err := b.skopeo(ctx, skopeo, c); err != nil {
+			if o.skopeo != "" {
+				if err := b.skopeo(ctx, o.skopeo, s); err != nil {
 					return err
 				}
 			}
@@ -119,8 +164,8 @@ func run(ctx context.Context, bin, work, containerd, skopeo string, rounds int) 
 }
 
 // manifest is the image's, as the registry has it.
-func (b *bench) manifest(ctx context.Context, c registry.Compression) (m v1.Manifest, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+b.server.Addr+"/v2/bench/big/manifests/"+string(c), nil)
+func (b *bench) manifest(ctx context.Context, s subject) (m v1.Manifest, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/v2/%s/manifests/%s", b.registry, s.path(), s.compression), nil)
 	if err != nil {
 		return m, err
 	}
@@ -133,42 +178,47 @@ func (b *bench) manifest(ctx context.Context, c registry.Compression) (m v1.Mani
 }
 
 // floor runs one pipeline for each layer, all at once.
-func (b *bench) floor(ctx context.Context, c registry.Compression) error {
-	m, err := b.manifest(ctx, c)
+func (b *bench) floor(ctx context.Context, s subject) error {
+	m, err := b.manifest(ctx, s)
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(b.work, "floor")
+	dir, done, err := b.disk(ctx)
+	if err != nil {
+		return err
+	}
 	script := "set -o pipefail\n"
 	unpack := "gzip -dc"
-	if c == registry.Zstd {
+	if s.compression == registry.Zstd {
 		unpack = "zstd -dc"
 	}
 	for i, l := range m.Layers {
-		script += fmt.Sprintf("mkdir -p %[1]s/%[2]d; curl -sf http://%[3]s/v2/bench/big/blobs/%[4]s | %[5]s | tar -xp --numeric-owner -C %[1]s/%[2]d & jobs+=\" $!\"\n",
-			dir, i, b.server.Addr, l.Digest, unpack)
+		script += fmt.Sprintf("mkdir -p %[1]s/%[2]d; curl -sf http://%[3]s/v2/%[4]s/blobs/%[5]s | %[6]s | tar -xp --numeric-owner -C %[1]s/%[2]d & jobs+=\" $!\"\n",
+			dir, i, b.registry, s.path(), l.Digest, unpack)
 	}
-	err = b.command(ctx, "floor "+string(c), "/bin/bash", "-c", script+"for j in $jobs; do wait $j || exit; done")
-	return errors.Join(err, os.RemoveAll(dir))
+	err = b.command(ctx, b.of("floor", s), "/bin/bash", "-c", script+"for j in $jobs; do wait $j || exit; done")
+	return errors.Join(err, done())
 }
 
 // skopeo copies the image to a directory: it verifies, and unpacks nothing.
-func (b *bench) skopeo(ctx context.Context, program string, c registry.Compression) error {
-	dir := filepath.Join(b.work, "skopeo")
-	err := b.command(ctx, "skopeo (packed) "+string(c), program, "copy", "-q", "--insecure-policy", "--src-tls-verify=false",
-		"docker://"+b.server.Addr+"/bench/big:"+string(c), "oci:"+dir+":big")
-	return errors.Join(err, os.RemoveAll(dir))
+func (b *bench) skopeo(ctx context.Context, program string, s subject) error {
+	dir, done, err := b.disk(ctx)
+	if err != nil {
+		return err
+	}
+	err = b.command(ctx, b.of("skopeo, packed", s), program, "copy", "-q", "--insecure-policy", "--src-tls-verify=false",
+		fmt.Sprintf("docker://%s/%s:%s", b.registry, s.path(), s.compression), "oci:"+dir+"/layout:big")
+	return errors.Join(err, done())
 }
 
 // command measures a program that ends.
-func (b *bench) command(ctx context.Context, who, program string, args ...string) error {
+func (b *bench) command(ctx context.Context, f figures, program string, args ...string) error {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stderr = os.Stderr
 	start := time.Now()
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w", program, err)
 	}
-	f := b.of(who)
 	f.add("pull s", time.Since(start).Seconds())
 	f.add("CPU s", (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds())
 	return nil
@@ -182,12 +232,21 @@ type daemon struct {
 	images cri.ImageServiceClient
 }
 
-// start starts straked or containerd, with directories of its own.
-func (b *bench) start(name, program string) (*daemon, error) {
-	dir := filepath.Join(b.work, name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+// daemon measures straked or containerd.
+func (b *bench) daemon(ctx context.Context, name, program string, s subject) error {
+	dir, done, err := b.disk(ctx)
+	if err != nil {
+		return err
 	}
+	d, err := start(name, program, dir)
+	if err == nil {
+		err = errors.Join(b.pull(ctx, d, s), d.stop())
+	}
+	return errors.Join(err, done())
+}
+
+// start starts straked or containerd, with all that it has below dir.
+func start(name, program, dir string) (*daemon, error) {
 	socket, config := filepath.Join(dir, "cri.sock"), filepath.Join(dir, "config.toml")
 	args := []string{"--config", config, "--root", filepath.Join(dir, "root"), "--state", filepath.Join(dir, "run"), "--address", socket, "--log-level", "warn"}
 	text := fmt.Sprintf("[cni]\nconf_dir = %q\n", filepath.Join(dir, "cni"))
@@ -232,9 +291,9 @@ func (d *daemon) stop() error {
 
 // pull measures a pull, again with everything present, of an image that has one
 // layer more, and the removal.
-func (b *bench) pull(ctx context.Context, d *daemon, c registry.Compression) error {
-	f := b.of(d.name + " " + string(c))
-	image, more := b.server.Addr+"/bench/big:"+string(c), b.server.Addr+"/bench/more:"+string(c)
+func (b *bench) pull(ctx context.Context, d *daemon, s subject) error {
+	f := b.of(d.name, s)
+	image := fmt.Sprintf("%s/%s:%s", b.registry, s.path(), s.compression)
 	idle, err := d.memory("VmRSS")
 	if err != nil {
 		return err
@@ -275,10 +334,15 @@ func (b *bench) pull(ctx context.Context, d *daemon, c registry.Compression) err
 	if err := timed("again s", fetch(image)); err != nil {
 		return err
 	}
-	if err := timed("one layer more s", fetch(more)); err != nil {
-		return err
+	remove := []string{image}
+	if s.repository == "big" {
+		more := fmt.Sprintf("%s/bench/more:%s", b.registry, s.compression)
+		if err := timed("one layer more s", fetch(more)); err != nil {
+			return err
+		}
+		remove = []string{more, image}
 	}
-	for _, ref := range []string{more, image} {
+	for _, ref := range remove {
 		if err := timed("remove s", func() error {
 			_, err := d.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: ref}})
 			return err
@@ -330,27 +394,33 @@ func (d *daemon) cpu() (float64, error) {
 	return ticks / 100, nil
 }
 
-// print shows the median over the rounds, and the least.
+// print shows the median over the rounds and the least, and what the median is of
+// the floor's and of containerd's.
 func (b *bench) print() {
 	columns := []string{"pull s", "CPU s", "memory MB", "again s", "one layer more s", "remove s"}
-	fmt.Printf("%-22s", "median [least]")
+	fmt.Printf("%-26s", "median [least]")
 	for _, c := range columns {
 		fmt.Printf("%18s", c)
 	}
 	fmt.Println()
-	slices.SortStableFunc(b.names, func(x, y string) int {
-		return strings.Compare(x[strings.LastIndexByte(x, ' '):], y[strings.LastIndexByte(y, ' '):])
-	})
-	for _, who := range b.names {
-		fmt.Printf("%-22s", who)
+	for _, who := range slices.Sorted(slices.Values(b.names)) {
+		fmt.Printf("%-26s", who)
 		for _, c := range columns {
-			values := slices.Sorted(slices.Values(b.got[who][c]))
 			cell := "-"
-			if len(values) > 0 {
-				cell = fmt.Sprintf("%.3g [%.3g]", values[len(values)/2], values[0])
+			if values := b.got[who][c]; len(values) > 0 {
+				cell = fmt.Sprintf("%.3g [%.3g]", b.got[who].median(c), slices.Min(values))
 			}
 			fmt.Printf("%18s", cell)
 		}
 		fmt.Println()
+	}
+	for _, s := range subjects() {
+		for _, peer := range []string{"floor", "containerd"} {
+			ours, theirs := b.of("straked", s), b.of(peer, s)
+			if ours.median("pull s") > 0 && theirs.median("pull s") > 0 {
+				fmt.Printf("%s: straked is %.2f x %s's time, %.2f x its CPU\n", s,
+					ours.median("pull s")/theirs.median("pull s"), peer, ours.median("CPU s")/theirs.median("CPU s"))
+			}
+		}
 	}
 }
