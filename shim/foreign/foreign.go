@@ -17,11 +17,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/shim/wire"
@@ -176,6 +178,23 @@ func (e Endpoint) Dial(ctx context.Context) (*wire.Mux, error) {
 		return nil, err
 	}
 	return wire.NewMux(conn), nil
+}
+
+// Forget removes the socket of a shim that has been killed, which would have done so
+// itself. DialErr is Dial's: nothing is removed unless it says that nobody listens.
+func (e Endpoint) Forget(dialErr error) error {
+	path, ok := strings.CutPrefix(e.Address, "unix://")
+	if !ok || !filepath.IsAbs(path) || !errors.Is(dialErr, syscall.ECONNREFUSED) {
+		return nil // an abstract socket ends with its shim
+	}
+	st, err := os.Lstat(path)
+	if err == nil && st.Mode().Type() == os.ModeSocket {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // Service is the name of the shim's Task service.

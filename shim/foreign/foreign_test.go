@@ -1,10 +1,12 @@
 package foreign
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -63,5 +65,52 @@ echo unix:///run/x
 	s.Events = "/" + strings.Repeat("x", 120)
 	if _, err := s.Launch(t.Context(), "pod1", dir, nil); err == nil || !strings.Contains(err.Error(), "shorter state directory") {
 		t.Errorf("long path: %v", err)
+	}
+}
+
+// The socket of a shim that was killed is removed; one that is served, and whatever else
+// is at its path, stays.
+func TestForget(t *testing.T) {
+	dir := t.TempDir()
+	listen := func(path string) *net.UnixListener {
+		t.Helper()
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		t.Cleanup(func() { l.Close() })
+		return l
+	}
+	alive := Endpoint{Address: "unix://" + dir + "/alive"}
+	listen(dir + "/alive")
+	dead := Endpoint{Address: "unix://" + dir + "/dead"}
+	listen(dir + "/dead").Close()
+	for _, e := range []Endpoint{alive, dead} {
+		conn, err := e.Dial(t.Context())
+		if err == nil {
+			conn.Close()
+		}
+		for range 2 {
+			if err := e.Forget(err); err != nil {
+				t.Errorf("%s: %v", e.Address, err)
+			}
+		}
+	}
+	if err := os.WriteFile(dir+"/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"unix://" + dir + "/file", "@abstract", "unix://@abstract"} {
+		if err := (Endpoint{Address: address}).Forget(syscall.ECONNREFUSED); err != nil {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	var left []string
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if strings.Join(left, " ") != "alive file" {
+		t.Errorf("left: %v", left)
 	}
 }

@@ -58,7 +58,11 @@ func (f *foreignShim) connection(ctx context.Context) (*wire.Mux, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
-		f.dead = ctx.Err() == nil
+		if f.dead = ctx.Err() == nil; f.dead {
+			if err := f.endpoint.Forget(err); err != nil {
+				logf("shim %s: %v", f.shim.Path, err)
+			}
+		}
 		return nil, f.errGone(err)
 	}
 	if f.conn != nil && f.conn != conn { // somebody was quicker
