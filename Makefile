@@ -13,7 +13,7 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED := 0
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
-.PHONY: help build arm64 install demo test chaos test-unit test-crash test-kubelet test-callers test-handlers test-v2 bench lint generate clean
+.PHONY: help build arm64 install demo test chaos test-unit test-crash test-execs test-kubelet test-callers test-handlers test-v2 bench lint generate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ test-unit: ## go test: without root, or a program that it uses, a test is skippe
 test-crash: ## a thousand kills and power cuts at random moments of the image store
 	test/install-packages test
 	STRAKE_CRASH_POINTS=1000 go test -timeout 60m -run 'TestCrash|TestPowerCut' ./image
+
+test-execs: build ## 100,000 processes in a container, as probes make them: nothing is left (EXECS=n)
+	test/install-packages test
+	STRAKE_EXECS=$(or $(EXECS),100000) go test -count=1 -v -timeout 0 -run TestManyExecs ./shim/task
 
 test-kubelet: build ## a real kubelet runs a static pod on straked (builds the kubelet: minutes)
 	test/install-packages test
