@@ -98,6 +98,17 @@ func TestRunOptions(t *testing.T) {
 		{"rm", "--rm -it img", func(p *cri.PodSandboxConfig, c *cri.ContainerConfig) bool {
 			return p.Annotations[strakev1.AutoRemove] == "true" && c.Annotations[annotationStdio] == "it" && c.Envs[0].Key == "TERM"
 		}, ""},
+		{"log driver", "--log-driver json-file --log-opt max-size=10m --log-opt max-file=3 img", func(_ *cri.PodSandboxConfig, c *cri.ContainerConfig) bool {
+			return c.Annotations[strakev1.LogDriver] == "json-file" && c.Annotations[strakev1.LogOptions] == `{"max-file":"3","max-size":"10m"}`
+		}, ""},
+		{"the node's log driver", "img", func(_ *cri.PodSandboxConfig, c *cri.ContainerConfig) bool {
+			_, driver := c.Annotations[strakev1.LogDriver]
+			_, options := c.Annotations[strakev1.LogOptions]
+			return !driver && !options
+		}, ""},
+		{"bad log driver", "--log-driver syslog img", nil, `log driver "syslog": choose k8s-file`},
+		{"bad log option", "--log-driver json-file --log-opt compress=true img", nil, "log option compress: json-file has max-size and max-file"},
+		{"log option without a value", "--log-opt max-size img", nil, "--log-opt max-size: write NAME=VALUE"},
 		{"bad network", "--network bridge img", nil, "--network bridge: choose default, host or none"},
 		{"port without network", "--network none -p 1:1 img", nil, "-p needs --network default"},
 		{"bad name", "--name a/b img", nil, "--name a/b: write letters"},

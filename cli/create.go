@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/strake-containers/strake/internal/logdriver"
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
@@ -22,6 +24,8 @@ type runOptions struct {
 	memory, cpus                 string
 	network                      string
 	pull                         string
+	logDriver                    string
+	logOptions                   []string
 
 	hasEntrypoint bool // --entrypoint "" is a request too
 }
@@ -43,6 +47,8 @@ func (o *runOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.cpus, "cpus", "", "limit its CPU time, as in 1.5 CPUs")
 	f.StringVar(&o.network, "network", "default", "default, host, or none (loopback only)")
 	f.StringVar(&o.pull, "pull", "missing", "pull the image: missing, always or never")
+	f.StringVar(&o.logDriver, "log-driver", "", "keep its output: "+strings.Join(logdriver.Names, ", ")+" (default: straked's)")
+	f.StringArrayVar(&o.logOptions, "log-opt", nil, "an option of the log driver: max-size=10m, max-file=3 of files; tag=NAME of journald")
 }
 
 // namePattern is docker's, and shorter than the kernel's limit for a host name,
@@ -92,7 +98,41 @@ func (o *runOptions) check() error {
 	default:
 		return fmt.Errorf("--pull %s: choose missing, always or never", o.pull)
 	}
-	return nil
+	options, err := o.logOptionMap()
+	if err == nil && o.logDriver != "" { // else straked knows which it is
+		_, err = logdriver.Parse(o.logDriver, options)
+	}
+	return err
+}
+
+// logOptionMap are the options of --log-opt by name.
+func (o *runOptions) logOptionMap() (map[string]string, error) {
+	options := map[string]string{}
+	for _, s := range o.logOptions {
+		name, value, ok := strings.Cut(s, "=")
+		if _, twice := options[name]; !ok || twice {
+			return nil, fmt.Errorf("--log-opt %s: write NAME=VALUE, once for each name", s)
+		}
+		options[name] = value
+	}
+	return options, nil
+}
+
+// logAnnotations are how straked is told of the log driver.
+func (o *runOptions) logAnnotations(annotations map[string]string) error {
+	if o.logDriver != "" {
+		annotations[strakev1.LogDriver] = o.logDriver
+	}
+	if len(o.logOptions) == 0 {
+		return nil
+	}
+	options, err := o.logOptionMap()
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(options)
+	annotations[strakev1.LogOptions] = string(data)
+	return err
 }
 
 // podConfig is the pod that the container is alone in. Its identity is its name,
@@ -164,6 +204,9 @@ func (o *runOptions) containerConfig(pod *cri.PodSandboxConfig, image string, ar
 		} else {
 			c.Command, c.Args = args[:1], args[1:]
 		}
+	}
+	if err := o.logAnnotations(c.Annotations); err != nil {
+		return nil, err
 	}
 	if o.tty {
 		c.Envs = append(c.Envs, &cri.KeyValue{Key: "TERM", Value: []byte("xterm")})

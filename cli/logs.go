@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/strake-containers/strake/cli/logfile"
+	"github.com/strake-containers/strake/internal/logdriver"
 )
 
 func (a *app) logsCommand() *cobra.Command {
@@ -57,7 +59,7 @@ func (a *app) logs(ctx context.Context, c *client, ref string, follow bool, o lo
 	}
 	path := is.Status.LogPath
 	if path == "" {
-		return fmt.Errorf("%s has no log: it was made without a log path", of.name())
+		return c.noLogFile(ctx, of.Id, of.name())
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -81,6 +83,25 @@ func (a *app) logs(ctx context.Context, c *client, ref string, follow bool, o lo
 		return err
 	}
 	return <-waited
+}
+
+// noLogFile says where a container's output is that is in no file.
+func (c *client) noLogFile(ctx context.Context, id, name string) error {
+	is, err := c.pods.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: id, Verbose: true})
+	if err != nil {
+		return err
+	}
+	var info struct{ LogDriver string }
+	if err := json.Unmarshal([]byte(is.Info["info"]), &info); err != nil {
+		return fmt.Errorf("%s: straked's answer: %w", name, err)
+	}
+	switch info.LogDriver {
+	case logdriver.Journald:
+		return fmt.Errorf("%s writes to the journal: read it by journalctl CONTAINER_ID=%s", name, id[:shortID])
+	case logdriver.None:
+		return fmt.Errorf("%s keeps no log: its log driver is %s", name, logdriver.None)
+	}
+	return fmt.Errorf("%s has no log: it was made without a log path", name)
 }
 
 // parseSince reads --since.

@@ -14,6 +14,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/strake-containers/strake/cli/stream"
+	"github.com/strake-containers/strake/internal/logdriver"
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
@@ -38,7 +39,7 @@ Ctrl-Q leaves it running.`,
 	}
 	cmd.Flags().SetInterspersed(false) // the flags after IMAGE are the command's
 	o.flags(cmd)
-	for flag, values := range map[string][]string{"network": {"default", "host", "none"}, "pull": {"missing", "always", "never"}} {
+	for flag, values := range map[string][]string{"network": {"default", "host", "none"}, "pull": {"missing", "always", "never"}, "log-driver": logdriver.Names} {
 		// It fails for a flag that is not there, and these are.
 		_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"syscall"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/strake-containers/strake/cli/logfile"
 	"github.com/strake-containers/strake/cli/stream"
+	"github.com/strake-containers/strake/internal/logdriver"
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
@@ -141,7 +143,14 @@ func (s *session) copyLog(ctx context.Context, ended <-chan struct{}) error {
 	if err != nil {
 		return cause(ctx, err)
 	}
-	return logfile.Copy(is.Status.LogPath, logfile.Options{Done: ended, Tail: logfile.All},
+	path := is.Status.LogPath
+	if path == "" {
+		return fmt.Errorf("the connection broke: %w", s.client.noLogFile(ctx, s.id, s.id[:shortID]))
+	}
+	if _, err := os.Lstat(logdriver.Older(path, 1)); err == nil || is.Status.Annotations[strakev1.LogOptions] != "" {
+		return fmt.Errorf("the connection broke, and the log may have lost its beginning by rotation: see strake logs %s", s.id[:shortID])
+	}
+	return logfile.Copy(path, logfile.Options{Done: ended, Tail: logfile.All},
 		&skipper{to: s.app.stdout, skip: s.stdout.n}, &skipper{to: s.app.stderr, skip: s.stderr.n})
 }
 

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/strake-containers/strake/internal/logdriver"
 )
 
 // MaxSize limits the file; a real one has a few hundred bytes.
@@ -53,6 +55,7 @@ type Config struct {
 	Stream         Stream              `toml:"stream" json:"stream"`
 	Metrics        Metrics             `toml:"metrics" json:"metrics"`
 	Monitor        Monitor             `toml:"monitor" json:"monitor"`
+	ContainerLog   ContainerLog        `toml:"container_log" json:"container_log"`
 	CDI            CDI                 `toml:"cdi" json:"cdi"`
 	NRI            NRI                 `toml:"nri" json:"nri"`
 	HooksDirs      []string            `toml:"hooks_dirs" json:"hooks_dirs"`
@@ -175,6 +178,21 @@ type Metrics struct {
 	Address string `toml:"address" json:"address"`
 }
 
+// ContainerLog configures the logs of containers. MaxBytes ends one that has CRI's
+// format at a place that its caller named, as the kubelet's; 0 is no end. Driver keeps
+// the output of the others, unless they say otherwise, with the options it has.
+type ContainerLog struct {
+	MaxBytes int64             `toml:"max_bytes" json:"max_bytes"`
+	Driver   string            `toml:"driver" json:"driver"`
+	Options  map[string]string `toml:"options" json:"options"`
+}
+
+// Config is the driver; Validate has seen to it that there is one.
+func (l ContainerLog) Config() logdriver.Config {
+	c, _ := logdriver.Parse(l.Driver, l.Options)
+	return c
+}
+
 // Monitor configures the monitors: Pods is how many pods one holds at most.
 type Monitor struct {
 	Pods int `toml:"pods" json:"pods"`
@@ -187,6 +205,9 @@ const (
 	maxNetworks   = 100 // of one pod
 	maxLayerRatio = 1 << 20
 )
+
+// minLogBytes is the least ContainerLog.MaxBytes: a few of the longest lines.
+const minLogBytes = 128 << 10
 
 // maxMonitorPods bounds Monitor.Pods.
 const maxMonitorPods = 1000
@@ -212,13 +233,14 @@ func Default() Config {
 			Driver: "auto", SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d",
 			MaxLayerBytes: 128 << 30, MaxLayerEntries: 4_000_000, MaxLayerRatio: 200, MaxLayerHoles: 1 << 30,
 		},
-		Runtimes:  map[string]Runtime{"strake": {Type: "strake"}},
-		Stream:    Stream{Address: "127.0.0.1:0"},
-		Monitor:   Monitor{Pods: 50},
-		CDI:       CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
-		NRI:       NRI{PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d", RegistrationTimeout: "5s", RequestTimeout: "5s"},
-		HooksDirs: []string{"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"},
-		Workloads: map[string]Workload{},
+		Runtimes:     map[string]Runtime{"strake": {Type: "strake"}},
+		Stream:       Stream{Address: "127.0.0.1:0"},
+		Monitor:      Monitor{Pods: 50},
+		ContainerLog: ContainerLog{Driver: logdriver.K8sFile, Options: map[string]string{}},
+		CDI:          CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
+		NRI:          NRI{PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d", RegistrationTimeout: "5s", RequestTimeout: "5s"},
+		HooksDirs:    []string{"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"},
+		Workloads:    map[string]Workload{},
 	}
 }
 
@@ -444,6 +466,14 @@ func (c Config) validate() []problem {
 	}
 	if c.Monitor.Pods < 1 || c.Monitor.Pods > maxMonitorPods {
 		bad("monitor.pods", "%d is not between 1 and %d", c.Monitor.Pods, maxMonitorPods)
+	}
+	if c.ContainerLog.MaxBytes < 0 || c.ContainerLog.MaxBytes > 0 && c.ContainerLog.MaxBytes < minLogBytes {
+		bad("container_log.max_bytes", "%d is not 0, for no limit, or at least %d", c.ContainerLog.MaxBytes, minLogBytes)
+	}
+	if _, err := logdriver.Parse(c.ContainerLog.Driver, nil); err != nil {
+		bad("container_log.driver", "%v", err)
+	} else if _, err := logdriver.Parse(c.ContainerLog.Driver, c.ContainerLog.Options); err != nil {
+		bad("container_log.options", "%v", err)
 	}
 	if c.Metrics.Address != "" {
 		if _, err := netip.ParseAddrPort(c.Metrics.Address); err != nil {

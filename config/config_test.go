@@ -31,7 +31,7 @@ func TestDefaultTOML(t *testing.T) {
 	}
 	for _, key := range []string{"root", "state", "address", "log_level", "log_format", "cgroup_driver", "default_runtime",
 		"cni.conf_dir", "cni.bin_dirs", "cni.networks", "network.bridge", "network.subnets", "registry.config_path", "registry.registries_conf", "images.driver", "images.max_layer_bytes", "images.max_layer_entries", "images.max_layer_ratio", "images.max_layer_holes", "images.keep_layer_blobs", "images.signature_policy", "images.registries_d", "images.namespace_policies",
-		"runtimes.strake.type", "runtimes.strake.path", "stream.address", "metrics.address"} {
+		"runtimes.strake.type", "runtimes.strake.path", "stream.address", "metrics.address", "container_log.max_bytes", "container_log.driver", "container_log.options"} {
 		if keyLines([]byte(on.String()))[key] == 0 {
 			t.Errorf("default.toml does not show %s", key)
 		}
@@ -107,6 +107,13 @@ func TestParseErrors(t *testing.T) {
 		{"unknown key", "root = \"/a\"\n\n[cni]\nconfdir = \"/x\"\n", []string{"f:4: cni.confdir: unknown key"}},
 		{"wrong type", "root = 5\n", []string{"f:1: root: this is integer, not a string in quotes"}},
 		{"string for array", "[cni]\nbin_dirs = \"/x\"\n", []string{"f:2: cni.bin_dirs: this is string, not an array"}},
+		{"log driver", "[container_log]\nmax_bytes = 5\ndriver = \"syslog\"\n", []string{
+			"f:2: container_log.max_bytes: 5 is not 0, for no limit, or at least 131072",
+			"f:3: container_log.driver: log driver \"syslog\": choose k8s-file, json-file, journald, none",
+		}},
+		{"log options", "[container_log]\ndriver = \"journald\"\noptions = {max-size = \"10m\"}\n", []string{
+			"f:3: container_log.options: log option max-size: journald has tag",
+		}},
 		{"string for table", "cni = \"/x\"\n", []string{"f:1: cni: this is string, not a table"}},
 		{"two unknown", "a = 1\n[b]\nc = 2\n", []string{"f:1: a: unknown key", "f:2: b: unknown key"}},
 		{"wrong type", "root = 7\n", []string{"f:1: "}},

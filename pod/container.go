@@ -31,7 +31,8 @@ type containerRecord struct {
 	ImageRef  string          `json:"imageRef"`
 	// MountImages has, by index into Config.Mounts, the id of a mounted image.
 	MountImages map[int]string `json:"mountImages,omitempty"`
-	LogPath     string         `json:"logPath"`
+	LogPath     string         `json:"logPath"` // "": its driver writes no file
+	LogDriver   string         `json:"logDriver,omitempty"`
 	User        User           `json:"user"`
 	StopSignal  string         `json:"stopSignal"`
 	Resources   Resources      `json:"resources"` // in force
@@ -116,7 +117,7 @@ func (c *container) status() ContainerStatus {
 		ID: c.id, PodID: c.pod.id, Config: r.Config, State: r.State, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
 		FinishedAt: r.FinishedAt, ExitCode: r.ExitCode, Reason: r.Reason, Message: r.Message,
 		ImageID: r.ImageID, ImageName: r.ImageName, ImageRef: r.ImageRef, MountImages: r.MountImages,
-		LogPath: r.LogPath, StopSignal: r.StopSignal, User: r.User, Resources: r.Resources,
+		LogPath: r.LogPath, LogDriver: r.LogDriver, StopSignal: r.StopSignal, User: r.User, Resources: r.Resources,
 	}
 	s.User.Groups = slices.Clone(r.User.Groups)
 	if r.State != ContainerExited {

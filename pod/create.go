@@ -21,9 +21,6 @@ import (
 	"github.com/strake-containers/strake/shim/client"
 )
 
-// ownLog is the log of a container whose caller has no place for it.
-const ownLog = "0.log"
-
 // CreateContainer makes a container, whose process waits for StartContainer, and
 // returns its id. The same request again gets the same container.
 func (m *Manager) CreateContainer(ctx context.Context, podID string, config ContainerConfig) (string, error) {
@@ -31,7 +28,11 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, config Cont
 	if err != nil {
 		return "", err
 	}
-	if err := bundle.ValidateContainer(&p.record.Config, &config); err != nil {
+	err = bundle.ValidateContainer(&p.record.Config, &config)
+	if err == nil {
+		_, err = m.logOf(&p.record.Config, &config)
+	}
+	if err != nil {
 		return "", fmt.Errorf("create container %s/%s: %w", p.what, config.Name, err)
 	}
 	c, w, err := m.beginContainer(p, config)
@@ -161,7 +162,8 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 
 	// 4. A place for its log.
 	w.enter("log")
-	if r.LogPath, err = m.prepareLog(p, c); err != nil {
+	log, err := m.prepareLog(p, c)
+	if err != nil {
 		return err
 	}
 
@@ -173,7 +175,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	}
 	undo.Push("delete container", func() error { return m.destroy(ctx, p, c.id) })
 	mount := client.Mount{Type: root.Type, Source: root.Source, Options: root.Options}
-	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, mount)); err != nil {
+	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, mount, log)); err != nil {
 		m.suspect(p, monitor, err)
 		return err
 	}
@@ -222,12 +224,12 @@ func (m *Manager) untilStopping(ctx context.Context, p *sandbox) (context.Contex
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-func (m *Manager) createOptions(r *containerRecord, bundleDir string, rootfs client.Mount) client.CreateOptions {
+func (m *Manager) createOptions(r *containerRecord, bundleDir string, rootfs client.Mount, log string) client.CreateOptions {
 	o := client.CreateOptions{
 		ID: r.ID, Bundle: bundleDir, Rootfs: []client.Mount{rootfs}, Terminal: r.Config.TTY,
 		StdinOnce: r.Config.StdinOnce, RuntimeRoot: m.runtimeState(), LogMaxBytes: m.o.MaxLogBytes,
 	}
-	o.Stdout = "cri://" + r.LogPath
+	o.Stdout = log
 	if !r.Config.TTY {
 		o.Stderr = o.Stdout
 	}
@@ -376,19 +378,6 @@ func (m *Manager) releaseImages(r *containerRecord) error {
 		err = errors.Join(err, m.o.Images.Release(h))
 	}
 	return err
-}
-
-// prepareLog makes the directory of the container's log and returns its path.
-func (m *Manager) prepareLog(p *sandbox, c *container) (string, error) {
-	pod, config := &p.record.Config, &c.record.Config
-	if pod.LogDirectory == "" || config.LogPath == "" {
-		return filepath.Join(m.store.ContainerDir(p.id, c.id), ownLog), nil
-	}
-	path := filepath.Join(pod.LogDirectory, config.LogPath)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", err
-	}
-	return path, nil
 }
 
 // hold keeps the container's FIFOs open.

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/strake-containers/strake/internal/logdriver"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/pod/nri"
@@ -43,9 +44,12 @@ type Options struct {
 	NRI       *nri.Config // nil: no plugins
 
 	MaxPids     int64 // limits a container that asks for no limit; 0: no limit
-	MaxLogBytes int64 // stops a container's log at that size; 0: no limit
+	MaxLogBytes int64 // stops a log in CRI's format at that size; 0: no limit
 	MonitorPods int   // how many pods a monitor holds at most; 0: one
 	Debug       bool  // monitors log more
+	// LogDriver keeps the output of containers that name neither a driver nor a place
+	// for a log; the zero value is a file in CRI's format.
+	LogDriver logdriver.Config
 
 	Log *slog.Logger // nil: slog.Default()
 }
@@ -109,6 +113,9 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.LogDriver.Driver == "" {
+		o.LogDriver = logdriver.Config{Driver: logdriver.K8sFile, MaxFiles: 1}
 	}
 	for _, dir := range []string{filepath.Join(o.State, "pods"), filepath.Join(o.State, "netns"), filepath.Join(o.State, "runtime"), filepath.Join(o.State, "monitors"), filepath.Join(o.State, "events")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

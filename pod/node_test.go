@@ -61,6 +61,7 @@ type fakeMonitor struct {
 
 type fakeContainer struct {
 	id, bundle string
+	stdout     string
 	startedAt  time.Time
 	exit       *client.Exit
 	done       chan struct{}
@@ -413,7 +414,7 @@ func (c *fakeConn) Create(ctx context.Context, o client.CreateOptions) (int, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.m.containers[o.ID] = &fakeContainer{id: o.ID, bundle: o.Bundle, done: make(chan struct{})}
+	c.m.containers[o.ID] = &fakeContainer{id: o.ID, bundle: o.Bundle, stdout: o.Stdout, done: make(chan struct{})}
 	return 4242, nil
 }
 

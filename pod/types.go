@@ -79,7 +79,8 @@ type ContainerStatus struct {
 	// MountImages has, by index into Config.Mounts, the id of a mounted image.
 	MountImages map[int]string
 
-	LogPath    string // absolute; "" if there is no log
+	LogPath    string // absolute; "" if its driver writes no file
+	LogDriver  string // as internal/logdriver has it; "" of a container older than that
 	StopSignal string // the one that StopContainer sends
 	User       User
 	Resources  Resources // in force, after updates

@@ -1,23 +1,28 @@
 // Package logfile reads a container's log as CRI prescribes it: a file of lines
 // "TIME STREAM TAG TEXT", where STREAM is stdout or stderr and TAG is F for a
-// text that ended in a newline and P for one that did not. What was written is
-// given back byte for byte; between the two streams, in the order in which the
-// monitor took it.
+// text that ended in a newline and P for one that did not; or as Docker has it,
+// {"log":"TEXT\n","stream":STREAM,"time":TIME}, which each line tells by how it begins.
+// What was written is given back byte for byte (but for what is not UTF-8 in Docker's);
+// between the two streams, in the order in which the monitor took it.
 //
-// It follows a growing file with inotify, over rotation by rename, and asks for
+// A log that the monitor rotates is read with its older files (logdriver.Older). It
+// follows a growing file with inotify, over rotation by rename, and asks for
 // nothing in between.
 package logfile
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/strake-containers/strake/internal/logdriver"
 	"github.com/strake-containers/strake/internal/sys"
 )
 
@@ -40,16 +45,12 @@ const maxLine = 1 << 20
 // Copy writes the log at path to stdout and stderr. A nil writer drops its part.
 func Copy(path string, o Options, stdout, stderr io.Writer) (err error) {
 	r := &reader{path: path, o: o, out: output{stdout: stdout, stderr: stderr}}
-	defer func() {
-		if r.file != nil {
-			err = errors.Join(err, r.file.Close())
-		}
-	}()
+	defer func() { err = errors.Join(err, r.close()) }()
 	if o.Done == nil {
 		if err := r.open(); err != nil {
 			return err
 		}
-		if err := r.copy(); err != nil {
+		if err := r.copyAll(); err != nil {
 			return err
 		}
 		return r.end()
@@ -61,26 +62,99 @@ type reader struct {
 	path string
 	o    Options
 	file *os.File
+	// newer are those that come after it, the log itself last: at first only.
+	newer  []*os.File
+	opened bool
 	// pending is the last line of what was read, not yet ended.
 	pending []byte
 	out     output
 }
 
-// open opens the log and goes to the first line that is wanted.
+// open opens the log, and the older files where they are, and goes to the first line
+// that is wanted.
 func (r *reader) open() error {
-	f, err := os.Open(r.path)
-	if err != nil {
-		return fmt.Errorf("log: %w", err)
+	if r.opened { // a file that comes by rotation is wanted whole
+		f, err := os.Open(r.path)
+		if err != nil {
+			return fmt.Errorf("log: %w", err)
+		}
+		r.file = f
+		return nil
 	}
-	r.file = f
+	files, err := openAll(r.path)
+	if err != nil {
+		return err
+	}
+	newer := slices.Clone(files[:len(files)-1])
+	slices.Reverse(newer)
+	r.opened, r.file, r.newer = true, files[len(files)-1], newer
 	if r.o.Tail == All {
 		return nil
 	}
-	at, err := tailOffset(f, r.o.Tail)
-	if err == nil {
-		_, err = f.Seek(at, io.SeekStart)
+	wanted := r.o.Tail
+	for i, f := range files {
+		at, found, err := tailOffset(f, wanted)
+		if err != nil {
+			return err
+		}
+		if wanted -= found; wanted <= 0 || i == len(files)-1 {
+			_, err := f.Seek(at, io.SeekStart)
+			return errors.Join(err, r.skipTo(f))
+		}
 	}
-	r.o.Tail = All // a file that comes by rotation is wanted whole
+	return nil
+}
+
+// openAll opens the log and its older files, the newest first. One that is rotated
+// meanwhile may be met twice, and is left out then.
+func openAll(path string) (files []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			for _, f := range files {
+				_ = f.Close() // read from only
+			}
+		}
+	}()
+	var last os.FileInfo
+	for i := 0; ; i++ {
+		f, err := os.Open(logdriver.Older(path, i))
+		if i > 0 && errors.Is(err, fs.ErrNotExist) {
+			return files, nil
+		}
+		if err != nil {
+			return files, fmt.Errorf("log: %w", err)
+		}
+		files = append(files, f)
+		st, err := f.Stat()
+		if err != nil {
+			return files, fmt.Errorf("log: %w", err)
+		}
+		if last != nil && os.SameFile(st, last) {
+			files = files[:len(files)-1]
+			_ = f.Close() // it is there already
+		}
+		last = st
+	}
+}
+
+// skipTo leaves out the files before one.
+func (r *reader) skipTo(f *os.File) error {
+	var err error
+	for r.file != f {
+		err = errors.Join(err, r.file.Close())
+		r.file, r.newer = r.newer[0], r.newer[1:]
+	}
+	return err
+}
+
+func (r *reader) close() error {
+	var err error
+	if r.file != nil {
+		err = r.file.Close()
+	}
+	for _, f := range r.newer {
+		err = errors.Join(err, f.Close())
+	}
 	return err
 }
 
@@ -146,17 +220,59 @@ func (r *reader) catchUp() error {
 		if err != nil {
 			return err
 		}
-		if err := r.copy(); err != nil {
+		if err := r.copyAll(); err != nil {
 			return err
 		}
 		if !rotated {
 			return nil
 		}
-		err = r.file.Close()
-		r.file, r.pending = nil, nil
+		if err := r.follower(); err != nil {
+			return err
+		}
+	}
+}
+
+// copyAll copies to the present end of the log, from file to file.
+func (r *reader) copyAll() error {
+	for {
+		if err := r.copy(); err != nil || len(r.newer) == 0 {
+			return err
+		}
+		err := r.file.Close()
+		r.file, r.newer, r.pending = r.newer[0], r.newer[1:], nil
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// follower opens the file that came after the one that is read: not the log, if that
+// was rotated more than once meanwhile. None is left open if that is not there.
+func (r *reader) follower() error {
+	was, err := r.file.Stat()
+	if err = errors.Join(err, r.file.Close()); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	r.file, r.pending = nil, nil
+	for i := 1; ; i++ {
+		is, err := os.Stat(logdriver.Older(r.path, i))
+		if err != nil {
+			return nil //nolint:nilerr // it has been moved elsewhere: the log is the next
+		}
+		if !os.SameFile(is, was) {
+			continue
+		}
+		f, err := os.Open(logdriver.Older(r.path, i-1))
+		if err != nil {
+			return nil //nolint:nilerr // being rotated: it comes, and is heard of
+		}
+		// Still? Else the file that was opened is not the one after it.
+		if is, err = os.Stat(logdriver.Older(r.path, i)); err == nil && os.SameFile(is, was) {
+			r.file = f
+			return nil
+		}
+		_ = f.Close() // read from only
+		i = 0
 	}
 }
 
@@ -251,9 +367,13 @@ type line struct {
 	text   []byte
 }
 
-var errNotCRI = errors.New("not in CRI's log format")
+var errNotCRI = errors.New("neither in CRI's log format nor in Docker's")
 
+// parse reads a line of either format.
 func parse(raw []byte) (line, error) {
+	if bytes.HasPrefix(raw, []byte{'{'}) {
+		return parseJSON(raw)
+	}
 	var l line
 	var ok bool
 	if l.time, raw, ok = bytes.Cut(raw, []byte{' '}); !ok {
@@ -284,6 +404,23 @@ func parse(raw []byte) (line, error) {
 		return l, errNotCRI
 	}
 	l.text = text
+	return l, nil
+}
+
+func parseJSON(raw []byte) (l line, err error) {
+	var r struct{ Log, Stream, Time string }
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return l, fmt.Errorf("%w: %w", errNotCRI, err)
+	}
+	switch r.Stream {
+	case "stdout":
+	case "stderr":
+		l.stderr = true
+	default:
+		return l, errNotCRI
+	}
+	l.time = []byte(r.Time)
+	l.text, l.full = bytes.CutSuffix([]byte(r.Log), []byte{'\n'})
 	return l, nil
 }
 
@@ -334,44 +471,45 @@ func (o *output) flush() error {
 	return err
 }
 
-// tailOffset finds where the last n lines of the log begin. It looks at the end
-// of the file, twice as much of it each time.
-func tailOffset(f *os.File, n int) (int64, error) {
+// tailOffset finds where the last n lines of a file begin, or as many as it has, and
+// how many those are. It looks at the end of the file, twice as much of it each time.
+func tailOffset(f *os.File, n int) (at int64, found int, err error) {
 	info, err := f.Stat()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	size := info.Size()
 	for window := int64(64 << 10); ; window *= 2 {
 		from := max(size-window, 0)
 		data := make([]byte, size-from)
 		if _, err := f.ReadAt(data, from); err != nil && !errors.Is(err, io.EOF) {
-			return 0, err
+			return 0, 0, err
 		}
-		if at, ok := lastLines(data, n, from == 0); ok {
-			return from + int64(at), nil
+		if at, found, ok := lastLines(data, n, from == 0); ok {
+			return from + int64(at), found, nil
 		}
 	}
 }
 
-// lastLines finds in data where its last n lines begin. Whole says that data is
-// all there is; otherwise it begins anywhere, and may be too little.
-func lastLines(data []byte, n int, whole bool) (int, bool) {
+// lastLines finds in data where its last n lines begin, or as many as there are. Whole
+// says that data is all there is; otherwise it begins anywhere, and may be too little.
+func lastLines(data []byte, n int, whole bool) (at, found int, ok bool) {
 	end := len(data) // of the line before which we look
 	// The texts tagged P at the end are a line of their own, not yet ended.
-	lines, at := 0, end
+	at = end
 	for end > 0 {
 		begin := bytes.LastIndexByte(data[:end-1], '\n') + 1
 		if begin == 0 && !whole {
-			return 0, false
+			return 0, 0, false
 		}
 		l, err := parse(bytes.TrimSuffix(data[begin:end], []byte{'\n'}))
 		if err == nil && l.full || end == len(data) {
-			if lines++; lines > n {
-				return at, true
+			if found == n {
+				return at, found, true
 			}
+			found++
 		}
 		at, end = begin, begin
 	}
-	return at, whole
+	return at, found, whole
 }

@@ -2,6 +2,7 @@ package logfile
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/strake-containers/strake/internal/logdriver"
 )
 
 func at(second int) string {
@@ -33,6 +36,12 @@ func TestCopy(t *testing.T) {
 		at(5) + " stdout F \n",
 		at(6) + " stdout P $ \n",
 	}
+	docker := []string{
+		`{"log":"one\n","stream":"stdout","time":"` + at(1) + `"}` + "\n",
+		`{"log":"oops\n","stream":"stderr","time":"` + at(2) + `"}` + "\n",
+		`{"log":"tw","stream":"stdout","time":"` + at(3) + `"}` + "\n",
+		`{"log":"\u00fco\n","stream":"stdout","time":"` + at(3) + `"}` + "\n",
+	}
 	for _, test := range []struct {
 		name           string
 		lines          []string
@@ -51,8 +60,13 @@ func TestCopy(t *testing.T) {
 		{"more tags", []string{at(1) + " stdout F:x:y text with  spaces \n"}, Options{Tail: All}, "text with  spaces \n", "", ""},
 		{"cut by a crash", []string{at(1) + " stdout F one\n", at(2) + " stdout F tw"}, Options{Tail: All}, "one\ntw", "", ""},
 		{"cut in the time", []string{at(1) + " stdout F one\n", "2026-01"}, Options{Tail: All}, "one\n", "", ""},
-		{"not a log", []string{"hello\n"}, Options{Tail: All}, "", "", "not in CRI's log format"},
-		{"no such stream", []string{at(1) + " stdxxx F a\n"}, Options{Tail: All}, "", "", "not in CRI's log format"},
+		{"docker's", docker, Options{Tail: All, Timestamps: true}, at(1) + " one\n" + at(3) + " tw\u00fco\n", at(2) + " oops\n", ""},
+		{"docker's tail", docker, Options{Tail: 1}, "tw\u00fco\n", "", ""},
+		{"docker's since", docker, Options{Tail: All, Since: time.Date(2026, 1, 2, 3, 4, 2, 0, time.UTC)}, "tw\u00fco\n", "oops\n", ""},
+		{"docker's, cut by a crash", append(docker[:2:2], `{"log":"x`), Options{Tail: All}, "one\n", "oops\n", ""},
+		{"not a log", []string{"hello\n"}, Options{Tail: All}, "", "", "neither in CRI's log format"},
+		{"no such stream", []string{at(1) + " stdxxx F a\n"}, Options{Tail: All}, "", "", "neither in CRI's log format"},
+		{"no such stream in docker's", []string{`{"log":"a\n","stream":"x","time":""}` + "\n"}, Options{Tail: All}, "", "", "neither in CRI's log format"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
@@ -79,6 +93,55 @@ func TestTailOfMuch(t *testing.T) {
 	if got := strings.Count(out.String(), "\n"); got != 5000 || !strings.HasPrefix(out.String(), "line 15000 ") {
 		t.Errorf("%d lines from %.30q", got, out.String())
 	}
+}
+
+// A log that its monitor rotates is one log.
+func TestOlderFiles(t *testing.T) {
+	path := logFile(t, at(5)+" stdout F five\n", at(6)+" stdout F six\n")
+	for i, text := range []string{1: at(3) + " stdout F three\n" + at(4) + " stdout F four\n", 2: at(1) + " stdout F one\n" + at(2) + " stdout F two\n"} {
+		if i == 0 {
+			continue
+		}
+		if err := os.WriteFile(logdriver.Older(path, i), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines := []string{"one\n", "two\n", "three\n", "four\n", "five\n", "six\n"}
+	for tail := range 9 {
+		want := strings.Join(lines[max(len(lines)-tail, 0):], "")
+		if tail == 8 {
+			tail = All
+		}
+		var out bytes.Buffer
+		if err := Copy(path, Options{Tail: tail}, &out, nil); err != nil || out.String() != want {
+			t.Errorf("tail %d: %q, %v, want %q", tail, out.String(), err, want)
+		}
+	}
+}
+
+// Several rotations while nobody looked lose nothing.
+func TestFollowFastRotation(t *testing.T) {
+	path := logFile(t, at(1)+" stdout F one\n")
+	done := make(chan struct{})
+	out := &syncBuffer{written: make(chan struct{}, 100)}
+	r := &reader{path: path, o: Options{Tail: All, Done: done}, out: output{stdout: out}}
+	if err := r.open(); err != nil {
+		t.Fatal(err)
+	}
+	for i, text := range []string{"two", "three", "four"} {
+		for j := i; j >= 0; j-- {
+			if err := os.Rename(logdriver.Older(path, j), logdriver.Older(path, j+1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(path, []byte(at(2)+" stdout F "+text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(r.catchUp(), r.close()); err != nil {
+		t.Fatal(err)
+	}
+	out.waitFor(t, "one\ntwo\nthree\nfour\n")
 }
 
 // The order between the streams is kept: both writers are one buffer here.
@@ -174,11 +237,11 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(at(1) + " stdout F hello"))
 	f.Add([]byte(at(1) + " stderr P:x "))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if l, err := parse(raw); err == nil && !bytes.HasSuffix(raw, l.text) {
+		if l, err := parse(raw); err == nil && raw[0] != '{' && !bytes.HasSuffix(raw, l.text) {
 			t.Errorf("text %q is not the end of %q", l.text, raw)
 		}
-		if n, ok := lastLines(raw, 3, true); ok && (n < 0 || n > len(raw)) {
-			t.Errorf("offset %d of %d", n, len(raw))
+		if n, found, ok := lastLines(raw, 3, true); ok && (n < 0 || n > len(raw) || found > 3) {
+			t.Errorf("offset %d of %d, %d lines", n, len(raw), found)
 		}
 	})
 }

@@ -93,7 +93,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	pods, err := pod.Open(ctx, pod.Options{
 		Root: c.Root, State: c.State, Images: images, Network: networks,
 		Runtimes: runtimes, DefaultRuntime: c.DefaultRuntime, Debug: c.LogLevel == "debug", Log: log,
-		MonitorPods: c.Monitor.Pods, CDIDirs: c.CDI.SpecDirs, HooksDirs: c.HooksDirs, Workloads: workloads(c), NRI: plugins(c),
+		MonitorPods: c.Monitor.Pods, MaxLogBytes: c.ContainerLog.MaxBytes, LogDriver: c.ContainerLog.Config(), CDIDirs: c.CDI.SpecDirs, HooksDirs: c.HooksDirs, Workloads: workloads(c), NRI: plugins(c),
 	})
 	if err != nil {
 		return err

@@ -75,6 +75,24 @@ func NewMemFile(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// SealedMemFile is a file of memory that has data and that nobody can change any more.
+func SealedMemFile(name string, data []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err = f.Write(data); err == nil {
+		const seals = unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE | unix.F_SEAL_SEAL
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
+		_ = f.Close() // memory
+		return nil, fmt.Errorf("sealed memory: %w", err)
+	}
+	return f, nil
+}
+
 // ListenPacket listens on a unix socket of packets in a directory, mode 0600. The
 // path is resolved relative to the directory, so that its length does not matter.
 func ListenPacket(dir, name string) (*os.File, error) {

@@ -1,6 +1,7 @@
 package sys
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -17,4 +18,14 @@ func DialDatagram(path string) (*os.File, error) {
 		return nil, &os.PathError{Op: "connect", Path: path, Err: err}
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// Send sends a datagram by a connected socket, with rights as control data, and never
+// waits: EAGAIN when there is no room.
+func Send(fd int, data, rights []byte) error {
+	for {
+		if err := unix.Sendmsg(fd, data, rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }

@@ -202,6 +202,7 @@ type ContainerConfig struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
 	LogPath     string            `json:"logPath,omitempty"` // relative to the pod's LogDirectory
+	Log         *LogConfig        `json:"log,omitempty"`     // nil: as the node is configured
 
 	Stdin     bool `json:"stdin,omitempty"`
 	StdinOnce bool `json:"stdinOnce,omitempty"`
@@ -211,6 +212,12 @@ type ContainerConfig struct {
 	Namespaces Namespaces `json:"namespaces,omitzero"`
 	Security   Security   `json:"security,omitzero"`
 	StopSignal string     `json:"stopSignal,omitempty"` // "SIGTERM", "SIGRTMIN+3"; "" is the image's, then SIGTERM
+}
+
+// LogConfig is a log driver by its name, "" for the node's, and its options.
+type LogConfig struct {
+	Driver  string            `json:"driver,omitempty"`
+	Options map[string]string `json:"options,omitempty"`
 }
 
 // KeyValue is an environment variable.

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/strake-containers/strake/pod"
 	"github.com/strake-containers/strake/pod/bundle"
+	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
 // What a request may hold before it is looked at any closer; pod checks values.
@@ -143,6 +145,10 @@ func containerConfig(c *runtimeapi.ContainerConfig) (pod.ContainerConfig, error)
 		TTY:            c.Tty,
 		StopSignal:     signalName(c.StopSignal),
 	}
+	var err error
+	if out.Log, err = logConfig(c.Annotations); err != nil {
+		return pod.ContainerConfig{}, err
+	}
 	for _, e := range c.Envs {
 		out.Env = append(out.Env, bundle.KeyValue{Key: e.GetKey(), Value: string(e.GetValue())})
 	}
@@ -163,9 +169,24 @@ func containerConfig(c *runtimeapi.ContainerConfig) (pod.ContainerConfig, error)
 		return out, nil
 	}
 	out.Resources = resources(c.Linux.Resources)
-	var err error
 	out.Namespaces, out.Security, err = security(c.Linux.SecurityContext)
 	return out, err
+}
+
+// logConfig is the log driver that annotations ask for; nil is none.
+func logConfig(annotations map[string]string) (*bundle.LogConfig, error) {
+	driver, named := annotations[strakev1.LogDriver]
+	options, chosen := annotations[strakev1.LogOptions]
+	if !named && !chosen {
+		return nil, nil
+	}
+	log := &bundle.LogConfig{Driver: driver}
+	if chosen {
+		if err := json.Unmarshal([]byte(options), &log.Options); err != nil {
+			return nil, invalid("config.annotations["+strakev1.LogOptions+"]", fmt.Sprintf("%v: write a JSON object of strings", err))
+		}
+	}
+	return log, nil
 }
 
 // security translates a container's security context.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/strake-containers/strake/pod"
 	"github.com/strake-containers/strake/pod/bundle"
+	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -254,6 +255,26 @@ func TestRefused(t *testing.T) {
 		_, err := podConfig(c)
 		if got := status.Convert(err).Message(); got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestLogDriver(t *testing.T) {
+	for _, c := range []struct {
+		annotations map[string]string
+		want        *bundle.LogConfig
+		fails       bool
+	}{
+		{nil, nil, false},
+		{map[string]string{strakev1.LogDriver: "none"}, &bundle.LogConfig{Driver: "none"}, false},
+		{map[string]string{strakev1.LogOptions: `{"max-size":"1m"}`}, &bundle.LogConfig{Options: map[string]string{"max-size": "1m"}}, false},
+		{map[string]string{strakev1.LogOptions: `{"max-size":1}`}, nil, true},
+	} {
+		got, err := containerConfig(&runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{}, Image: &runtimeapi.ImageSpec{}, Annotations: c.annotations,
+		})
+		if !reflect.DeepEqual(got.Log, c.want) || (err != nil) != c.fails {
+			t.Errorf("%v: %+v, %v", c.annotations, got.Log, err)
 		}
 	}
 }

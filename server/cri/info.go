@@ -52,9 +52,10 @@ func (s *runtimeService) containerInfo(c pod.ContainerStatus) (map[string]string
 		SandboxID   string              `json:"sandboxID"`
 		Pid         int                 `json:"pid"`
 		Stage       string              `json:"stage,omitempty"`
+		LogDriver   string              `json:"logDriver,omitempty"`
 		Config      pod.ContainerConfig `json:"config"`
 		RuntimeSpec json.RawMessage     `json:"runtimeSpec,omitempty"`
-	}{c.PodID, c.Pid, c.Stage, c.Config, spec})
+	}{c.PodID, c.Pid, c.Stage, c.LogDriver, c.Config, spec})
 }
 
 // imageInfo is what `crictl inspecti` shows: the image's configuration in the

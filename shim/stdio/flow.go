@@ -57,11 +57,11 @@ const (
 	flowCells  = 64
 	cellSize   = 64
 
-	cellActive  = 0 // 1: begun and not ended
+	cellActive  = 0 // 1: begun and not ended; see also cutting
 	cellWant    = 1 // the last byte to take
 	cellGot     = 2 // its complement, until it is taken
 	cellTake    = 8
-	cellStart   = 16 // size of the log before
+	cellStart   = 16 // size of the log before; or what has been sent, see cell.sent
 	cellEnd     = 24 // and after; the same if nothing is to be written
 	cellInode   = 32
 	cellDevice  = 40
@@ -74,7 +74,7 @@ func (f flow) setCounter(at int, n uint64)      { binary.LittleEndian.PutUint64(
 func (f flow) cell(stream int) cell             { return cell(f.page[flowCells+stream*cellSize:][:cellSize]) }
 func (c cell) get(at int) uint64                { return binary.LittleEndian.Uint64(c[at:]) }
 func (c cell) set(at int, n uint64)             { binary.LittleEndian.PutUint64(c[at:], n) }
-func (c cell) active() bool                     { return c[cellActive] == 1 }
+func (c cell) active() bool                     { return c[cellActive] != 0 }
 func (c cell) got() []byte                      { return c[cellGot : cellGot+1] }
 func identity(st *syscall.Stat_t) (a, b uint64) { return st.Ino, st.Dev }
 
@@ -106,6 +106,14 @@ func (c cell) arm() { c[cellActive] = 1 }
 //go:noinline
 func (c cell) disarm() { c[cellActive] = 0 }
 
+// beginUnsized is begin for a log that is no file.
+func (c cell) beginUnsized(take int, last byte) { c.begin(take, last, &syscall.Stat_t{}, 0) }
+
+// sent notes that the first n bytes of what was begun, of which last is the last, are
+// in the log, of one that is no file: it takes a record at a time, and nobody can ask
+// it how many. It is one word, written at once.
+func (c cell) sent(n int, last byte) { c.set(cellStart, uint64(n)|uint64(last)<<32) }
+
 // end notes that they have been taken.
 //
 //go:noinline
@@ -114,31 +122,83 @@ func (c cell) end() {
 	c.set(cellTaken, c.get(cellHighest))
 }
 
-// recover finishes, or undoes, what a monitor that was killed had begun. Fifo is
-// the stream's.
-func (c cell) recover(path string, fifo *os.File) error {
-	if !c.active() {
+// settled reports whether nothing that was begun is unknown, having finished what can
+// be finished by the cell alone.
+func (c cell) settled() bool {
+	switch {
+	case !c.active():
 		if h := c.get(cellHighest); h > c.get(cellTaken) {
 			c.set(cellTaken, h) // killed within end
 		}
+	case c[cellActive] == cutting || c[cellGot] != c[cellWant]:
+		return false
+	default:
+		c.end()
+	}
+	return true
+}
+
+// undo forgets what was begun: the FIFO has it, and it will be read again.
+func (c cell) undo() {
+	c.disarm()
+	c.set(cellHighest, c.get(cellTaken))
+}
+
+// recover finishes, or undoes, what a monitor that was killed had begun in the log
+// at path. Fifo is the stream's.
+func (c cell) recover(path string, fifo *os.File) error {
+	if c.settled() {
 		return nil
 	}
-	if c[cellGot] != c[cellWant] {
-		written, err := c.written(path)
-		if err != nil {
-			return err
-		}
-		if !written { // the FIFO has it, and it will be read again
-			c.disarm()
-			c.set(cellHighest, c.get(cellTaken))
-			return nil
-		}
-		if err := c.take(fifo); err != nil {
-			return err
-		}
+	written, err := c.written(path)
+	if err != nil {
+		return err
+	}
+	if !written {
+		c.undo()
+		return nil
+	}
+	if err := c.take(fifo); err != nil {
+		return err
 	}
 	c.end()
 	return nil
+}
+
+// cutting is the cell's activity while takeSent cuts what was begun down to what was
+// sent, which whoever is killed meanwhile leaves to be done again.
+const cutting = 2
+
+// takeSent is recover for a log that is no file.
+func (c cell) takeSent(fifo *os.File) error {
+	word := c.get(cellStart)
+	n, last := word&(1<<32-1), byte(word>>32)
+	if n == 0 {
+		c.undo()
+		return nil
+	}
+	if c[cellActive] == cutting || n != c.get(cellTake) {
+		c.cut(n, last)
+	}
+	if err := c.take(fifo); err != nil {
+		return err
+	}
+	c.end()
+	return nil
+}
+
+//go:noinline
+func (c cell) cut(n uint64, last byte) {
+	c[cellActive] = cutting
+	c.become(n, last)
+	c.arm()
+}
+
+//go:noinline
+func (c cell) become(n uint64, last byte) {
+	c[cellWant], c[cellGot] = last, ^last
+	c.set(cellTake, n)
+	c.set(cellHighest, c.get(cellTaken)+n)
 }
 
 // written reports whether the log has got what was begun; part of it is cut off.
@@ -196,8 +256,13 @@ func (c cell) take(fifo *os.File) error {
 	var readErr error
 	err = raw.Control(func(fd uintptr) {
 		var have int
-		if have, readErr = sys.Buffered(int(fd)); readErr == nil && have >= n {
-			_, readErr = sys.ReadInto(int(fd), make([]byte, n))
+		have, readErr = sys.Buffered(int(fd))
+		switch {
+		case readErr != nil || have < n:
+		case n == 1:
+			_, readErr = sys.ReadInto(int(fd), c.got())
+		default: // into the cell, as a pump does: this may be killed, too
+			_, readErr = sys.ReadInto(int(fd), make([]byte, n-1), c.got())
 		}
 	})
 	return errors.Join(err, readErr)

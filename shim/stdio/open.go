@@ -132,12 +132,12 @@ func (io *IO) inputPipe(cfg Config) (r, w *os.File, err error) {
 }
 
 // openLog prepares the log, the FIFOs that lead to it and the attach socket.
-func (io *IO) openLog(cfg Config, path string) error {
+func (io *IO) openLog(cfg Config) error {
 	flow, err := openFlow(cfg.Dir)
 	if err != nil {
 		return err
 	}
-	if io.log, err = openLog(path, cfg.LogMaxBytes, flow); err != nil {
+	if io.log, err = openDriver(cfg.Stdout, cfg.LogMaxBytes, flow); err != nil {
 		flow.close()
 		return err
 	}
@@ -151,8 +151,7 @@ func (io *IO) openLog(cfg Config, path string) error {
 		io.names[2] = ""
 	}
 	for i, name := range names {
-		w := &lineWriter{log: io.log, cell: flow.cell(i), stream: name, piece: maxLine}
-		if err := io.openLogFIFO(cfg, path, i, w); err != nil {
+		if err := io.openLogFIFO(cfg, i, newLineWriter(io.log, flow.cell(i), name)); err != nil {
 			return err
 		}
 	}
@@ -160,7 +159,7 @@ func (io *IO) openLog(cfg Config, path string) error {
 }
 
 // openLogFIFO prepares the way of one stream into the log.
-func (io *IO) openLogFIFO(cfg Config, path string, i int, w *lineWriter) error {
+func (io *IO) openLogFIFO(cfg Config, i int, w *lineWriter) error {
 	fifo := filepath.Join(cfg.Dir, w.stream)
 	if err := sys.MakeFIFO(fifo, 0o600); err != nil {
 		return err
@@ -186,7 +185,7 @@ func (io *IO) openLogFIFO(cfg Config, path string, i int, w *lineWriter) error {
 	}
 	_ = sys.SetPipeSize(f, logPipeSize) // the usual size will do
 	if cfg.Adopt {
-		err = w.cell.recover(path, f)
+		err = io.log.recover(w.cell, f)
 	}
 	kind := byte(wire.AttachStdout + i)
 	var p *pump
@@ -251,7 +250,7 @@ func openOutput(ctx context.Context, uri string, terminal bool) (*os.File, error
 		return nil, err
 	}
 	if u.Scheme != "file" {
-		return nil, fmt.Errorf("%q: scheme %q is not supported: use a FIFO's path, file, binary or cri", uri, u.Scheme)
+		return nil, fmt.Errorf("%q: scheme %q is not supported: use a FIFO's path, file, binary, cri or a log driver", uri, u.Scheme)
 	}
 	if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
 		return nil, err

@@ -3,7 +3,7 @@
 // Each stream goes where a URI says (see Config). Where it can, the package only
 // opens the other end and hands it to the process: a FIFO, a file or a log
 // binary's pipe costs the monitor nothing afterwards. It copies in three cases:
-// a CRI log, which the monitor writes itself and whose streams attached clients
+// a log, which the monitor writes itself and whose streams attached clients
 // share; a terminal; and input, which somebody must be able to end.
 //
 // A process never gets EPIPE or EOF from a reader's death: FIFOs for output are
@@ -23,7 +23,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -43,6 +42,8 @@ const logPipeSize = 256 << 10
 //	file:///path      a file, appended to
 //	binary:///path?k=v  a log binary, as containerd starts it
 //	cri:///path       a CRI log that the monitor writes (stdout and stderr alike)
+//	json-file: k8s-file: journald: none:
+//	                  logs of a log driver, likewise; see internal/logdriver
 //	attach:           stdin only: fed by attached clients
 type Config struct {
 	ContainerID, Namespace string
@@ -50,7 +51,7 @@ type Config struct {
 	Terminal               bool
 	Stdin, Stdout, Stderr  string
 	StdinOnce              bool  // the first attached client that ends takes stdin along
-	LogMaxBytes            int64 // 0: no cap
+	LogMaxBytes            int64 // of a CRI log; 0: no cap
 	// UID and GID, on the host, are to own the streams, so that the process can
 	// open /dev/stdout.
 	UID, GID int
@@ -69,7 +70,7 @@ type Config struct {
 // IO is the streams of one process.
 type IO struct {
 	files  [3]*os.File // the process's ends, closed here by Started
-	log    *Log
+	log    driver
 	hub    *hub
 	input  *input
 	binary *logBinary
@@ -111,11 +112,11 @@ func Open(ctx context.Context, cfg Config) (_ *IO, err error) {
 	if err := io.openInput(cfg); err != nil {
 		return nil, fmt.Errorf("stdin: %w", err)
 	}
-	if path, ok := strings.CutPrefix(cfg.Stdout, "cri://"); ok {
+	if isLog(cfg.Stdout) {
 		if cfg.Stderr != cfg.Stdout && !(cfg.Stderr == "" && cfg.Terminal) {
 			return nil, fmt.Errorf("stderr %q: it must be the same log as stdout, %q", cfg.Stderr, cfg.Stdout)
 		}
-		if err := io.openLog(cfg, path); err != nil {
+		if err := io.openLog(cfg); err != nil {
 			return nil, err
 		}
 	} else if cfg.Named {
@@ -282,7 +283,8 @@ func (io *IO) CloseStdin() {
 	}
 }
 
-// ReopenLog opens the CRI log's path again. It is an error without a CRI log.
+// ReopenLog opens the log's path again. It is an error without a log, and with one that
+// is no file.
 func (io *IO) ReopenLog() error {
 	if io.log == nil {
 		return errors.New("the process has no log that the monitor writes")
@@ -290,7 +292,7 @@ func (io *IO) ReopenLog() error {
 	return io.log.reopen()
 }
 
-// LogLoss is how many bytes could not be written to the CRI log, and the last
+// LogLoss is how many bytes could not be written to the log, and the last
 // reason.
 func (io *IO) LogLoss() (uint64, error) {
 	if io.log == nil {

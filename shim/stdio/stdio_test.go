@@ -37,13 +37,18 @@ func content(t *testing.T, path string) []string {
 	return lines
 }
 
-func newLog(t *testing.T, path string, maxSize int64) *Log {
+func newLog(t *testing.T, path string, maxSize int64) *fileLog {
+	t.Helper()
+	return newDriver(t, "cri://"+path, maxSize).(*fileLog)
+}
+
+func newDriver(t *testing.T, uri string, maxSize int64) driver {
 	t.Helper()
 	f, err := openFlow(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := openLog(path, maxSize, f)
+	log, err := openDriver(uri, maxSize, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +63,13 @@ type fed struct {
 	pump *pump
 }
 
-func newFed(t *testing.T, log *Log) *fed {
+func newFed(t *testing.T, log driver) *fed {
 	t.Helper()
+	f, err := openFlow(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.close)
 	path := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
@@ -73,7 +83,7 @@ func newFed(t *testing.T, log *Log) *fed {
 		t.Fatal(err)
 	}
 	w := &fed{t: t, in: in}
-	w.pump, err = newPump(out, &lineWriter{log: log, cell: log.flow.cell(0), stream: "stdout", piece: maxLine}, func([]byte) {})
+	w.pump, err = newPump(out, newLineWriter(log, f.cell(0), "stdout"), func([]byte) {})
 	if err != nil {
 		t.Fatal(err)
 	}

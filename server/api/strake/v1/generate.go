@@ -16,4 +16,8 @@ const (
 	// PodNetwork, "none" on a pod, gives it a network of its own with a loopback
 	// interface and nothing else.
 	PodNetwork = "strake.containers/network"
+	// LogDriver on a container names its log driver, and LogOptions has the options
+	// for it, as a JSON object of strings. One that names a place for its log has none.
+	LogDriver  = "strake.containers/log-driver"
+	LogOptions = "strake.containers/log-options"
 )
