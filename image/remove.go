@@ -32,10 +32,15 @@ func (s *Store) publish(keys []string, n name, add *newImage) (Image, error) {
 	}
 	names := maps.Clone(s.names)
 	s.mu.Unlock()
+	known := !made
 	for _, key := range keys {
+		have, ok := names[key]
+		known = known && ok && have.same(n)
 		names[key] = n
 	}
-	if err := s.writeIndex(names); err != nil {
+	if known {
+		s.writeIndexLater() // it was pulled again: nobody waits for the disk to note when
+	} else if err := s.writeIndex(names); err != nil {
 		return Image{}, err
 	}
 	s.mu.Lock()

@@ -77,7 +77,9 @@ type Store struct {
 
 	// indexMu serialises changes of index.json and the collection of what it no
 	// longer leads to. It is taken before mu and held over an fsync.
-	indexMu sync.Mutex
+	indexMu    sync.Mutex
+	indexStale bool           // writeIndexLater has not begun; under indexMu
+	background sync.WaitGroup // writeIndexLater
 
 	mu     sync.Mutex
 	names  map[string]name    // by normalised name, or "@"+digest for an unnamed image
@@ -220,6 +222,7 @@ func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.background.Wait()
 	var err error
 	if s.layers != nil {
 		err = s.layers.Close()

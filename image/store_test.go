@@ -295,10 +295,18 @@ func TestPullCost(t *testing.T) {
 			t.Errorf("%s: %d times", q, n)
 		}
 	}
-	// A present image: one HEAD.
+	// A present image: one HEAD, and a new time, which is still there after a restart.
+	before := time.Now()
 	pullImage(t, s, reg.Addr+"/a:1")
 	if q := reg.Requests(); len(q) != 1 || !strings.HasPrefix(q[0], "HEAD ") {
 		t.Errorf("requests for a present image: %v", q)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, s.Root(), Options{})
+	if img, err := s.Get(reg.Addr + "/a:1"); err != nil || img.PulledAt.Before(before) {
+		t.Errorf("pulled again after %v, known %v, %v", before, img.PulledAt, err)
 	}
 	// An image that shares a layer: the other one.
 	var phases []Phase
