@@ -7,11 +7,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -676,6 +678,65 @@ func TestRuntime(t *testing.T) {
 	i, err := n.Images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: n.Image}, Verbose: true})
 	if err != nil || i.Image == nil || i.Image.Size == 0 || !json.Valid([]byte(i.Info["info"])) {
 		t.Errorf("image status %v, %v", i, err)
+	}
+}
+
+// A pod with a user namespace of its own is connected by CNI plugins, which know
+// nothing of that, and its addresses are given back.
+func TestUserNamespaceOnCNI(t *testing.T) {
+	const bins = "/usr/lib/cni"
+	if _, err := os.Stat(filepath.Join(bins, "bridge")); err != nil {
+		t.Skip("needs Debian's containernetworking-plugins: ", err)
+	}
+	dir := t.TempDir()
+	conf, leases := filepath.Join(dir, "net.d"), filepath.Join(dir, "leases")
+	link := fmt.Sprintf("cniu%x", os.Getpid())
+	list := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"userns","plugins":[{"type":"bridge","bridge":%q,"isGateway":true,
+		"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.186.201.0/29"}]]}}]}`, link, leases)
+	if err := errors.Join(os.Mkdir(conf, 0o755), os.WriteFile(filepath.Join(conf, "1.conflist"), []byte(list), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // after the node's own
+		_ = exec.Command("ip", "link", "del", link).Run() // the plugin leaves it, if it made it
+	})
+	n := node.Start(t, node.Options{CNIConfDir: conf, CNIBinDir: bins})
+	if err := n.Pull(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := n.Runtime.Status(t.Context(), &cri.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.RuntimeHandlers[0].Features.UserNamespaces {
+		t.Skip("needs Linux 6.8")
+	}
+	ids := []*cri.IDMapping{{HostId: 1_610_000_000, Length: 65536}}
+	user := &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}
+	config := n.PodConfig("userns", false)
+	config.Linux.SecurityContext.NamespaceOptions.UsernsOptions = user
+	id, err := n.RunPod(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pod{n, t, id, config}
+	c := n.ContainerConfig("main", "sleep", "1000")
+	c.Linux = &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+		NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: user},
+	}}
+	ctr := p.run(c)
+	ps, err := n.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: id})
+	if err != nil || !strings.HasPrefix(ps.Status.Network.GetIp(), "10.186.201.") {
+		t.Fatalf("%v, %v", ps.GetStatus().GetNetwork(), err)
+	}
+	out := p.exec(ctr, "sh", "-c", "cat /proc/self/uid_map && ip addr show eth0 && ping -c1 -W5 10.186.201.1").Stdout
+	for _, want := range []string{"1610000000", "inet " + ps.Status.Network.Ip, "1 packets received"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in %q", want, out)
+		}
+	}
+	n.RemoveAll(t.Context())
+	if left, err := filepath.Glob(filepath.Join(leases, "userns", "10.*")); err != nil || len(left) > 0 {
+		t.Errorf("addresses left: %q, %v", left, err)
 	}
 }
 
