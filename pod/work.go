@@ -47,7 +47,8 @@ type work struct {
 	what    string // "run pod default/web"
 	stage   string // the step it is in
 	since   time.Time
-	waiters int // callers that have not given up
+	waiters int  // callers that have not given up
+	left    bool // one has
 	done    chan struct{}
 	err     error
 }
@@ -118,11 +119,12 @@ func (w *work) current() string {
 	return w.stage
 }
 
-// abandoned reports whether everybody who waited has given up.
+// abandoned reports whether everybody who waited has given up. Whoever started it and
+// has not come to wait yet has not.
 func (w *work) abandoned() bool {
 	w.tracker.mu.Lock()
 	defer w.tracker.mu.Unlock()
-	return w.waiters == 0
+	return w.left && w.waiters == 0
 }
 
 // wait returns the verb's result, or says where it is when ctx ends first. The
@@ -138,6 +140,7 @@ func (w *work) wait(ctx context.Context) error {
 		w.tracker.mu.Lock()
 		defer w.tracker.mu.Unlock()
 		w.waiters--
+		w.left = true
 		return fmt.Errorf("%s: still at %q after %s; it goes on, ask again for its result: %w",
 			w.what, w.stage, time.Since(w.since).Round(time.Millisecond), context.Cause(ctx))
 	}
