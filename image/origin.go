@@ -109,7 +109,7 @@ func (s *Store) keptSignatures(n name) (signatures, error) {
 // that is one of the image's, what this name was pulled from counts, else any of
 // them. The error is an ErrSignature.
 func (s *Store) Permit(id, asked, namespace string) error {
-	p, file, err := s.options.Trust.policyOf(namespace)
+	p, file, err := s.trust.Load().policyOf(namespace)
 	if err != nil {
 		return classified{ErrSignature, fmt.Errorf("image %s: %w", asked, err)}
 	}
@@ -212,7 +212,7 @@ type TrustDecision struct {
 // "" if there is none, and its lists. If ref is an image that is here, it says what
 // Permit decides, and by which list.
 func (s *Store) ShowTrust(ref, namespace string) (file string, scopes []TrustScope, decision *TrustDecision, err error) {
-	p, file, err := s.options.Trust.policyOf(namespace)
+	p, file, err := s.trust.Load().policyOf(namespace)
 	if err != nil {
 		return file, nil, nil, err
 	}

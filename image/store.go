@@ -62,7 +62,8 @@ type Options struct {
 // has it open at a time.
 type Store struct {
 	root     string
-	options  Options
+	options  Options // but for Trust
+	trust    atomic.Pointer[Trust]
 	pinned   map[string]bool // normalised names
 	log      *slog.Logger
 	lock     *os.File // holds the flock for the life of the Store
@@ -136,10 +137,18 @@ func Open(root string, o Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s.client = registry.New(o.Registry)
+	s.trust.Store(&o.Trust)
 	if err := s.recover(); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Change makes other files say how registries are reached, as in registry.Config, and
+// what is trusted, from the next pull, load or container on.
+func (s *Store) Change(configPath, registriesConf string, t Trust) {
+	s.client.Change(configPath, registriesConf)
+	s.trust.Store(&t)
 }
 
 // checkForm keeps layers that containers have mounted from being dropped because

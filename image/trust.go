@@ -102,7 +102,7 @@ func policyReference(r registry.Reference) policy.Reference {
 // allow asks the policy about an image that comes in, and gives the signatures that
 // it fetched for that.
 func (s *Store) allow(ctx context.Context, in incoming) (signatures, error) {
-	p, file, err := s.options.Trust.policyOf(in.namespace)
+	p, file, err := s.trust.Load().policyOf(in.namespace)
 	if err != nil {
 		return nil, classified{ErrSignature, err}
 	}
@@ -202,7 +202,7 @@ func (t Trust) where(ref registry.Reference) (lookasideScope, error) {
 // fetchSignatures fetches what is there of an image's signatures: simple signing's from
 // the lookaside, else from the registry, if that keeps some; and attached ones.
 func (s *Store) fetchSignatures(ctx context.Context, in incoming, d digest.Digest) (have policy.Signatures, err error) {
-	w, err := s.options.Trust.where(*in.ref)
+	w, err := s.trust.Load().where(*in.ref)
 	if err != nil {
 		return have, err
 	}

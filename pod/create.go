@@ -273,7 +273,7 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 	if config.Resources != nil {
 		c.record.Resources = *config.Resources
 	}
-	runtime := m.o.Runtimes[p.record.Runtime]
+	runtime := m.settings().Runtimes[p.record.Runtime]
 	devices, err := hostDevices(config, !runtime.PrivilegedWithoutHostDevices)
 	if err != nil {
 		return nil, err
@@ -322,7 +322,7 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 	if err := m.injectDevices(compiled.Spec, cdi); err != nil {
 		return nil, err
 	}
-	return compiled, hooks.Add(compiled.Spec, m.o.HooksDirs, hooks.Container{
+	return compiled, hooks.Add(compiled.Spec, m.settings().HooksDirs, hooks.Container{
 		Annotations: config.Annotations, HasBindMounts: len(config.Mounts) > 0,
 	})
 }

@@ -121,10 +121,10 @@ func (m *Manager) chooseCrew(p *sandbox) (_ *crew, first bool) {
 	m.crews.mu.Lock()
 	defer m.crews.mu.Unlock()
 	c := newCrew(p.id, m.podState(p.id), p.record.Runtime, false)
-	if m.o.MonitorPods > 1 {
+	if most := m.settings().MonitorPods; most > 1 {
 		for _, c := range m.crews.all {
 			// One without pods is being ended.
-			if n := len(c.pods); c.shared && c.handler == p.record.Runtime && n > 0 && n < m.o.MonitorPods && c.err == nil {
+			if n := len(c.pods); c.shared && c.handler == p.record.Runtime && n > 0 && n < most && c.err == nil {
 				c.pods[p.id] = p
 				return c, false
 			}
@@ -157,10 +157,11 @@ func (m *Manager) startCrew(ctx context.Context, c *crew) (Monitor, error) {
 
 // startOptions is how a monitor is started.
 func (m *Manager) startOptions(c *crew) client.StartOptions {
-	runtime := m.o.Runtimes[c.handler]
+	s := m.settings()
+	runtime := s.Runtimes[c.handler]
 	return client.StartOptions{
 		Binary: runtime.Monitor, Namespace: monitorNamespace, ID: c.id, Bundle: c.dir, Pins: m.pins, StateDir: m.o.State,
-		Debug: m.o.Debug, Env: runtime.Env,
+		Debug: s.Debug, Env: runtime.Env,
 	}
 }
 

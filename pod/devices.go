@@ -40,7 +40,8 @@ func (m *Manager) injectDevices(spec *specs.Spec, devices []string) error {
 	if len(devices) == 0 {
 		return nil
 	}
-	cache, err := cdi.NewCache(cdi.WithSpecDirs(m.o.CDIDirs...), cdi.WithAutoRefresh(false))
+	dirs := m.settings().CDIDirs
+	cache, err := cdi.NewCache(cdi.WithSpecDirs(dirs...), cdi.WithAutoRefresh(false))
 	if err != nil {
 		return fmt.Errorf("CDI_devices: %w", err)
 	}
@@ -49,7 +50,7 @@ func (m *Manager) injectDevices(spec *specs.Spec, devices []string) error {
 		for _, path := range slices.Sorted(maps.Keys(broken)) {
 			err = errors.Join(err, fmt.Errorf("%s: %w", path, errors.Join(broken[path]...)))
 		}
-		return errorf(ErrInvalid, "CDI_devices: %w (files are looked for in %q)", err, m.o.CDIDirs)
+		return errorf(ErrInvalid, "CDI_devices: %w (files are looked for in %q)", err, dirs)
 	}
 	return nil
 }

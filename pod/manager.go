@@ -31,27 +31,34 @@ type Options struct {
 	Root  string // durable state
 	State string // dies with the boot
 
-	Images         Images
-	Network        Network
-	Runtimes       map[string]Runtime
-	DefaultRuntime string   // the handler that "" means
-	Monitors       Monitors // nil: ShimMonitors
-	NetNS          NetNS    // nil: HostNetNS
+	Images   Images
+	Network  Network
+	Monitors Monitors // nil: ShimMonitors
+	NetNS    NetNS    // nil: HostNetNS
 
-	CDIDirs   []string // of CDI's device files
-	HooksDirs []string // of OCI hooks' files; see pod/hooks
-	Workloads []Workload
-	NRI       *nri.Config // nil: no plugins
+	Settings             // as of Open
+	NRI      *nri.Config // nil: no plugins
 
 	MaxPids     int64 // limits a container that asks for no limit; 0: no limit
 	MaxLogBytes int64 // stops a log in CRI's format at that size; 0: no limit
-	MonitorPods int   // how many pods a monitor holds at most; 0: one
-	Debug       bool  // monitors log more
 	// LogDriver keeps the output of containers that name neither a driver nor a place
 	// for a log; the zero value is a file in CRI's format.
 	LogDriver logdriver.Config
 
 	Log *slog.Logger // nil: slog.Default()
+}
+
+// Settings is what Change may change. It is for what is made from then on.
+type Settings struct {
+	Runtimes       map[string]Runtime
+	DefaultRuntime string // the handler that "" means
+
+	CDIDirs   []string // of CDI's device files
+	HooksDirs []string // of OCI hooks' files; see pod/hooks
+	Workloads []Workload
+
+	MonitorPods int  // how many pods a monitor holds at most; 0: one
+	Debug       bool // monitors log more
 }
 
 // Runtime is a runtime handler.
@@ -70,7 +77,8 @@ type Runtime struct {
 // Manager owns the pods and containers of one root. All methods may be used
 // concurrently.
 type Manager struct {
-	o       Options
+	o       Options                  // but for its Settings, which are those of Open
+	now     atomic.Pointer[Settings] // written under mu
 	host    bundle.Host
 	store   *store.Store[podRecord, containerRecord]
 	tracker *tracker
@@ -132,6 +140,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 		pods:  map[string]*sandbox{}, containers: map[string]*container{}, names: map[podKey]*sandbox{},
 		undoing: map[podKey]*work{}, halfMade: map[string]*work{},
 	}
+	m.now.Store(&o.Settings)
 	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
 	if _, ours := o.Monitors.(ShimMonitors); ours {
 		m.pins = filepath.Join(o.State, "pins")

@@ -94,8 +94,8 @@ func (n *node) open() *Manager {
 	n.mu.Unlock()
 	m, err := Open(n.tb.Context(), Options{
 		Root: n.root, State: n.state, Images: view, Network: fakeNetwork{view}, NetNS: fakeNetNS{view}, Monitors: fakeMonitors{view},
-		Runtimes: map[string]Runtime{"strake": {Monitor: "monitor"}}, DefaultRuntime: "strake",
-		Log: slog.New(slog.DiscardHandler),
+		Settings: Settings{Runtimes: map[string]Runtime{"strake": {Monitor: "monitor"}}, DefaultRuntime: "strake"},
+		Log:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		n.tb.Fatal(err)

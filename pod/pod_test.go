@@ -912,6 +912,45 @@ func stuckPodDelaysOnlyItself(t *testing.T) {
 	n.checkEmpty()
 }
 
+// Other settings count for what is made afterwards; a runtime with pods stays.
+func TestChange(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, _ := mustRun(t, m, "web")
+	is := *m.settings()
+	is.Runtimes = map[string]Runtime{"strake": {Monitor: "other"}, "second": {Monitor: "second"}}
+	is.DefaultRuntime = "second"
+	if kept, err := m.Change(is); err != nil || !slices.Equal(kept, []string{"strake"}) {
+		t.Errorf("kept %q, %v", kept, err)
+	}
+	if s := m.settings(); s.Runtimes["strake"].Monitor != "monitor" || is.Runtimes["strake"].Monitor != "other" {
+		t.Errorf("settings: %+v", s)
+	}
+	second, _ := mustRun(t, m, "second")
+	if p, err := m.Pod(second); err != nil || p.RuntimeHandler != "second" {
+		t.Errorf("pod: %+v, %v", p, err)
+	}
+	is.Runtimes = map[string]Runtime{"strake": {Monitor: "monitor"}}
+	if _, err := m.Change(is); !errors.Is(err, ErrInvalid) {
+		t.Errorf("without its default: %v", err)
+	}
+	is.DefaultRuntime = "strake"
+	if kept, err := m.Change(is); err != nil || !slices.Equal(kept, []string{"second"}) {
+		t.Errorf("kept %q, %v", kept, err)
+	}
+	if err := errors.Join(m.RemovePod(t.Context(), pod), m.RemovePod(t.Context(), second)); err != nil {
+		t.Error(err)
+	}
+	is.Runtimes = map[string]Runtime{"strake": {Monitor: "other"}}
+	if kept, err := m.Change(is); err != nil || len(kept) > 0 || m.settings().Runtimes["strake"].Monitor != "other" {
+		t.Errorf("kept %q, %v", kept, err)
+	}
+	if _, err := m.RunPod(t.Context(), podConfig("none"), "second"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a pod of no runtime: %v", err)
+	}
+	n.checkEmpty()
+}
+
 func TestRefusals(t *testing.T) {
 	n := newNode(t)
 	m := n.open()

@@ -135,8 +135,9 @@ func (n *realNode) open() *Manager {
 	}
 	o := Options{
 		Root: n.root, State: n.state, Images: &oneImage{layer: n.layer(), leases: map[string]bool{}}, Network: noNetwork{},
-		Runtimes: map[string]Runtime{"strake": {Monitor: monitor}}, DefaultRuntime: "strake",
-		MonitorPods: n.monitorPods,
+		Settings: Settings{
+			Runtimes: map[string]Runtime{"strake": {Monitor: monitor}}, DefaultRuntime: "strake", MonitorPods: n.monitorPods,
+		},
 	}
 	if n.change != nil {
 		n.change(&o)

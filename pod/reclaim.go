@@ -102,9 +102,10 @@ func (m *Manager) endCrashed(ctx context.Context, id, handler string) error {
 // cleanup has a handler's program end what a monitor that is gone has left of a
 // container.
 func (m *Manager) cleanup(ctx context.Context, handler, id, bundleDir string) error {
-	runtime, ok := m.o.Runtimes[handler]
+	s := m.settings()
+	runtime, ok := s.Runtimes[handler]
 	if !ok {
-		runtime = m.o.Runtimes[m.o.DefaultRuntime] // the record, or the handler, is gone
+		runtime = s.Runtimes[s.DefaultRuntime] // the record, or the handler, is gone
 	}
 	return m.o.Monitors.Cleanup(ctx, client.StartOptions{
 		Binary: runtime.Monitor, Namespace: monitorNamespace, Env: runtime.Env, ID: id, Bundle: bundleDir,

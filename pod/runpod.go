@@ -33,16 +33,13 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 		return "", fmt.Errorf("run pod %s/%s: linux.security_context.namespace_options.userns_options: not supported: a user namespace of the pod's own needs Linux 6.8: %w",
 			c.Namespace, c.Name, bundle.ErrUnsupported)
 	}
-	if runtimeHandler == "" {
-		runtimeHandler = m.o.DefaultRuntime
-	}
-	if _, ok := m.o.Runtimes[runtimeHandler]; !ok {
-		return "", errorf(ErrNotFound, "run pod %s/%s: runtime_handler: no handler %q is configured", c.Namespace, c.Name, runtimeHandler)
-	}
 	if err := m.awaitUndo(ctx, keyOf(&c)); err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
-	p, w := m.beginPod(c, runtimeHandler)
+	p, w, err := m.beginPod(c, runtimeHandler)
+	if err != nil {
+		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
+	}
 	if !sameConfig(&p.record.Config, &c) { // never changes after its birth
 		return "", fmt.Errorf("run pod %s/%s: attempt %d is pod %s: raise metadata.attempt, or stop that pod first: %w",
 			c.Namespace, c.Name, c.Attempt, p.id, ErrExists)
@@ -69,11 +66,17 @@ func (m *Manager) awaitUndo(ctx context.Context, key podKey) error {
 
 // beginPod returns the pod of that identity that is ready or being made, or
 // begins to make it.
-func (m *Manager) beginPod(c PodConfig, runtimeHandler string) (*sandbox, *work) {
+func (m *Manager) beginPod(c PodConfig, runtimeHandler string) (*sandbox, *work, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if p := m.names[keyOf(&c)]; p != nil {
-		return p, p.making
+		return p, p.making, nil
+	}
+	if runtimeHandler == "" {
+		runtimeHandler = m.settings().DefaultRuntime
+	}
+	if _, ok := m.settings().Runtimes[runtimeHandler]; !ok {
+		return nil, nil, errorf(ErrNotFound, "runtime_handler: no handler %q is configured", runtimeHandler)
 	}
 	p := newSandbox(podRecord{ID: newID(), Config: c, Runtime: runtimeHandler, CreatedAt: now(), Phase: phaseCreating})
 	if c.Namespaces.Network == bundle.NamespacePod {
@@ -100,7 +103,7 @@ func (m *Manager) beginPod(c PodConfig, runtimeHandler string) (*sandbox, *work)
 		delete(m.names, p.key)
 	default:
 	}
-	return p, p.making
+	return p, p.making, nil
 }
 
 // runPod is the path of RunPodSandbox.
@@ -273,7 +276,7 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
 
 // handler is who makes the containers of a crew's pods.
 func (m *Manager) handler(c *crew) client.Handler {
-	h := m.o.Runtimes[c.handler].Handler
+	h := m.settings().Runtimes[c.handler].Handler
 	if h.Program != "" {
 		h.Root = filepath.Join(m.o.State, "runtimes", c.handler)
 	}
@@ -326,7 +329,7 @@ func (m *Manager) joinSandbox(p *sandbox, s client.Sandbox) {
 
 // native: the pod's containers are the monitor's own.
 func (m *Manager) native(p *sandbox) bool {
-	h := m.o.Runtimes[p.record.Runtime].Handler
+	h := m.settings().Runtimes[p.record.Runtime].Handler
 	return h.Native()
 }
 

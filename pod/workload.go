@@ -34,11 +34,12 @@ const defaultPeriod = 100_000
 // workload applies the workload that the pod's annotations activate to what a
 // container asks for. It changes a copy.
 func (m *Manager) workload(pod *PodConfig, c *ContainerConfig) (*ContainerConfig, error) {
-	i := slices.IndexFunc(m.o.Workloads, func(w Workload) bool { _, active := pod.Annotations[w.Activation]; return active })
+	workloads := m.settings().Workloads
+	i := slices.IndexFunc(workloads, func(w Workload) bool { _, active := pod.Annotations[w.Activation]; return active })
 	if i < 0 {
 		return c, nil
 	}
-	w := &m.o.Workloads[i]
+	w := &workloads[i]
 	r := w.Resources
 	if text, own := pod.Annotations[w.Prefix+"/"+c.Name]; own && w.Prefix != "" {
 		if err := r.override(text); err != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/strake-containers/strake/network/cni"
 	"github.com/strake-containers/strake/pod"
 	"github.com/strake-containers/strake/server"
+	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 	"github.com/strake-containers/strake/server/cri"
 	"github.com/strake-containers/strake/server/metrics"
 	"github.com/strake-containers/strake/server/strake"
@@ -70,9 +71,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 		Limits: layer.Limits{
 			Bytes: c.Images.MaxLayerBytes, Entries: c.Images.MaxLayerEntries, Ratio: c.Images.MaxLayerRatio, Holes: c.Images.MaxLayerHoles,
 		},
-		Trust: image.Trust{
-			Policy: c.Images.SignaturePolicy, RegistriesD: c.Images.RegistriesD, NamespaceDir: c.Images.NamespacePolicies,
-		},
+		Trust:  trust(c),
 		Logger: log,
 	})
 	if err != nil {
@@ -83,17 +82,17 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	// 3. Networks: plugins where they are configured, else the bridge.
 	br := bridge.New(bridge.Config{StateDir: filepath.Join(c.Root, "network", "bridge"), Bridge: c.Network.Bridge, Subnets: subnets(c)})
 	closers.Push("close bridge", br.Close)
-	networks := auto.New(cni.New(cni.Config{ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, Networks: c.CNI.Networks, CacheDir: filepath.Join(c.Root, "network", "cni")}), br)
+	plugins := cni.New(cni.Config{ConfDir: c.CNI.ConfDir, BinDirs: c.CNI.BinDirs, Networks: c.CNI.Networks, CacheDir: filepath.Join(c.Root, "network", "cni")})
+	networks := auto.New(plugins, br)
 
 	// 4. Pods; opening finds those that ran on, and undoes what was half made.
-	runtimes, err := monitors(c)
+	settings, err := settingsOf(c)
 	if err != nil {
 		return err
 	}
 	pods, err := pod.Open(ctx, pod.Options{
-		Root: c.Root, State: c.State, Images: images, Network: networks,
-		Runtimes: runtimes, DefaultRuntime: c.DefaultRuntime, Debug: c.LogLevel == "debug", Log: log,
-		MonitorPods: c.Monitor.Pods, MaxLogBytes: c.ContainerLog.MaxBytes, LogDriver: c.ContainerLog.Config(), CDIDirs: c.CDI.SpecDirs, HooksDirs: c.HooksDirs, Workloads: workloads(c), NRI: plugins(c),
+		Root: c.Root, State: c.State, Images: images, Network: networks, Settings: settings, NRI: nodePlugins(c), Log: log,
+		MaxLogBytes: c.ContainerLog.MaxBytes, LogDriver: c.ContainerLog.Config(),
 	})
 	if err != nil {
 		return err
@@ -133,8 +132,9 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	})
 	cri.Register(rpc, cri.Options{
 		Pods: pods, Images: images, Streams: streams,
-		Handlers: handlers(c), DefaultHandler: c.DefaultRuntime,
-		State: c.State, Config: c, NetworkName: networks.Name, Log: log, SystemdCgroup: c.CgroupDriver == "systemd",
+		Handlers: func() ([]cri.Handler, string) { return handlers(r.running.Load()) },
+		State:    c.State, Config: func() any { return r.running.Load() }, NetworkName: networks.Name, Log: log,
+		SystemdCgroup: c.CgroupDriver == "systemd",
 	}, ctx.Done())
 	// Services that other fronts bring are registered here, on the same socket.
 	background, endBackground := context.WithCancel(ctx)
@@ -142,13 +142,26 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 		Pods: pods, Images: images,
 		Root: c.Root, State: c.State, Address: c.Address, Config: file,
 		CgroupMode: cgroupMode(), Storage: driver.Name(), NetworkName: networks.Name,
-		DefaultRuntime: c.DefaultRuntime, Runtimes: runtimeList(c, runtimes), Log: log,
+		Runtimes: func() ([]*strakev1.Runtime, string) { return runtimeList(r.running.Load()) }, Log: log,
 	})
 	closers.Push("end background work", func() error {
 		endBackground()
 		<-removed
 		return nil
 	})
+
+	r.apply = func(c config.Config) ([]string, error) {
+		settings, err := settingsOf(c)
+		if err != nil {
+			return nil, err
+		}
+		kept, err := pods.Change(settings)
+		if err == nil {
+			images.Change(c.Registry.ConfigPath, c.Registry.RegistriesConf, trust(c))
+			plugins.Change(c.CNI.ConfDir, c.CNI.BinDirs, c.CNI.Networks)
+		}
+		return kept, err
+	}
 
 	// 6. Serve until the signal.
 	serving.Go(streams.Serve)

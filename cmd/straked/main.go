@@ -37,9 +37,10 @@ usage: straked [--config FILE] [--root DIR] [--state DIR] [--address SOCKET] [--
   --log-level LEVEL   debug, info, warn or error
 
 SIGTERM and SIGINT stop the daemon. Its pods go on; the next straked finds them.
-SIGHUP reads the configuration again: log_level counts at once, and straked says
-which other changes wait for a restart. What lies in files of its own (registries.conf,
-policies, certs.d, CNI) is read whenever it is used.
+SIGHUP reads the configuration again. What it says of logging, registries, signature
+policies, CNI, CDI, hooks, workloads, monitors and runtimes counts from then on; other
+keys are refused by name until a restart. What lies in files of its own (registries.conf,
+policies, certs.d, CNI configurations) is read whenever it is used.
 `
 
 // Exit codes.
@@ -206,7 +207,8 @@ func serve(o overrides, stderr io.Writer) int {
 	context.AfterFunc(ctx, stop)
 	reloads := make(chan os.Signal, 1)
 	signal.Notify(reloads, syscall.SIGHUP)
-	r := &reloader{load: o.load, running: c, level: level, log: log, asked: reloads}
+	r := &reloader{load: o.load, level: level, log: log, asked: reloads}
+	r.running.Store(&c)
 	if err := daemon(ctx, c, strings.Join(files, ", "), log, r); err != nil {
 		log.Error("straked failed", "error", err)
 		return exitError

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/strake-containers/strake/config"
+	"github.com/strake-containers/strake/image"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/pod"
@@ -83,6 +84,20 @@ func lockState(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// settingsOf is what of a configuration pods can be made to go by at any time.
+func settingsOf(c config.Config) (pod.Settings, error) {
+	runtimes, err := monitors(c)
+	return pod.Settings{
+		Runtimes: runtimes, DefaultRuntime: c.DefaultRuntime, CDIDirs: c.CDI.SpecDirs, HooksDirs: c.HooksDirs,
+		Workloads: workloads(c), MonitorPods: c.Monitor.Pods, Debug: c.LogLevel == "debug",
+	}, err
+}
+
+// trust is where signature files are.
+func trust(c config.Config) image.Trust {
+	return image.Trust{Policy: c.Images.SignaturePolicy, RegistriesD: c.Images.RegistriesD, NamespaceDir: c.Images.NamespacePolicies}
+}
+
 // monitors finds the programs of each runtime: where its path says, beside this
 // program, or in PATH.
 func monitors(c config.Config) (map[string]pod.Runtime, error) {
@@ -147,18 +162,18 @@ func findProgram(name string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// handlers are the runtimes as CRI's Status tells of them.
-func handlers(c config.Config) []cri.Handler {
+// handlers are the runtimes as CRI's Status tells of them, and the default one.
+func handlers(c *config.Config) ([]cri.Handler, string) {
 	var out []cri.Handler
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		native := c.Runtimes[name].Type == "strake"
 		out = append(out, cri.Handler{Name: name, RecursiveReadOnlyMount: native, UserNamespaces: native && pod.UserNamespaces()})
 	}
-	return out
+	return out, c.DefaultRuntime
 }
 
-// plugins is where NRI's are; nil without any.
-func plugins(c config.Config) *nri.Config {
+// nodePlugins is where NRI's are; nil without any.
+func nodePlugins(c config.Config) *nri.Config {
 	if c.NRI.Socket == "" {
 		return nil
 	}
@@ -183,13 +198,20 @@ func workloads(c config.Config) []pod.Workload {
 	return out
 }
 
-// runtimeList is what `strake info` shows.
-func runtimeList(c config.Config, monitors map[string]pod.Runtime) []*strakev1.Runtime {
+// runtimeList is what `strake info` shows, and the default one. A program that has gone
+// since it was looked for has no path.
+func runtimeList(c *config.Config) ([]*strakev1.Runtime, string) {
 	var out []*strakev1.Runtime
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
-		out = append(out, &strakev1.Runtime{Name: name, Type: c.Runtimes[name].Type, Path: program(monitors[name])})
+		rt := c.Runtimes[name]
+		r, err := runtimeOf(rt)
+		path := program(r)
+		if err != nil {
+			path = ""
+		}
+		out = append(out, &strakev1.Runtime{Name: name, Type: rt.Type, Path: path})
 	}
-	return out
+	return out, c.DefaultRuntime
 }
 
 // program is what makes a runtime's containers.

@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/strake-containers/strake/config"
@@ -16,11 +19,16 @@ import (
 
 // reloader reads the configuration again when it is asked to.
 type reloader struct {
-	load    func() (config.Config, []string, error)
-	running config.Config // what straked was started with, but for log_level
-	level   *slog.LevelVar
-	log     *slog.Logger
-	asked   <-chan os.Signal
+	load  func() (config.Config, []string, error)
+	level *slog.LevelVar
+	log   *slog.Logger
+	asked <-chan os.Signal
+	// apply makes a configuration count that differs in changeable keys. It names the
+	// runtimes that have pods, and so stay as they are. An error has changed nothing.
+	apply func(config.Config) (kept []string, err error)
+
+	one     sync.Mutex // one reload at a time
+	running atomic.Pointer[config.Config]
 }
 
 // follow reloads whenever it is asked to, until ctx ends.
@@ -32,30 +40,63 @@ func (r *reloader) follow(ctx context.Context) {
 			return
 		}
 		tell(r.log, sdnotify.Reloading())
-		r.reload()
+		_, _ = r.reload() // it is logged
 		tell(r.log, sdnotify.Ready)
 	}
 }
 
-// reload makes count what can be changed while straked runs. A configuration that
-// is wrong changes nothing.
-func (r *reloader) reload() {
-	c, _, err := r.load()
+// reload makes count what can be changed while straked runs, and names the keys that
+// cannot, whose old values go on counting. A configuration that is wrong changes
+// nothing.
+func (r *reloader) reload() (refused []string, err error) {
+	r.one.Lock()
+	defer r.one.Unlock()
+	was := r.running.Load()
+	want, _, err := r.load()
 	if err != nil {
 		r.log.Error("the configuration is wrong and not taken over", "error", err)
-		return
+		return nil, err
 	}
-	_ = r.level.UnmarshalText([]byte(c.LogLevel)) // validated
-	r.running.LogLevel = c.LogLevel
-	waiting, err := changedKeys(r.running, c)
+	next := changeable(*was, want)
+	kept, err := r.apply(next)
+	if err != nil {
+		r.log.Error("the configuration is not taken over", "error", err)
+		return nil, err
+	}
+	for _, name := range kept {
+		next.Runtimes[name] = was.Runtimes[name]
+	}
+	_ = r.level.UnmarshalText([]byte(next.LogLevel)) // validated
+	r.running.Store(&next)
+	changed, err := changedKeys(*was, next)
+	if err == nil {
+		refused, err = changedKeys(next, want)
+	}
 	if err != nil {
 		r.log.Error("compare configurations", "error", err)
-		return
+		return nil, err
 	}
-	r.log.Info("configuration read again", "log_level", c.LogLevel)
-	if len(waiting) > 0 {
-		r.log.Warn("changes that count only after a restart of straked, which pods do not notice", "keys", waiting)
+	r.log.Info("configuration read again", "changed", changed)
+	if len(refused) > 0 {
+		r.log.Warn("refused until a restart of straked, which pods do not notice, or, of a runtime, while there are pods of it", "keys", refused)
 	}
+	return refused, nil
+}
+
+// changeable is the running configuration with what can be changed of the wanted one.
+func changeable(running, want config.Config) config.Config {
+	running.LogLevel = want.LogLevel
+	running.Registry = want.Registry
+	running.Images.SignaturePolicy = want.Images.SignaturePolicy
+	running.Images.RegistriesD = want.Images.RegistriesD
+	running.Images.NamespacePolicies = want.Images.NamespacePolicies
+	running.CNI = want.CNI
+	running.CDI = want.CDI
+	running.HooksDirs = want.HooksDirs
+	running.Workloads = want.Workloads
+	running.Monitor = want.Monitor
+	running.Runtimes, running.DefaultRuntime = maps.Clone(want.Runtimes), want.DefaultRuntime
+	return running
 }
 
 // changedKeys lists the keys, as in the file, whose values differ.

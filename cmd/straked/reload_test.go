@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,8 +18,8 @@ import (
 	"github.com/strake-containers/strake/config"
 )
 
-// SIGHUP: the log level counts at once, other changes are named, and a wrong file
-// changes nothing.
+// SIGHUP: what can be changed counts at once, other changes are named and refused, and a
+// wrong file changes nothing.
 func TestReload(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config.toml")
 	write := func(text string) {
@@ -25,34 +28,61 @@ func TestReload(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	write("log_level = \"warn\"\n")
+	write("log_level = \"warn\"\n[runtimes.crun]\ntype = \"oci\"\npath = \"/a\"\n")
 	o := overrides{file: file}
 	c, _, err := o.load()
 	if err != nil {
 		t.Fatal(err)
 	}
 	log, level := newLogger(&out, c)
-	r := &reloader{load: o.load, running: c, level: level, log: log}
+	var kept []string
+	var failure error
+	var applied config.Config
+	r := &reloader{load: o.load, level: level, log: log, apply: func(c config.Config) ([]string, error) {
+		applied = c
+		return kept, failure
+	}}
+	r.running.Store(&c)
+	reload := func(want ...string) {
+		t.Helper()
+		out.Reset()
+		refused, err := r.reload()
+		if err != nil || !slices.Equal(refused, want) {
+			t.Errorf("refused %q, %v; want %q", refused, err, want)
+		}
+		if named := fmt.Sprintf("keys=%q", fmt.Sprint(want)); len(want) > 0 && !strings.Contains(out.String(), named) {
+			t.Errorf("log %s lacks %s", out.String(), named)
+		}
+	}
 
-	write("log_level = \"debug\"\n[monitor]\npods = 7\n[cni]\nconf_dir = \"/x\"\n")
-	r.reload()
-	if level.Level() != slog.LevelDebug || !strings.Contains(out.String(), `keys="[cni.conf_dir monitor.pods]"`) {
-		t.Errorf("level %v, log %s", level.Level(), out.String())
+	const changed = "log_level = \"debug\"\n[cni]\nconf_dir = \"/x\"\n[network]\nbridge = \"b\"\n[images]\ndriver = \"copy\"\nregistries_d = \"/r\"\n"
+	write(changed)
+	kept = []string{"crun"} // there are pods of it
+	reload("images.driver", "network.bridge", "runtimes.crun")
+	now := r.running.Load()
+	if level.Level() != slog.LevelDebug || applied.CNI.ConfDir != "/x" || now.Images.RegistriesD != "/r" || now.Runtimes["crun"].Path != "/a" ||
+		now.Network.Bridge != "strake0" || now.Images.Driver != "auto" {
+		t.Errorf("level %v, applied %+v, now %+v", level.Level(), applied, now)
 	}
-	out.Reset()
+	kept = nil
+	reload("images.driver", "network.bridge")
+	if _, there := r.running.Load().Runtimes["crun"]; there {
+		t.Error("a runtime without pods stays")
+	}
+
 	write("log_level = \"loud\"\n")
-	r.reload()
-	if level.Level() != slog.LevelDebug || !strings.Contains(out.String(), "loud") {
-		t.Errorf("level %v, log %s", level.Level(), out.String())
+	if _, err := r.reload(); err == nil || level.Level() != slog.LevelDebug || !strings.Contains(out.String(), "loud") {
+		t.Errorf("%v, level %v, log %s", err, level.Level(), out.String())
 	}
-	out.Reset()
 	write("log_level = \"info\"\n")
-	r.reload()
-	if level.Level() != slog.LevelInfo || strings.Contains(out.String(), "restart") {
-		t.Errorf("level %v, log %s", level.Level(), out.String())
+	failure = errors.New("no such program")
+	if _, err := r.reload(); !errors.Is(err, failure) || level.Level() != slog.LevelDebug || r.running.Load().CNI.ConfDir != "/x" {
+		t.Errorf("%v, level %v, running %+v", err, level.Level(), r.running.Load())
 	}
-	if keys, err := changedKeys(config.Default(), config.Default()); err != nil || len(keys) > 0 {
-		t.Errorf("%v, %v", keys, err)
+	failure = nil
+	reload()
+	if level.Level() != slog.LevelInfo || strings.Contains(out.String(), "refused") {
+		t.Errorf("level %v, log %s", level.Level(), out.String())
 	}
 }
 

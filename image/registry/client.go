@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -62,10 +63,14 @@ type Config struct {
 	StallTimeout time.Duration
 }
 
+// files are Config's of this moment. They are read anew for each repository.
+type files struct{ configPath, registriesConf string }
+
 // Client talks to registries. It is safe for concurrent use and holds only
 // connections.
 type Client struct {
-	config     Config
+	config     Config // but for its files
+	files      atomic.Pointer[files]
 	transport  *http.Transport
 	retryDelay time.Duration // before the second try; it doubles
 }
@@ -78,7 +83,15 @@ func New(c Config) *Client {
 	if c.StallTimeout == 0 {
 		c.StallTimeout = 30 * time.Second
 	}
-	return &Client{config: c, transport: newTransport(nil), retryDelay: firstRetryDelay}
+	client := &Client{config: c, transport: newTransport(nil), retryDelay: firstRetryDelay}
+	client.Change(c.ConfigPath, c.RegistriesConf)
+	return client
+}
+
+// Change makes another Config.ConfigPath and RegistriesConf count from the next
+// Repository on.
+func (c *Client) Change(configPath, registriesConf string) {
+	c.files.Store(&files{configPath, registriesConf})
 }
 
 // Close drops idle connections.
@@ -120,13 +133,14 @@ type host struct {
 
 // Repository opens the repository of ref; auth may be nil.
 func (c *Client) Repository(ref Reference, auth *Auth) (*Repository, error) {
-	conf, err := readRegistriesConf(c.config.RegistriesConf)
+	files := c.files.Load()
+	conf, err := readRegistriesConf(files.registriesConf)
 	if err != nil {
 		return nil, err
 	}
-	eps, err := conf.endpoints(c.config.ConfigPath, ref)
+	eps, err := conf.endpoints(files.configPath, ref)
 	if err == nil && eps == nil {
-		eps, err = endpoints(c.config.ConfigPath, ref.Domain)
+		eps, err = endpoints(files.configPath, ref.Domain)
 	}
 	if err != nil {
 		return nil, err

@@ -261,7 +261,8 @@ func (c *Client) Expand(name string) (string, error) {
 	if !isShort(name) {
 		return name, nil
 	}
-	conf, err := readRegistriesConf(c.config.RegistriesConf)
+	file := c.files.Load().registriesConf
+	conf, err := readRegistriesConf(file)
 	if err != nil {
 		return "", err
 	}
@@ -279,7 +280,7 @@ func (c *Client) Expand(name string) (string, error) {
 		return conf.Search[0] + "/" + name, nil
 	}
 	return "", fmt.Errorf("%w %q: it may be of any of %s (unqualified-search-registries): give the host, or an alias in %s",
-		ErrInvalidReference, name, strings.Join(conf.Search, ", "), c.config.RegistriesConf)
+		ErrInvalidReference, name, strings.Join(conf.Search, ", "), file)
 }
 
 // isShort reports whether a name has no host.

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -52,10 +53,19 @@ type Config struct {
 	Networks int           // how many of ConfDir's a pod is connected to; 0: one
 }
 
+// settings are what Change changes; files and plugins are looked for whenever they are
+// used.
+type settings struct {
+	confDir  string
+	binDirs  []string
+	networks int
+	libcni   *libcni.CNIConfig
+}
+
 // CNI is a network.Network that runs plugins.
 type CNI struct {
-	config  Config
-	libcni  *libcni.CNIConfig
+	config  Config // but for what Change changes
+	now     atomic.Pointer[settings]
 	records records
 	pods    keymutex.Mutex // by pod id
 }
@@ -67,18 +77,21 @@ func New(c Config) *CNI {
 	if c.Timeout == 0 {
 		c.Timeout = time.Minute
 	}
-	c.Networks = max(c.Networks, 1)
-	return &CNI{
-		config:  c,
-		libcni:  libcni.NewCNIConfigWithCacheDir(c.BinDirs, c.CacheDir, &runner{}),
-		records: records{dir: c.CacheDir},
-	}
+	n := &CNI{config: c, records: records{dir: c.CacheDir}}
+	n.Change(c.ConfDir, c.BinDirs, c.Networks)
+	return n
+}
+
+// Change makes another Config.ConfDir, BinDirs and Networks count, for what begins
+// afterwards. A pod leaves the networks that it came to.
+func (c *CNI) Change(confDir string, binDirs []string, networks int) {
+	c.now.Store(&settings{confDir, binDirs, max(networks, 1), libcni.NewCNIConfigWithCacheDir(binDirs, c.config.CacheDir, &runner{})})
 }
 
 // Configured reports whether the configuration directory holds a configuration
 // file at all, valid or not: then a built-in network must keep off.
 func (c *CNI) Configured() bool {
-	files, err := confFiles(c.config.ConfDir)
+	files, err := confFiles(c.now.Load().confDir)
 	return err != nil || len(files) > 0
 }
 
@@ -89,7 +102,10 @@ func (c *CNI) Holds(podID string) bool {
 }
 
 // networks are those that a pod is connected to now.
-func (c *CNI) networks() ([]*conf, error) { return loadNetworks(c.config.ConfDir, c.config.Networks) }
+func (c *CNI) networks() ([]*conf, error) {
+	now := c.now.Load()
+	return loadNetworks(now.confDir, now.networks)
+}
 
 // Name is the name of the configured network, or of all of them with a comma
 // between; "cni" without one.
@@ -116,11 +132,11 @@ func (c *CNI) Status(ctx context.Context) error {
 	defer cancel()
 	for _, n := range networks {
 		for _, p := range n.list.Plugins {
-			if _, err := (&runner{}).FindInPath(p.Network.Type, c.config.BinDirs); err != nil {
+			if _, err := (&runner{}).FindInPath(p.Network.Type, c.now.Load().binDirs); err != nil {
 				return fmt.Errorf("%w: %s: %w", network.ErrNotReady, n, err)
 			}
 		}
-		if err := c.libcni.GetStatusNetworkList(ctx, n.list); err != nil {
+		if err := c.now.Load().libcni.GetStatusNetworkList(ctx, n.list); err != nil {
 			return fmt.Errorf("%w: %s: STATUS: %w", network.ErrNotReady, n, err)
 		}
 	}
@@ -183,7 +199,7 @@ func (c *CNI) add(ctx context.Context, r *record, networks []*conf) (network.Res
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
 	for i, a := range r.attachments() {
-		raw, err := c.libcni.AddNetworkList(ctx, networks[i].list, runtimeConf(r.Pod, i))
+		raw, err := c.now.Load().libcni.AddNetworkList(ctx, networks[i].list, runtimeConf(r.Pod, i))
 		if err == nil {
 			err = a.finish(raw, i)
 		}
@@ -236,7 +252,7 @@ func (c *CNI) del(ctx context.Context, r *record) error {
 		}
 		n, err := a.conf(r.Pod.ID)
 		if err == nil {
-			if err = c.libcni.DelNetworkList(ctx, n.list, runtimeConf(pod, i)); err != nil {
+			if err = c.now.Load().libcni.DelNetworkList(ctx, n.list, runtimeConf(pod, i)); err != nil {
 				err = fmt.Errorf("%s: DEL: %w", n, plain(err))
 			}
 		}
@@ -266,7 +282,7 @@ func (c *CNI) Check(ctx context.Context, p network.Pod) error {
 		if err != nil {
 			return err
 		}
-		err = c.libcni.CheckNetworkList(ctx, n.list, runtimeConf(r.Pod, i))
+		err = c.now.Load().libcni.CheckNetworkList(ctx, n.list, runtimeConf(r.Pod, i))
 		if err != nil && !errors.Is(err, libcni.ErrorCheckNotSupp) {
 			return fmt.Errorf("%s: CHECK: %w", n, plain(err))
 		}
@@ -306,7 +322,7 @@ func (c *CNI) GC(ctx context.Context, live []string) error {
 		for _, id := range live {
 			args.ValidAttachments = append(args.ValidAttachments, c.attachmentsOf(id, n.list.Name, i)...)
 		}
-		if err := c.libcni.GCNetworkList(ctx, n.list, args); err != nil {
+		if err := c.now.Load().libcni.GCNetworkList(ctx, n.list, args); err != nil {
 			errs = append(errs, fmt.Errorf("%s: GC: %w", n, err))
 		}
 	}

@@ -87,9 +87,8 @@ type Options struct {
 	Images  Images
 	Streams Streams
 
-	// Handlers are the runtime handlers; DefaultHandler is the one "" means.
-	Handlers       []Handler
-	DefaultHandler string
+	// Handlers are the runtime handlers of this moment, and the one that "" means.
+	Handlers func() (all []Handler, byDefault string)
 	// SystemdCgroup is told to the kubelet: whether it is to have systemd make
 	// cgroups. Pods may have either kind of parent whatever it says.
 	SystemdCgroup bool
@@ -97,7 +96,7 @@ type Options struct {
 	// bundle's config.json there.
 	State string
 	// Config is shown by a verbose Status, as JSON.
-	Config any
+	Config func() any
 	// NetworkName is what a verbose Status calls the network.
 	NetworkName func() string
 
@@ -124,5 +123,5 @@ type runtimeService struct {
 type imageService struct {
 	runtimeapi.UnsafeImageServiceServer
 	Images
-	handlers []Handler
+	handlers func() (all []Handler, byDefault string)
 }

@@ -33,8 +33,10 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 	if err := checkImage(r.GetImage()); err != nil {
 		return nil, err
 	}
-	if h := r.Image.RuntimeHandler; h != "" && !slices.ContainsFunc(s.handlers, func(k Handler) bool { return k.Name == h }) {
-		return nil, invalid("image.runtime_handler", fmt.Sprintf("there is no runtime handler %q", h))
+	if h := r.Image.RuntimeHandler; h != "" {
+		if all, _ := s.handlers(); !slices.ContainsFunc(all, func(k Handler) bool { return k.Name == h }) {
+			return nil, invalid("image.runtime_handler", fmt.Sprintf("there is no runtime handler %q", h))
+		}
 	}
 	credentials, err := authOf(r.Auth)
 	if err != nil {

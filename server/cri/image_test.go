@@ -41,7 +41,7 @@ func (f *fakeImages) Pull(_ context.Context, _ string, o image.PullOptions) (ima
 func TestImages(t *testing.T) {
 	f := &fakeImages{image: image.Image{ID: "sha256:1", RepoTags: []string{"a:1", "b:2"}, RepoDigests: []string{"a@sha256:2"}, Size: 10, Pinned: true}}
 	f.image.Config.User = "1000:50"
-	s := &imageService{Images: f, handlers: []Handler{{Name: "strake"}}}
+	s := &imageService{Images: f, handlers: func() ([]Handler, string) { return []Handler{{Name: "strake"}}, "strake" }}
 	want := &runtimeapi.Image{Id: "sha256:1", RepoTags: []string{"a:1", "b:2"}, RepoDigests: []string{"a@sha256:2"}, Size: 10, Pinned: true,
 		Uid: &runtimeapi.Int64Value{Value: 1000}, Spec: &runtimeapi.ImageSpec{Image: "sha256:1"}}
 	spec := func(name string) *runtimeapi.ImageSpec { return &runtimeapi.ImageSpec{Image: name} }

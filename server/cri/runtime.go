@@ -48,7 +48,7 @@ func (s *runtimeService) Status(_ context.Context, r *runtimeapi.StatusRequest) 
 		Config  any    `json:"config"`
 		Network string `json:"network"`
 		State   any    `json:"state"`
-	}{s.Config, s.NetworkName(), s.Pods.Info()})
+	}{s.Config(), s.NetworkName(), s.Pods.Info()})
 	if err != nil {
 		return nil, asStatus(err)
 	}
@@ -66,8 +66,9 @@ func (s *runtimeService) handlers() []*runtimeapi.RuntimeHandler {
 			UserNamespaces:          h.UserNamespaces,
 		}})
 	}
-	for _, h := range s.Handlers {
-		if h.Name == s.DefaultHandler {
+	all, byDefault := s.Handlers()
+	for _, h := range all {
+		if h.Name == byDefault {
 			add("", h)
 		}
 		add(h.Name, h)

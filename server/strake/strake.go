@@ -85,8 +85,7 @@ type Deps struct {
 	CgroupMode           string // unified, hybrid or legacy
 	Storage              string // the name of the images driver
 	NetworkName          func() string
-	DefaultRuntime       string
-	Runtimes             []*strakev1.Runtime
+	Runtimes             func() (all []*strakev1.Runtime, byDefault string)
 
 	Log *slog.Logger
 }
@@ -134,6 +133,7 @@ func (s *service) System(context.Context, *strakev1.SystemRequest) (*strakev1.Sy
 	if err != nil {
 		return nil, asStatus(err)
 	}
+	runtimes, byDefault := s.Runtimes()
 	return &strakev1.SystemResponse{
 		Version:           version.Version,
 		Root:              s.Root,
@@ -145,8 +145,8 @@ func (s *service) System(context.Context, *strakev1.SystemRequest) (*strakev1.Sy
 		Kernel:            strings.TrimSpace(string(kernel)),
 		CgroupMode:        s.CgroupMode,
 		Storage:           s.Storage,
-		DefaultRuntime:    s.DefaultRuntime,
-		Runtimes:          s.Runtimes,
+		DefaultRuntime:    byDefault,
+		Runtimes:          runtimes,
 		Network:           network,
 		Pods:              uint32(info.Pods),
 		Containers:        uint32(info.Containers),

@@ -214,6 +214,20 @@ func (n *Node) StartDaemon() {
 	}
 }
 
+// Reload has a drop-in over the configuration, in the place of the one before, and sends
+// straked SIGHUP.
+func (n *Node) Reload(drop string) {
+	n.tb.Helper()
+	err := errors.Join(os.MkdirAll(n.config+".d", 0o700), os.WriteFile(filepath.Join(n.config+".d", "test.toml"), []byte(drop), 0o600),
+		n.daemon.Process.Signal(syscall.SIGHUP))
+	if err != nil {
+		n.tb.Fatal(err)
+	}
+}
+
+// Log is what straked has logged so far.
+func (n *Node) Log() string { return n.log.String() }
+
 // Kill kills straked with SIGKILL; what it monitors lives on.
 func (n *Node) Kill() {
 	_ = n.daemon.Process.Kill() // it may have exited
