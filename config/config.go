@@ -53,6 +53,7 @@ type Config struct {
 	Images         Images              `toml:"images" json:"images"`
 	Runtimes       map[string]Runtime  `toml:"runtimes" json:"runtimes"`
 	Stream         Stream              `toml:"stream" json:"stream"`
+	GRPC           GRPC                `toml:"grpc" json:"grpc"`
 	Metrics        Metrics             `toml:"metrics" json:"metrics"`
 	Monitor        Monitor             `toml:"monitor" json:"monitor"`
 	ContainerLog   ContainerLog        `toml:"container_log" json:"container_log"`
@@ -168,9 +169,26 @@ type Runtime struct {
 	SeccompProfile string `toml:"seccomp_profile" json:"seccomp_profile"`
 }
 
-// Stream configures the server of exec, attach and port-forward.
+// Stream configures the server of exec, attach and port-forward. Without TLS, it is on
+// loopback.
 type Stream struct {
 	Address string `toml:"address" json:"address"`
+	TLS     TLS    `toml:"tls" json:"tls"`
+}
+
+// GRPC configures where else than on Address calls are answered: TCPAddress, "" for
+// nowhere, for clients with a certificate of TLS.ClientCA's.
+type GRPC struct {
+	TCPAddress string `toml:"tcp_address" json:"tcp_address"`
+	TLS        TLS    `toml:"tls" json:"tls"`
+}
+
+// TLS names PEM files, which may be renewed at any time: a server's certificate and key,
+// and the authorities of its clients, "" to ask those for no certificate.
+type TLS struct {
+	Cert     string `toml:"cert" json:"cert"`
+	Key      string `toml:"key" json:"key"`
+	ClientCA string `toml:"client_ca" json:"client_ca"`
 }
 
 // Metrics configures the Prometheus endpoint; Address "" turns it off.
@@ -459,11 +477,7 @@ func (c Config) validate() []problem {
 		}
 	}
 	c.validateRuntimes(bad, absolute)
-	if at, err := netip.ParseAddrPort(c.Stream.Address); err != nil {
-		bad("stream.address", "%q is not IP:PORT, such as 127.0.0.1:0", c.Stream.Address)
-	} else if !at.Addr().IsLoopback() { // sessions are not encrypted, and their address is their key
-		bad("stream.address", "%q is not on loopback, where the kubelet or crictl reaches it: use 127.0.0.1:0", c.Stream.Address)
-	}
+	c.validateServers(bad, absolute)
 	if c.Monitor.Pods < 1 || c.Monitor.Pods > maxMonitorPods {
 		bad("monitor.pods", "%d is not between 1 and %d", c.Monitor.Pods, maxMonitorPods)
 	}
@@ -481,6 +495,44 @@ func (c Config) validate() []problem {
 		}
 	}
 	return ps
+}
+
+func (c Config) validateServers(bad func(key, format string, args ...any), absolute func(key, p string)) {
+	files := func(key string, t TLS) {
+		for name, p := range map[string]string{"cert": t.Cert, "key": t.Key, "client_ca": t.ClientCA} {
+			if p != "" {
+				absolute(key+"."+name, p)
+			}
+		}
+		switch {
+		case t.Cert != "" && t.Key == "":
+			bad(key+".key", "is missing: the key of cert")
+		case t.Cert == "" && (t.Key != "" || t.ClientCA != ""):
+			bad(key+".cert", "is missing: without a certificate there is no TLS")
+		}
+	}
+	files("stream.tls", c.Stream.TLS)
+	switch at, err := netip.ParseAddrPort(c.Stream.Address); {
+	case err != nil:
+		bad("stream.address", "%q is not IP:PORT, such as 127.0.0.1:0", c.Stream.Address)
+	case at.Addr().IsUnspecified():
+		bad("stream.address", "%q is not one address: callers are told to come to it", c.Stream.Address)
+	case !at.Addr().IsLoopback() && c.Stream.TLS.Cert == "": // their address is the sessions' key
+		bad("stream.address", "%q is not on loopback, and sessions are not encrypted: set [stream.tls] cert and key, or use 127.0.0.1:0", c.Stream.Address)
+	}
+	files("grpc.tls", c.GRPC.TLS)
+	if c.GRPC.TCPAddress == "" {
+		if c.GRPC.TLS != (TLS{}) {
+			bad("grpc.tls", "there is no grpc.tcp_address that it could be for")
+		}
+		return
+	}
+	if at, err := netip.ParseAddrPort(c.GRPC.TCPAddress); err != nil || at.Port() == 0 {
+		bad("grpc.tcp_address", "%q is not IP:PORT, such as 10.0.0.1:7443", c.GRPC.TCPAddress)
+	}
+	if c.GRPC.TLS.Cert == "" || c.GRPC.TLS.ClientCA == "" { // who may call may do all that root may
+		bad("grpc.tcp_address", "needs [grpc.tls] cert, key and client_ca: only clients with a certificate are served")
+	}
 }
 
 func (c Config) validateRuntimes(bad func(key, format string, args ...any), absolute func(key, p string)) {

@@ -140,7 +140,13 @@ func TestParseErrors(t *testing.T) {
 		{"option", "[runtimes.strake]\ntype = \"strake\"\n[runtimes.strake.options]\nx = \"1\"\n", []string{`f:4: runtimes.strake.options.x: unknown option`}},
 		{"default runtime", "default_runtime = \"kata\"\n", []string{`f:1: default_runtime: there is no [runtimes.kata]`}},
 		{"long socket", "address = \"/" + strings.Repeat("a", 120) + "\"\n", []string{`f:1: address: 121 bytes long`}},
-		{"stream for anybody", "[stream]\naddress = \"0.0.0.0:9\"\n", []string{`f:2: stream.address: "0.0.0.0:9" is not on loopback`}},
+		{"stream for anybody", "[stream]\naddress = \"0.0.0.0:9\"\n", []string{`f:2: stream.address: "0.0.0.0:9" is not one address`}},
+		{"stream in the open", "[stream]\naddress = \"192.0.2.1:9\"\n", []string{`f:2: stream.address: "192.0.2.1:9" is not on loopback`}},
+		{"half a pair", "[stream.tls]\ncert = \"/c\"\n", []string{`f:1: stream.tls.key: is missing`}},
+		{"no certificate", "[stream.tls]\nclient_ca = \"/c\"\n", []string{`f:1: stream.tls.cert: is missing`}},
+		{"calls from anybody", "[grpc]\ntcp_address = \"192.0.2.1:9\"\n[grpc.tls]\ncert = \"/c\"\nkey = \"/k\"\n", []string{`f:2: grpc.tcp_address: needs [grpc.tls] cert, key and client_ca`}},
+		{"calls at no port", "[grpc]\ntcp_address = \"192.0.2.1\"\n[grpc.tls]\ncert = \"/c\"\nkey = \"/k\"\nclient_ca = \"/a\"\n", []string{`f:2: grpc.tcp_address: "192.0.2.1" is not IP:PORT`}},
+		{"certificates for nothing", "[grpc.tls]\ncert = \"/c\"\nkey = \"/k\"\n", []string{`f:1: grpc.tls: there is no grpc.tcp_address`}},
 		{"stream", "[stream]\naddress = \"localhost\"\n", []string{`f:2: stream.address: "localhost" is not IP:PORT`}},
 		{"metrics", "[metrics]\naddress = \":9090\"\n", []string{`f:2: metrics.address: ":9090" is not IP:PORT`}},
 		{"bridge", "[network]\nbridge = \"a-name-that-is-too-long\"\n", []string{`f:2: network.bridge: `}},
@@ -161,6 +167,14 @@ func TestParseErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestServersWithTLS(t *testing.T) {
+	c, err := Parse(File{"f", []byte("[stream]\naddress = \"192.0.2.1:9\"\n[stream.tls]\ncert = \"/c\"\nkey = \"/k\"\n" +
+		"[grpc]\ntcp_address = \"0.0.0.0:9\"\n[grpc.tls]\ncert = \"/c\"\nkey = \"/k\"\nclient_ca = \"/a\"\n")})
+	if err != nil || c.Stream.TLS.Key != "/k" || c.GRPC.TLS.ClientCA != "/a" {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
 

@@ -1,13 +1,15 @@
-// Package server is what straked's fronts share: the unix socket, the gRPC
-// server on it, and what every call passes through. The services themselves are
+// Package server is what straked's fronts share: the unix socket, the port for clients
+// with a certificate, the gRPC server on them, and what every call passes through. The services themselves are
 // in the folders below; this package knows none of them.
 package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/strake-containers/strake/internal/certs"
 	"github.com/strake-containers/strake/internal/sys"
 )
 
@@ -151,6 +154,20 @@ func bind(ctx context.Context, address string) (net.Listener, error) {
 		return nil, errors.Join(err, l.Close(), os.Remove(temp))
 	}
 	return l, nil
+}
+
+// ListenTLS listens on IP:PORT for clients with a certificate, for a gRPC server. The
+// files are those of grpc.tls, and have a ClientCA.
+func ListenTLS(ctx context.Context, address string, files certs.Files, log *slog.Logger) (net.Listener, error) {
+	secure, err := certs.Server(files, "h2", log)
+	if err != nil {
+		return nil, fmt.Errorf("grpc.tls: %w", err)
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on grpc.tcp_address %q: %w", address, err)
+	}
+	return tls.NewListener(l, secure), nil
 }
 
 // Close stops listening, removes the socket and then gives the lock free. The

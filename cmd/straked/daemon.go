@@ -15,6 +15,7 @@ import (
 	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/image/registry"
 	"github.com/strake-containers/strake/image/rootfs"
+	"github.com/strake-containers/strake/internal/certs"
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/idle"
 	"github.com/strake-containers/strake/internal/sdnotify"
@@ -105,7 +106,11 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 
 	// 5. The fronts. The first server to fail ends them all, as the signal does.
 	serving, ctx := errgroup.WithContext(ctx)
-	streams, err := stream.New(c.Stream.Address, cri.StreamRuntime(pods))
+	secure, err := secureStreams(c.Stream.TLS, log)
+	if err != nil {
+		return err
+	}
+	streams, err := stream.New(c.Stream.Address, secure, cri.StreamRuntime(pods))
 	if err != nil {
 		return err
 	}
@@ -164,6 +169,13 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	}
 
 	// 6. Serve until the signal.
+	if c.GRPC.TCPAddress != "" {
+		calls, err := server.ListenTLS(ctx, c.GRPC.TCPAddress, certs.Files(c.GRPC.TLS), log)
+		if err != nil {
+			return err
+		}
+		serving.Go(func() error { return rpc.Serve(calls) })
+	}
 	serving.Go(streams.Serve)
 	serving.Go(func() error { return rpc.Serve(socket.Listener) })
 	serving.Go(func() error { r.follow(ctx); return nil })

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/strake-containers/strake/config"
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/internal/certs"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/pod"
@@ -91,6 +93,18 @@ func settingsOf(c config.Config) (pod.Settings, error) {
 		Runtimes: runtimes, DefaultRuntime: c.DefaultRuntime, CDIDirs: c.CDI.SpecDirs, HooksDirs: c.HooksDirs,
 		Workloads: workloads(c), MonitorPods: c.Monitor.Pods, Debug: c.LogLevel == "debug",
 	}, err
+}
+
+// secureStreams is the TLS of sessions; nil without any.
+func secureStreams(t config.TLS, log *slog.Logger) (*tls.Config, error) {
+	if t.Cert == "" {
+		return nil, nil
+	}
+	secure, err := certs.Server(certs.Files(t), "http/1.1", log)
+	if err != nil {
+		return nil, fmt.Errorf("stream.tls: %w", err)
+	}
+	return secure, nil
 }
 
 // trust is where signature files are.

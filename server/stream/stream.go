@@ -4,13 +4,14 @@
 //
 // A front asks for a URL over its own, protected socket; the URL carries a
 // random token that works once and for a minute, and whoever has it gets the
-// stream. That is CRI's design: the server must therefore listen on loopback,
-// where only a kubelet or crictl proxies to it. It knows nothing of pods: the
+// stream. That is CRI's design: without TLS, the server must therefore listen on
+// loopback, where only a kubelet or crictl proxies to it. It knows nothing of pods: the
 // Runtime does the work, and only bytes and sizes cross between them.
 package stream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -61,18 +62,23 @@ type Server struct {
 	tokens   *tokens
 	http     *http.Server
 	listener net.Listener
+	scheme   string
 	log      *slog.Logger
 	life     context.Context // ends with Close
 	end      context.CancelFunc
 }
 
-// New listens on address (IP:PORT; port 0 picks one).
-func New(address string, rt Runtime) (*Server, error) {
+// New listens on address (IP:PORT; port 0 picks one): with TLS, which must be for
+// http/1.1, or without if secure is nil.
+func New(address string, secure *tls.Config, rt Runtime) (*Server, error) {
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("stream server: listen on stream.address %q: %w", address, err)
 	}
-	s := &Server{rt: rt, tokens: newTokens(), listener: l, log: slog.Default()}
+	s := &Server{rt: rt, tokens: newTokens(), listener: l, scheme: "http", log: slog.Default()}
+	if secure != nil {
+		s.listener, s.scheme = tls.NewListener(l, secure), "https"
+	}
 	s.life, s.end = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{verb}/{token}", s.serve)
@@ -160,7 +166,7 @@ func (s *Server) url(verb string, request any) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return (&url.URL{Scheme: "http", Host: s.Address(), Path: "/" + verb + "/" + token}).String(), nil
+	return (&url.URL{Scheme: s.scheme, Host: s.Address(), Path: "/" + verb + "/" + token}).String(), nil
 }
 
 // serve has the session of a URL, whatever becomes of it.

@@ -3,9 +3,11 @@ package stream
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,6 +24,9 @@ import (
 	"k8s.io/client-go/transport/spdy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	utilexec "k8s.io/utils/exec"
+
+	"github.com/strake-containers/strake/internal/certs"
+	"github.com/strake-containers/strake/internal/testutil"
 )
 
 // fake answers each session as its command says.
@@ -69,7 +74,12 @@ func (f fake) PortForward(_ context.Context, id string, port int32, conn io.Read
 func start(t *testing.T) (*Server, fake) {
 	t.Helper()
 	f := fake{closed: make(chan struct{})}
-	s, err := New("127.0.0.1:0", f)
+	return serve(t, nil, f), f
+}
+
+func serve(t *testing.T, secure *tls.Config, f fake) *Server {
+	t.Helper()
+	s, err := New("127.0.0.1:0", secure, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +90,57 @@ func start(t *testing.T) (*Server, fake) {
 			t.Error(err)
 		}
 	})
-	return s, f
+	return s
+}
+
+// With TLS, URLs are https, and only who has a certificate of the authority gets a
+// session. A kubelet verifies nothing, for the URL came over its own socket.
+func TestTLS(t *testing.T) {
+	dir := t.TempDir()
+	files := certs.Files{Cert: dir + "/cert.pem", Key: dir + "/key.pem"}
+	ca := testutil.NewCA(t)
+	ca.Issue("streams", files.Cert, files.Key)
+	client := certs.Files{Cert: dir + "/client.pem", Key: dir + "/client-key.pem"}
+	ca.Issue("client", client.Cert, client.Key)
+	for _, files.ClientCA = range []string{"", ca.File} {
+		secure, err := certs.Server(files, "http/1.1", slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := serve(t, secure, fake{})
+		for name, executor := range map[string]func(c *rest.Config, u string) (remotecommand.Executor, error){
+			"spdy": func(c *rest.Config, u string) (remotecommand.Executor, error) {
+				parsed, err := url.Parse(u)
+				if err != nil {
+					return nil, err
+				}
+				return remotecommand.NewSPDYExecutor(c, http.MethodPost, parsed)
+			},
+			"websocket": func(c *rest.Config, u string) (remotecommand.Executor, error) {
+				return remotecommand.NewWebSocketExecutorForProtocols(c, http.MethodGet, u, "v5.channel.k8s.io")
+			},
+		} {
+			for _, known := range []bool{false, true} {
+				config := &rest.Config{TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
+				if known {
+					config.CertFile, config.KeyFile = client.Cert, client.Key
+				}
+				resp, err := s.Exec(&runtimeapi.ExecRequest{ContainerId: "c1", Cmd: []string{"wc"}, Stdin: true, Stdout: true})
+				if err != nil || !strings.HasPrefix(resp.Url, "https://127.0.0.1:") {
+					t.Fatalf("%v, %v", resp, err)
+				}
+				e, err := executor(config, resp.Url)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var out bytes.Buffer
+				err = e.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out})
+				if served := known || files.ClientCA == ""; served != (err == nil && out.String() == "5") {
+					t.Errorf("%s, authority %q, certificate %v: %q, %v", name, files.ClientCA, known, out.String(), err)
+				}
+			}
+		}
+	}
 }
 
 type fixedSize remotecommand.TerminalSize
@@ -326,7 +386,7 @@ func TestClientGone(t *testing.T) {
 // TestClose ends a session that nothing else would end.
 func TestClose(t *testing.T) {
 	f := fake{closed: make(chan struct{})}
-	s, err := New("127.0.0.1:0", f)
+	s, err := New("127.0.0.1:0", nil, f)
 	if err != nil {
 		t.Fatal(err)
 	}
