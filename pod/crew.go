@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -427,6 +428,7 @@ func (m *Manager) recoverOn(ctx context.Context, p *sandbox, was, conn Monitor, 
 // endOrphanCrews ends monitors that hold no pod that we know, at the end of a
 // start's recovery.
 func (m *Manager) endOrphanCrews(ctx context.Context) {
+	var orphans []Monitor
 	m.crews.mu.Lock()
 	for dir, c := range m.crews.all {
 		if len(c.pods) > 0 {
@@ -434,10 +436,13 @@ func (m *Manager) endOrphanCrews(ctx context.Context) {
 		}
 		delete(m.crews.all, dir)
 		if c.conn != nil {
-			_ = c.conn.Close() // connected again below, if it has to be ended
+			orphans = append(orphans, c.conn)
 		}
 	}
 	m.crews.mu.Unlock()
+	for _, conn := range orphans {
+		_ = conn.Close() // connected again below, if it has to be ended
+	}
 	m.removeOrphanEvents()
 	atOnce(slices.Values(names(m.crewsDir())), func(name string) {
 		dir := filepath.Join(m.crewsDir(), name)
@@ -488,13 +493,20 @@ func (m *Manager) removeOrphanEvents() {
 
 // closeCrews ends all connections; monitors and what they hold stay.
 func (m *Manager) closeCrews() error {
+	var conns []Monitor
 	m.crews.mu.Lock()
-	defer m.crews.mu.Unlock()
-	var err error
-	for _, c := range m.crews.all {
+	crews := slices.Collect(maps.Values(m.crews.all))
+	for _, c := range crews {
 		if c.conn != nil {
-			err = errors.Join(err, c.conn.Close())
+			conns = append(conns, c.conn)
 		}
+	}
+	m.crews.mu.Unlock()
+	var err error
+	for _, conn := range conns {
+		err = errors.Join(err, conn.Close())
+	}
+	for _, c := range crews {
 		c.kept.Close()
 	}
 	if err != nil {

@@ -33,10 +33,11 @@
 // # Locks
 //
 // Manager.mu guards the indexes of pods and containers, sandbox.mu everything
-// about one pod and its containers, tracker.mu the list of verbs under way, hub.mu
-// the subscribers. Manager.mu and a sandbox.mu are never held together, nor those
-// of two pods; tracker.mu and hub.mu are leaves under either. None is held across
-// I/O. Records are written under sandbox.saving or container.saving, which guard
+// about one pod and its containers, tracker.mu the list of verbs under way, crewSet.mu
+// the monitors, hub.mu the subscribers. Manager.mu and a sandbox.mu are never held
+// together, nor those of two pods; the others are leaves, tracker.mu under either. None
+// is held across I/O, nor while something is waited for: locks_test.go reads all of this
+// from the source. Records are written under sandbox.saving or container.saving, which guard
 // nothing else, are taken before sandbox.mu, and delay nobody but writers of the
 // same record. So a stuck monitor, plugin or disk holds up the verbs on its own
 // pod and nothing else; status and lists always answer.
