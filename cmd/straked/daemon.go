@@ -18,6 +18,7 @@ import (
 	"github.com/strake-containers/strake/internal/certs"
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/idle"
+	"github.com/strake-containers/strake/internal/rootformat"
 	"github.com/strake-containers/strake/internal/sdnotify"
 	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/network/auto"
@@ -58,6 +59,9 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 		return err
 	}
 	closers.Push("unlock state", state.Close)
+	if err := rootformat.Claim(c.Root); err != nil {
+		return err
+	}
 
 	// 2. Images; opening is recovery.
 	driver, err := rootfs.Open(c.Images.Driver, c.Root)

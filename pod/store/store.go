@@ -40,7 +40,7 @@ const (
 
 // ErrNewer is a record of a newer format: the program was downgraded. Nothing is
 // touched.
-var ErrNewer = errors.New("written by a newer version of strake")
+var ErrNewer = errors.New("written by a newer version of strake: install that again; pods run on")
 
 // Store reads and writes records P of pods and C of containers.
 type Store[P, C any] struct {

@@ -225,6 +225,20 @@ func (n *Node) Reload(drop string) {
 	}
 }
 
+// FailedStart starts straked, which is not to come up, and returns what it says.
+func (n *Node) FailedStart() string {
+	n.tb.Helper()
+	ctx, cancel := context.WithTimeout(n.tb.Context(), 30*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, filepath.Join(n.Bin, "straked"), "--config", n.config, "--root", n.Root, "--state", n.State,
+		"--address", n.Address).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || ctx.Err() != nil {
+		n.tb.Fatalf("straked did not fail: %v: %s", err, out)
+	}
+	return string(out)
+}
+
 // Log is what straked has logged so far.
 func (n *Node) Log() string { return n.log.String() }
 

@@ -56,3 +56,39 @@ func TestReload(t *testing.T) {
 		t.Errorf("a pod of no runtime: %v", err)
 	}
 }
+
+// A straked that is older than what has written to its root says so, and does no harm:
+// pods run on, and the newer one finds all as it was.
+func TestDowngrade(t *testing.T) {
+	n := start(t)
+	p := runPod(t, n, "stays", true)
+	id := p.run(n.ContainerConfig("main", "sleep", "1000"))
+	before, err := n.Status(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Kill()
+	format := filepath.Join(n.Root, "format.json")
+	ours, err := os.ReadFile(format)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(format, []byte(`{"version":1000}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if out := n.FailedStart(); !strings.Contains(out, format+": version 1000") || !strings.Contains(out, "install that version again") {
+			t.Errorf("it says %s", out)
+		}
+	}
+	if err := os.WriteFile(format, ours, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.StartDaemon()
+	if after, err := n.Status(t.Context(), id); err != nil || after.State != cri.ContainerState_CONTAINER_RUNNING || after.StartedAt != before.StartedAt {
+		t.Errorf("before %v, afterwards %v, %v", before, after, err)
+	}
+	if r := p.exec(id, "echo", "alive"); string(r.Stdout) != "alive\n" {
+		t.Errorf("exec: %v", r)
+	}
+}
