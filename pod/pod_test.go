@@ -912,6 +912,73 @@ func stuckPodDelaysOnlyItself(t *testing.T) {
 	n.checkEmpty()
 }
 
+// The records of the first straked that had any (testdata/first, written by commit
+// d339d96, with ROOT and STATE for its directories) are read by today's: the boot has
+// ended since.
+func TestFirstFormat(t *testing.T) {
+	n := newNode(t)
+	first := filepath.Join("testdata", "first")
+	err := filepath.WalkDir(first, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(first, path)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(n.root, rel)
+		text := strings.NewReplacer("ROOT", n.root, "STATE", n.state).Replace(string(data))
+		return errors.Join(os.MkdirAll(filepath.Dir(to), 0o700), os.WriteFile(to, []byte(text), 0o600))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := n.open()
+	if unreadable := m.Info().Unreadable; len(unreadable) > 0 {
+		t.Errorf("set aside: %q", unreadable)
+	}
+	pods := map[string]PodStatus{}
+	for _, p := range m.Pods(PodFilter{}) {
+		pods[p.Config.Name] = p
+	}
+	web := pods["web"]
+	if c := web.Config; len(pods) != 2 || web.State != PodNotReady || web.CreatedAt.IsZero() || fmt.Sprint(web.IPs) != "[10.9.8.7]" || web.RuntimeHandler != "strake" ||
+		c.UID != "u-1" || c.Attempt != 2 || c.Hostname != "web-0" || c.DNS.Options[0] != "ndots:5" || c.PortMappings[0].HostPort != 8080 ||
+		c.Labels["app"] != "web" || c.Annotations["note"] != "kept" || c.CgroupParent != "/kubepods/pod1" || len(c.Sysctls) != 1 {
+		t.Errorf("pods: %+v", pods)
+	}
+	for name, want := range map[string]ContainerStatus{
+		"created": {ExitCode: exitLost, Reason: ReasonUnknown},
+		"running": {ExitCode: exitLost, Reason: ReasonUnknown},
+		"ended":   {ExitCode: 3, Reason: ReasonError},
+	} {
+		i := slices.IndexFunc(m.Containers(ContainerFilter{PodID: web.ID}), func(c ContainerStatus) bool { return c.Config.Name == name })
+		if i < 0 {
+			t.Errorf("no container %s", name)
+			continue
+		}
+		s := m.Containers(ContainerFilter{PodID: web.ID})[i]
+		if c := s.Config; s.State != ContainerExited || s.ExitCode != want.ExitCode || s.Reason != want.Reason || s.StartedAt.IsZero() != (name == "created") ||
+			s.ImageRef != "repo@sha256:2" || s.LogPath != filepath.Join(n.root, "logs", name+".log") || s.StopSignal != "SIGINT" ||
+			c.Env[0].Value != "b" || c.Args[0] != "-v" || c.WorkingDir != "/srv" || c.Labels["l"] != "1" || c.Resources.MemoryLimit != 64<<20 {
+			t.Errorf("container %s: %+v", name, s)
+		}
+	}
+	for _, p := range pods {
+		if err := m.RemovePod(t.Context(), p.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if n.teardowns[web.ID] != 1 || n.teardowns[pods["stopped"].ID] != 0 {
+		t.Errorf("networks torn down: %v", n.teardowns)
+	}
+	n.checkEmpty()
+}
+
 // Other settings count for what is made afterwards; a runtime with pods stays.
 func TestChange(t *testing.T) {
 	n := newNode(t)

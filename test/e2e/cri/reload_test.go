@@ -31,9 +31,7 @@ func TestReload(t *testing.T) {
 	second := "[runtimes.second]\ntype = \"strake\"\n"
 	n.Reload("[images]\nsignature_policy = \"" + policy + "\"\n[network]\nbridge = \"other0\"\n" + second)
 	waitFor(t, "the second handler", func() bool { return slices.Contains(handlers(), "second") })
-	if !strings.Contains(n.Log(), "keys=[network.bridge]") {
-		t.Errorf("the log does not name what was refused:\n%s", n.Log())
-	}
+	waitFor(t, "what was refused", func() bool { return strings.Contains(n.Log(), "keys=[network.bridge]") })
 	if err := n.Pull(t.Context()); err == nil || !strings.Contains(err.Error(), policy) {
 		t.Errorf("pulled against the policy: %v", err)
 	}
