@@ -358,7 +358,7 @@ func TestFailures(t *testing.T) {
 
 func TestHang(t *testing.T) {
 	n := newNode(t)
-	n.config.Timeout = time.Second
+	n.config.Timeout = 5 * time.Second // enough for the DEL of a busy machine
 	n.conf("10-test.conflist", "1.0.0", n.failpoint("ADD", "hang"))
 	p := n.pod()
 	_, err := n.Setup(t.Context(), p)
