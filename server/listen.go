@@ -1,6 +1,6 @@
 // Package server is what straked's fronts share: the unix socket, the port for clients
-// with a certificate, the gRPC server on them, and what every call passes through. The services themselves are
-// in the folders below; this package knows none of them.
+// with a certificate, the gRPC server on them, and what every call passes through. The
+// services themselves are in the folders below; this package knows none of them.
 package server
 
 import (

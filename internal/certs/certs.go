@@ -9,12 +9,11 @@ package certs
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"sync/atomic"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // maxFile bounds each file, in bytes; a chain has a few thousand.
@@ -51,11 +50,11 @@ func Server(f Files, protocol string, log *slog.Logger) (*tls.Config, error) {
 }
 
 func (f Files) load(protocol string) (*tls.Config, error) {
-	cert, err := read(f.Cert)
+	cert, err := sys.ReadFile(f.Cert, maxFile)
 	if err != nil {
 		return nil, err
 	}
-	key, err := read(f.Key)
+	key, err := sys.ReadFile(f.Key, maxFile)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +66,7 @@ func (f Files) load(protocol string) (*tls.Config, error) {
 	if f.ClientCA == "" {
 		return c, nil
 	}
-	authorities, err := read(f.ClientCA)
+	authorities, err := sys.ReadFile(f.ClientCA, maxFile)
 	if err != nil {
 		return nil, err
 	}
@@ -76,17 +75,4 @@ func (f Files) load(protocol string) (*tls.Config, error) {
 		return nil, fmt.Errorf("%s: has no certificate", f.ClientCA)
 	}
 	return c, nil
-}
-
-func read(path string) (data []byte, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	data, err = io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("%s: larger than %d bytes", path, maxFile)
-	}
-	return data, err
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // Version is what this program writes. It is raised with the version of any record whose
@@ -22,6 +23,9 @@ const Version = 1
 
 // File is its name below the root.
 const File = "format.json"
+
+// maxFile bounds it, in bytes.
+const maxFile = 4 << 10
 
 // ErrNewer is a root that a newer program has written to. Nothing is touched.
 var ErrNewer = errors.New("a newer strake has written to it")
@@ -36,7 +40,7 @@ type format struct {
 func Claim(root string) error {
 	path := filepath.Join(root, File)
 	have := format{Version: 1}
-	data, err := os.ReadFile(path)
+	data, err := sys.ReadFile(path, maxFile)
 	written := err == nil
 	if written {
 		have = format{}
