@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/shim/reap"
 )
@@ -57,6 +58,7 @@ func (s *Service) startPause(ctx context.Context, b *sandbox, ns container.Names
 	}
 	c, init, err := container.Create(ctx, container.CreateOptions{
 		ID: b.id + "-pause", Bundle: bundle, StateRoot: s.podStateRoot(b), Spec: spec,
+		SystemdCgroup: spec.Linux != nil && cgroup.IsScope(spec.Linux.CgroupsPath),
 	})
 	if err != nil {
 		return nil, err

@@ -20,8 +20,13 @@ import (
 // startSandbox starts one with its own IPC and UTS namespaces, and others.
 func (p *pod) startSandbox(more ...specs.LinuxNamespace) client.Sandbox {
 	p.t.Helper()
+	return p.startSandboxIn(podCgroup(p.id)+"/pod", more...)
+}
+
+func (p *pod) startSandboxIn(cgroupsPath string, more ...specs.LinuxNamespace) client.Sandbox {
+	p.t.Helper()
 	spec := &specs.Spec{Version: specs.Version, Hostname: "the-pod", Linux: &specs.Linux{
-		CgroupsPath: podCgroup(p.id) + "/pod",
+		CgroupsPath: cgroupsPath,
 		Namespaces:  append([]specs.LinuxNamespace{{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}, more...),
 	}}
 	p.writeSpec(p.bundle, spec)
@@ -213,6 +218,35 @@ func TestSharedPID(t *testing.T) {
 	}
 	a.remove()
 	b.remove()
+}
+
+// Below a slice the pause process is in a scope of systemd's, as the containers are.
+func TestScopeSharedPID(t *testing.T) {
+	if _, err := os.Stat("/run/systemd/private"); err != nil {
+		t.Skip("systemd does not run here: see test/vm")
+	}
+	p := newPod(t)
+	defer p.monitor.Close()
+	scope := "strake-test.slice:shim:" + p.id
+	s := p.startSandboxIn(scope, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	cgroups, err := os.ReadFile("/proc/" + strconv.Itoa(s.Pid) + "/cgroup")
+	if want := "/strake.slice/strake-test.slice/shim-" + p.id + "-pause.scope\n"; err != nil || !strings.Contains(string(cgroups), want) {
+		t.Errorf("the pause process is in %q (%v), want %s", cgroups, err, want)
+	}
+	b := p.run([]string{"ps", "-o", "pid,args"}, inPod(s), func(_ *client.CreateOptions, spec *specs.Spec) {
+		spec.Linux.CgroupsPath = scope + "-box"
+	})
+	b.wait()
+	if out := strings.Join(b.lines(), "\n"); !strings.Contains(out, " 1 /pause") {
+		t.Errorf("processes:\n%s", out)
+	}
+	b.remove()
+	if err := p.monitor.StopSandbox(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob("/sys/fs/cgroup/strake.slice/strake-test.slice/shim-" + p.id + "*"); len(left) > 0 {
+		t.Errorf("left over: %v", left)
+	}
 }
 
 // kill -9 of the client: a new one finds everything.

@@ -30,5 +30,6 @@ run oci/cgroup
 run oci/container
 run oci/container --disk 512 -- -test.run 'I[Dd][Mm]apped|MappedSource' # ext4 takes id mappings, this kernel's tmpfs not
 run oci/cgroup --systemd -- -test.run Scope
+run shim/task --systemd --mem 2048 -- -test.run Scope
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
