@@ -25,6 +25,8 @@ func (m *Manager) Attach(ctx context.Context, id string, s Streams) error {
 	if state == ContainerExited {
 		return errorf(ErrState, "attach to container %s: it is %s", c.what, state)
 	}
+	w, leave := m.tracker.call("attach to container "+c.what, "connect")
+	defer leave()
 	a := &attachment{manager: m, c: c}
 	if err := a.connect(ctx); err != nil {
 		return fmt.Errorf("attach to container %s: %w", c.what, m.class(c, err))
@@ -48,6 +50,7 @@ func (m *Manager) Attach(ctx context.Context, id string, s Streams) error {
 		}
 	default:
 	}
+	w.enter("attached")
 	if s.Connected != nil {
 		s.Connected()
 	}

@@ -35,10 +35,17 @@ func (m *Manager) Dump() Dump {
 
 func (t *tracker) dump() []VerbUnderWay {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	out := make([]VerbUnderWay, 0, len(t.works))
-	for w := range t.works {
-		out = append(out, VerbUnderWay{What: w.what, Stage: w.stage, Since: w.since, Waiters: w.waiters})
+	var out []VerbUnderWay
+	var pids []int
+	for _, all := range []map[*work]struct{}{t.works, t.calls} {
+		for w := range all {
+			out = append(out, VerbUnderWay{What: w.what, Stage: w.stage, Since: w.since, Waiters: w.waiters})
+			pids = append(pids, w.pid)
+		}
+	}
+	t.mu.Unlock()
+	for i := range out {
+		out[i].Stage = describe(out[i].Stage, pids[i])
 	}
 	slices.SortFunc(out, func(a, b VerbUnderWay) int { return a.Since.Compare(b.Since) })
 	return out

@@ -45,6 +45,8 @@ func (m *Manager) ExecSync(ctx context.Context, id string, cmd []string, timeout
 	if process, err = bundle.Exec(bundle.ExecInput{Container: process, Args: cmd, Host: &m.host}); err != nil {
 		return ExecResult{}, fmt.Errorf("exec in container %s: %w", c.what, err)
 	}
+	_, leave := m.tracker.call("exec in container "+c.what, "run")
+	defer leave()
 	r, err := monitor.ExecSync(ctx, c.id, process, timeout, maxExecOutput)
 	out := ExecResult{Stdout: r.Stdout, Stderr: r.Stderr, ExitCode: int32(r.ExitCode)}
 	if err != nil {
@@ -64,14 +66,16 @@ func (m *Manager) Exec(ctx context.Context, id string, config ExecConfig, s Stre
 	if err != nil {
 		return 0, err
 	}
-	code, err := m.exec(ctx, c, monitor, config, s)
+	w, leave := m.tracker.call("exec in container "+c.what, "prepare")
+	defer leave()
+	code, err := m.exec(ctx, w, c, monitor, config, s)
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", c.what, m.class(c, err))
 	}
 	return code, nil
 }
 
-func (m *Manager) exec(ctx context.Context, c *container, monitor Monitor, config ExecConfig, s Streams) (code int, err error) {
+func (m *Manager) exec(ctx context.Context, w *work, c *container, monitor Monitor, config ExecConfig, s Streams) (code int, err error) {
 	process, err := m.containerProcess(c)
 	if err != nil {
 		return 0, err
@@ -107,12 +111,14 @@ func (m *Manager) exec(ctx context.Context, c *container, monitor Monitor, confi
 	}
 
 	// 2. The process.
+	w.enter("start process")
 	if err := monitor.Exec(ctx, c.id, o); err != nil {
 		return 0, err
 	}
 	defer func() {
 		ctx, cancel := undoContext(ctx)
 		defer cancel()
+		w.enter("end process")
 		failed := err != nil
 		e := m.onMonitor(ctx, c.pod, func(monitor Monitor) error {
 			if failed { // it may run
@@ -131,6 +137,7 @@ func (m *Manager) exec(ctx context.Context, c *container, monitor Monitor, confi
 	}
 
 	// 3. Its streams, until it ends.
+	w.enter("runs")
 	resized := make(chan struct{})
 	defer close(resized)
 	go resize(ctx, s.Resize, resized, func(z Size) {

@@ -26,6 +26,8 @@ func (m *Manager) PortForward(ctx context.Context, podID string, port int32, con
 	if !ready {
 		return errorf(ErrState, "forward port %d of pod %s: it is not ready", port, p.what)
 	}
+	w, leave := m.tracker.call(fmt.Sprintf("forward port %d of pod %s", port, p.what), "connect")
+	defer leave()
 	var target net.Conn
 	dial := func() error {
 		var d net.Dialer
@@ -50,6 +52,7 @@ func (m *Manager) PortForward(ctx context.Context, podID string, port int32, con
 		return fmt.Errorf("forward port %d of pod %s: %w", port, p.what, err)
 	}
 	defer func() { _ = target.Close() }()
+	w.enter("connected")
 	defer context.AfterFunc(ctx, func() { _, _ = target.Close(), conn.Close() })()
 
 	// The pod's end of its direction ends the whole; the client's only its own,

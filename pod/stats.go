@@ -153,6 +153,8 @@ func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container
 	if scope < statsPod {
 		parent = ""
 	}
+	w, leave := m.tracker.call("stats of pod "+p.what, "cgroups")
+	defer leave()
 	if monitor != nil && (len(ids) > 0 || parent != "") {
 		s, err := monitor.Stats(ctx, ids, parent, scope >= statsProcesses)
 		if err != nil {
@@ -165,10 +167,12 @@ func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container
 			c.Processes = ProcessStats(s.Processes[c.Container.ID])
 		}
 	}
+	w.enter("disk")
 	for i, c := range containers {
 		out.Containers[i].WritableLayer = m.diskUsage(c)
 	}
 	if scope >= statsPod && netns != "" && out.Pod.State == PodReady {
+		w.enter("network")
 		var err error
 		if out.Network, err = m.networkStats(netns); err != nil {
 			return PodStats{}, err

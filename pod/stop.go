@@ -81,13 +81,14 @@ func (m *Manager) endContainer(ctx context.Context, w *work, c *container) error
 	if err := m.kill(ctx, c); err != nil && !ended(err) {
 		return err
 	}
+	w.awaitEnd("kill", pid)
 	timeout := time.NewTimer(killTimeout)
 	defer timeout.Stop()
 	select {
 	case <-c.exited:
 		return nil
 	case <-timeout.C:
-		return errorf(ErrTimeout, "process %d did not end within %s of SIGKILL: it hangs in the kernel", pid, killTimeout)
+		return errorf(ErrTimeout, "%s: it did not end within %s of SIGKILL", describe("kill", pid), killTimeout)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

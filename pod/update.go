@@ -25,6 +25,8 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, a
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", c.what, err)
 	}
+	w, leave := m.tracker.call("update container "+c.what, "plugins")
+	defer leave()
 	plugins := m.plugins()
 	adjusted := plugins.Active()
 	if adjusted {
@@ -32,6 +34,7 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, r Resources, a
 			return fmt.Errorf("update container %s: nri: %w", c.what, err)
 		}
 	}
+	w.enter("limits")
 	if err := m.applyLimits(ctx, c, monitor, limits, func(rec *containerRecord) {
 		rec.Resources = bundle.Merge(rec.Resources, r)
 		if adjusted {
@@ -86,6 +89,8 @@ func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources 
 	if err != nil {
 		return fmt.Errorf("update pod %s: %w", p.what, err)
 	}
+	w, leave := m.tracker.call("update pod "+p.what, "plugins")
+	defer leave()
 	err = m.tellPod(ctx, p, func(plugins *nri.Plugins, ctx context.Context, seen nri.Pod) error {
 		var parts [2]*specs.LinuxResources
 		for i, r := range []*Resources{overhead, resources} {
@@ -101,6 +106,7 @@ func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, resources 
 	if err != nil {
 		return fmt.Errorf("update pod %s: nri: %w", p.what, err)
 	}
+	w.enter("limits")
 	if err := monitor.UpdateCgroup(ctx, parent, limits); err != nil {
 		m.suspect(p, monitor, err)
 		return fmt.Errorf("update pod %s: %w", p.what, err)
@@ -128,10 +134,12 @@ func (m *Manager) freeze(ctx context.Context, id string, paused bool) error {
 	if err != nil {
 		return err
 	}
-	verb := monitor.Resume
+	verb, what := monitor.Resume, "resume"
 	if paused {
-		verb = monitor.Pause
+		verb, what = monitor.Pause, "pause"
 	}
+	_, leave := m.tracker.call(what+" container "+c.what, "freezer")
+	defer leave()
 	if err := verb(ctx, c.id); err != nil {
 		return fmt.Errorf("container %s: %w", c.what, m.class(c, err))
 	}
@@ -149,6 +157,8 @@ func (m *Manager) ReopenLog(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	_, leave := m.tracker.call("reopen log of container "+c.what, "monitor")
+	defer leave()
 	if err := monitor.ReopenLog(ctx, c.id); err != nil {
 		return fmt.Errorf("reopen log of container %s: %w", c.what, m.class(c, err))
 	}
@@ -170,6 +180,8 @@ func (m *Manager) SignalContainer(ctx context.Context, id, signal string) error 
 	if err != nil {
 		return err
 	}
+	_, leave := m.tracker.call("signal container "+c.what, "monitor")
+	defer leave()
 	if err := monitor.Kill(ctx, c.id, "", syscall.Signal(n), false); err != nil {
 		return fmt.Errorf("signal container %s: %w", c.what, m.class(c, err))
 	}

@@ -46,6 +46,7 @@ type work struct {
 	tracker *tracker
 	what    string // "run pod default/web"
 	stage   string // the step it is in
+	pid     int    // whose end the step waits for; 0: nobody's
 	since   time.Time
 	waiters int  // callers that have not given up
 	left    bool // one has
@@ -57,12 +58,13 @@ type work struct {
 type tracker struct {
 	mu     sync.Mutex
 	works  map[*work]struct{}
+	calls  map[*work]struct{} // that are shown, and end with their callers
 	closed bool
 	idle   chan struct{} // closed when closed and nothing is under way
 }
 
 func newTracker() *tracker {
-	return &tracker{works: map[*work]struct{}{}, idle: make(chan struct{})}
+	return &tracker{works: map[*work]struct{}{}, calls: map[*work]struct{}{}, idle: make(chan struct{})}
 }
 
 // start runs fn on a goroutine of its own and names what it does; limit, unless
@@ -87,7 +89,7 @@ func (t *tracker) start(ctx context.Context, what string, limit time.Duration, f
 		}
 		err := fn(ctx, w)
 		if err != nil {
-			if stage := w.current(); stage != "" && ctx.Err() != nil {
+			if stage := w.at(); stage != "" && ctx.Err() != nil {
 				err = fmt.Errorf("%s: %s: %w", what, stage, err)
 			} else {
 				err = fmt.Errorf("%s: %w", what, err)
@@ -106,17 +108,52 @@ func (t *tracker) start(ctx context.Context, what string, limit time.Duration, f
 	return w
 }
 
+// call notes a verb that runs on its caller's goroutine and ends with that, such as
+// an exec, so that it is shown; leave is its end.
+func (t *tracker) call(what, stage string) (w *work, leave func()) {
+	w = &work{tracker: t, what: what, stage: stage, since: time.Now(), waiters: 1}
+	t.mu.Lock()
+	t.calls[w] = struct{}{}
+	t.mu.Unlock()
+	return w, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.calls, w)
+	}
+}
+
 // enter names the step that begins.
-func (w *work) enter(stage string) {
+func (w *work) enter(stage string) { w.awaitEnd(stage, 0) }
+
+// awaitEnd is enter for a step that waits until a process has ended.
+func (w *work) awaitEnd(stage string, pid int) {
 	w.tracker.mu.Lock()
 	defer w.tracker.mu.Unlock()
-	w.stage = stage
+	w.stage, w.pid = stage, pid
 }
 
 func (w *work) current() string {
 	w.tracker.mu.Lock()
 	defer w.tracker.mu.Unlock()
 	return w.stage
+}
+
+// at is current with what keeps the process that is waited for. It reads files: no
+// lock is held.
+func (w *work) at() string {
+	w.tracker.mu.Lock()
+	stage, pid := w.stage, w.pid
+	w.tracker.mu.Unlock()
+	return describe(stage, pid)
+}
+
+func describe(stage string, pid int) string {
+	if pid != 0 {
+		if why := hangs(pid); why != "" {
+			return stage + ": " + why
+		}
+	}
+	return stage
 }
 
 // abandoned reports whether everybody who waited has given up. Whoever started it and
@@ -138,11 +175,11 @@ func (w *work) wait(ctx context.Context) error {
 		return w.err
 	case <-ctx.Done():
 		w.tracker.mu.Lock()
-		defer w.tracker.mu.Unlock()
 		w.waiters--
 		w.left = true
+		w.tracker.mu.Unlock()
 		return fmt.Errorf("%s: still at %q after %s; it goes on, ask again for its result: %w",
-			w.what, w.stage, time.Since(w.since).Round(time.Millisecond), context.Cause(ctx))
+			w.what, w.at(), time.Since(w.since).Round(time.Millisecond), context.Cause(ctx))
 	}
 }
 

@@ -34,6 +34,8 @@ func NewGRPC(log *slog.Logger, observe Observer) *grpc.Server {
 		grpc.WriteBufferSize(4<<10),
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			start := time.Now()
+			ctx, cancel := inTime(ctx)
+			defer cancel()
 			resp, err := handler(ctx, req)
 			done(ctx, info.FullMethod, start, err)
 			return resp, err
@@ -45,6 +47,19 @@ func NewGRPC(log *slog.Logger, observe Observer) *grpc.Server {
 			return err
 		}),
 	)
+}
+
+// maxAnswer is how long the way of an answer to its client may take, at most.
+const maxAnswer = time.Second
+
+// inTime ends ctx a little before the client's patience: an error that says where a
+// verb hangs must reach the client before it gives up, which tells nothing.
+func inTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, maxAnswer)))
 }
 
 func level(code codes.Code) slog.Level {

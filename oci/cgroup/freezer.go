@@ -140,6 +140,25 @@ func ThawProcess(pid int, pidfd *os.File) error {
 	return nil
 }
 
+// LeaveFreezer lets a child of this process go that has been sent SIGKILL, and only
+// that: it is moved to the root of the v1 freezer, which cannot freeze, and what
+// froze it stays as it is. Where it cannot be moved, it dies when it is thawed.
+func LeaveFreezer(pid int) {
+	host, err := DetectHost()
+	if err != nil {
+		return // then it is in no cgroup of ours
+	}
+	mount, ok := host.V1Mounts["freezer"]
+	if !ok {
+		return // of v2, frozen processes die
+	}
+	// Twice: it may have been on its way in, which the kernel lets nobody do at the
+	// same time as this.
+	for range 2 {
+		_ = writeFile(mount+"/cgroup.procs", strconv.Itoa(pid)) // it has ended, or see above
+	}
+}
+
 // freezerPath is the v1 freezer's path in the text of a /proc/PID/cgroup; "" if it
 // is the root, which cannot freeze, or out of this cgroup namespace.
 func freezerPath(text string) string {

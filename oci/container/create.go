@@ -129,6 +129,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		Prepared: prepared,
 		Files:    in.fds,
 		CgroupFD: cgroupFD,
+		Thaw:     cgroup.LeaveFreezer,
 		Sync: func(step, pid int) error {
 			if step == plan.SyncNet {
 				return net.move(pid, s.Linux.NetDevices)

@@ -75,6 +75,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 			Born:     func(pid int) error { return resctrl.Join(r.Resctrl, pid) },
 			Listener: func(pid int, f *os.File) error { return c.giveListener(specs.StateRunning, r, pid, f) },
 			File:     func(_ int, f *os.File) { proc.Console = console(f, o.ConsoleSocket) },
+			Thaw:     cgroup.LeaveFreezer,
 		})
 	})
 	if err != nil {

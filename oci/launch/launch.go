@@ -44,6 +44,9 @@ type Request struct {
 	// Listener gets the listener of the process's seccomp filter, which is closed
 	// after it has returned; the process waits for that.
 	Listener func(pid int, f *os.File) error
+	// Thaw is called when the process has been sent SIGKILL because Run's context has
+	// ended: a frozen one may not die of it. It may be called again, for another pid.
+	Thaw func(pid int)
 }
 
 // Process is a child of this process, which has to wait for it.
@@ -215,9 +218,15 @@ func Run(ctx context.Context, r Request) (_ *Process, err error) {
 	if err := c.fork(); err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) })
+	given := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(given)
+		c.giveUp()
+	})
 	err = c.talk()
-	stop()
+	if !stop() {
+		<-given // it uses the pidfd
+	}
 	if err == nil && ctx.Err() == nil {
 		// Non-blocking, it can be waited for by Go's poller.
 		if err := unix.SetNonblock(c.pidfd, true); err == nil {
@@ -513,7 +522,7 @@ func (c *conversation) follow(sibling *os.File) error {
 		return fmt.Errorf("%s: descriptor got lost", c.where())
 	}
 	defer func() { _ = sibling.Close() }()
-	pid, err := pidOf(sibling)
+	pid, err := pidOf(int(sibling.Fd()))
 	if err != nil {
 		return err
 	}
@@ -526,14 +535,25 @@ func (c *conversation) follow(sibling *os.File) error {
 	}
 	c.pid, c.followed = pid, true
 	if c.ctx.Err() != nil {
-		_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0) // only the other has been
+		c.giveUp() // only the other has been killed
 	}
 	return c.born()
 }
 
+// giveUp kills the process, whose death ends the conversation.
+func (c *conversation) giveUp() {
+	_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
+	if c.Thaw == nil {
+		return
+	}
+	if pid, err := pidOf(c.pidfd); err == nil && pid > 0 {
+		c.Thaw(pid)
+	}
+}
+
 // pidOf is the pid, in this process's namespace, of a child.
-func pidOf(pidfd *os.File) (int, error) {
-	data, err := sys.ReadFile("/proc/self/fdinfo/"+strconv.Itoa(int(pidfd.Fd())), 4096)
+func pidOf(pidfd int) (int, error) {
+	data, err := sys.ReadFile("/proc/self/fdinfo/"+strconv.Itoa(pidfd), 4096)
 	if err != nil {
 		return 0, err
 	}

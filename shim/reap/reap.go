@@ -86,10 +86,20 @@ func (r *Reaper) Watch(pid int, pidfd *os.File, done func(Exit)) error {
 	go func() {
 		var exit sys.ChildExit
 		var waitErr error
+		told := false
 		err := raw.Read(func(fd uintptr) bool {
 			var ok bool
-			exit, ok, waitErr = sys.WaitPidFD(int(fd))
-			return ok || waitErr != nil
+			if exit, ok, waitErr = sys.WaitPidFD(int(fd)); ok || waitErr != nil {
+				return true
+			}
+			// It may have ended and be its tracer's to collect first (ptrace(2)), at
+			// its leisure.
+			if zombie, ended := sys.ZombieExit(int(fd), pid); ended && !told {
+				told = true
+				zombie.Pid = pid
+				done(exitOf(zombie, time.Now()))
+			}
+			return false
 		})
 		at := time.Now()
 		_ = fd.Close() // a duplicate
@@ -102,7 +112,9 @@ func (r *Reaper) Watch(pid int, pidfd *os.File, done func(Exit)) error {
 			// but whoever waits for it must not wait for ever.
 			exit = sys.ChildExit{Pid: pid, Status: 255}
 		}
-		done(exitOf(exit, at))
+		if !told {
+			done(exitOf(exit, at))
+		}
 	}()
 	return nil
 }

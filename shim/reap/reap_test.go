@@ -2,8 +2,10 @@ package reap
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -177,4 +179,77 @@ func TestWatchOther(t *testing.T) {
 	if r.exit.Status != 42 || r.exit.Pid != cmd.Process.Pid {
 		t.Errorf("exit: %+v", r.exit)
 	}
+}
+
+// A child that has ended and that its tracer does not collect, who comes first, is
+// reported all the same, and collected when the tracer lets it go.
+func TestWatchTraced(t *testing.T) {
+	r := newReaper(t)
+	release := r.Hold()
+	defer release()
+	p, err := os.StartProcess("/bin/sleep", []string{"sleep", "1000"}, &os.ProcAttr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Release()
+	pidfd, err := sys.OpenPidFD(p.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pidfd.Close()
+	exits := make(chan Exit, 2)
+	if err := r.Watch(p.Pid, pidfd, func(e Exit) { exits <- e }); err != nil {
+		t.Fatal(err)
+	}
+	tracer := exec.Command(os.Args[0], "-test.run=^TestTracer$")
+	tracer.Env = append(os.Environ(), "TRACE="+strconv.Itoa(p.Pid))
+	stdin, err1 := tracer.StdinPipe()
+	stdout, err2 := tracer.StdoutPipe()
+	if err := errors.Join(err1, err2, tracer.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer tracer.Wait()
+	defer stdin.Close()
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("the tracer says nothing: %v", err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case e := <-exits:
+		if e.Pid != p.Pid || e.Status != 137 || e.Signal != 9 {
+			t.Errorf("%+v", e)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("no exit")
+	}
+	stdin.Close() // the tracer goes
+	for deadline := time.Now().Add(30 * time.Second); sys.SignalPidFD(int(pidfd.Fd()), 0) == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is not collected")
+		}
+	}
+	if len(exits) != 0 {
+		t.Error("it is reported twice")
+	}
+}
+
+// TestTracer is TestWatchTraced's other process.
+func TestTracer(t *testing.T) {
+	pid, err := strconv.Atoi(os.Getenv("TRACE"))
+	if err != nil {
+		t.Skip("runs as a process of TestWatchTraced")
+	}
+	runtime.LockOSThread() // a tracer is a thread
+	if err := syscall.PtraceAttach(pid); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := syscall.Wait4(pid, nil, syscall.WALL, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stdout.Write([]byte{'.'}); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
 }

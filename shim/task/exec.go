@@ -47,8 +47,14 @@ func (t *task) startExec(ctx context.Context, p *process) (err error) {
 	if err := t.begin(p); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	t.mu.Lock()
+	p.giveUp = cancel
+	t.mu.Unlock()
 	defer func() {
 		t.settle(p, func() {
+			p.giveUp = nil
 			if err == nil {
 				t.running(p)
 				t.service.events.publish("/tasks/exec-started", "containerd.events.TaskExecStarted", &taskExecStarted{

@@ -17,6 +17,9 @@ const (
 	inlineOutput = 1 << 20
 	// maxOutput bounds what a caller can make the monitor keep of each stream.
 	maxOutput = 64 << 20
+	// killedDies is how long a process that was killed for its timeout may take to end
+	// before the caller hears that it does not.
+	killedDies = 2 * time.Second
 )
 
 // execSync runs a process to its end and answers with what it wrote.
@@ -38,7 +41,18 @@ func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncRe
 		forget()
 		return nil, err
 	}
-	err = t.launchExec(ctx, p, streams)
+	var timeout <-chan time.Time
+	launching := ctx
+	if r.Timeout > 0 {
+		timer := time.NewTimer(time.Duration(r.Timeout))
+		defer timer.Stop()
+		timeout = timer.C
+		// A container that is frozen lets none in.
+		var cancel context.CancelFunc
+		launching, cancel = context.WithTimeout(ctx, time.Duration(r.Timeout))
+		defer cancel()
+	}
+	err = t.launchExec(launching, p, streams)
 	t.settle(p, func() {
 		if p.exists() {
 			t.running(p)
@@ -52,20 +66,17 @@ func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncRe
 		return nil, err
 	}
 
-	var timeout <-chan time.Time
-	if r.Timeout > 0 {
-		timer := time.NewTimer(time.Duration(r.Timeout))
-		defer timer.Stop()
-		timeout = timer.C
-	}
 	timedOut := false
 	select {
 	case <-p.done:
 	case <-timeout:
 		timedOut = true
 		t.killTree(p)
+		hangs := time.NewTimer(killedDies)
+		defer hangs.Stop()
 		select {
 		case <-p.done:
+		case <-hangs.C:
 		case <-ctx.Done():
 		}
 	case <-ctx.Done():
@@ -73,8 +84,12 @@ func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncRe
 	}
 	select {
 	case <-p.done:
-	default: // the caller has gone, and the process takes its time to die
+	default: // it takes its time to die, which the caller does not have
 		go func() { <-p.done; forget() }()
+		if ctx.Err() == nil {
+			return nil, wire.Errorf(wire.DeadlineExceeded, "timed out after %s; process %d was killed and has not ended: it is frozen or hangs in the kernel",
+				time.Duration(r.Timeout), p.pid)
+		}
 		return nil, ctx.Err()
 	}
 	defer forget()

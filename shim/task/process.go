@@ -37,6 +37,7 @@ type process struct {
 	phase     phase
 	busy      bool       // a verb is starting it: keep its exit back
 	held      *reap.Exit // the exit that was kept back
+	giveUp    func()     // ends the start of an exec that is under way
 	ending    bool       // its exit has come
 	startedAt time.Time
 	exit      reap.Exit
@@ -75,7 +76,7 @@ func (p *process) exists() bool { return p.pidfd != nil || p.shim != nil }
 // signal sends a signal to exactly this process.
 func (t *task) signal(p *process, sig syscall.Signal) error {
 	t.mu.Lock()
-	over, exists, shim := p.phase == stopped, p.exists(), p.shim
+	over, exists, shim, giveUp := p.phase == stopped, p.exists(), p.shim, p.giveUp
 	var err error
 	if !over && exists && shim == nil {
 		err = signalFD(p.pidfd, sig)
@@ -84,6 +85,9 @@ func (t *task) signal(p *process, sig syscall.Signal) error {
 	switch {
 	case over:
 		return errFinished(t, p)
+	case !exists && giveUp != nil && sig == syscall.SIGKILL:
+		giveUp() // a container that is frozen lets none in
+		return nil
 	case !exists:
 		return wire.Errorf(wire.FailedPrecondition, "%s has not been started", t.name(p))
 	case shim != nil:
