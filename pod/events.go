@@ -5,22 +5,23 @@ import (
 	"sync"
 )
 
-// eventBacklog is how far a subscriber may fall behind before it is ended.
+// eventBacklog is how far a subscriber may fall behind before it is ended. An event
+// has half a kilobyte: what nobody has fallen behind with is to cost nothing.
 const eventBacklog = 4096
 
 // hub hands events to subscribers and never waits for one.
 type hub struct {
 	mu     sync.Mutex
-	subs   map[chan Event]struct{}
+	subs   map[chan *Event]struct{}
 	closed bool
 }
 
 // Subscribe returns the events from now on, and the function that ends them. A
 // subscriber that falls far behind is ended: its channel is closed, and it has to
-// list and subscribe again.
-func (m *Manager) Subscribe() (events <-chan Event, cancel func()) {
+// list and subscribe again. Events belong to all subscribers: nobody changes them.
+func (m *Manager) Subscribe() (events <-chan *Event, cancel func()) {
 	h := &m.hub
-	ch := make(chan Event, eventBacklog)
+	ch := make(chan *Event, eventBacklog)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -28,7 +29,7 @@ func (m *Manager) Subscribe() (events <-chan Event, cancel func()) {
 		return ch, func() {}
 	}
 	if h.subs == nil {
-		h.subs = map[chan Event]struct{}{}
+		h.subs = map[chan *Event]struct{}{}
 	}
 	h.subs[ch] = struct{}{}
 	return ch, func() {
@@ -73,7 +74,7 @@ func lastChange(c *ContainerStatus) Event {
 	return e
 }
 
-func (h *hub) drop(ch chan Event) {
+func (h *hub) drop(ch chan *Event) {
 	if _, ok := h.subs[ch]; ok {
 		delete(h.subs, ch)
 		close(ch)
@@ -107,7 +108,7 @@ func (m *Manager) publish(p *sandbox, e Event) {
 	defer h.mu.Unlock()
 	for ch := range h.subs {
 		select {
-		case ch <- e:
+		case ch <- &e:
 		default:
 			h.drop(ch)
 		}

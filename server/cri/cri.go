@@ -53,7 +53,7 @@ type Pods interface {
 	PodsMetrics(ctx context.Context) ([]pod.PodStats, error)
 	DiskCapacity() (pod.DiskCapacity, error)
 
-	Subscribe() (events <-chan pod.Event, cancel func())
+	Subscribe() (events <-chan *pod.Event, cancel func())
 	Recovered() []pod.Event
 }
 

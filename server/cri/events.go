@@ -30,7 +30,7 @@ func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, to g
 		return err
 	}
 	for _, e := range s.Pods.Recovered() { // after subscribing: better twice than not at all
-		if err := sendEvent(to, e); err != nil {
+		if err := sendEvent(to, &e); err != nil {
 			return err
 		}
 	}
@@ -51,7 +51,7 @@ func (s *runtimeService) GetContainerEvents(_ *runtimeapi.GetEventsRequest, to g
 	}
 }
 
-func sendEvent(to grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse], e pod.Event) error {
+func sendEvent(to grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse], e *pod.Event) error {
 	t, known := eventTypes[e.Type]
 	if !known {
 		return nil // not one of CRI's
@@ -59,7 +59,7 @@ func sendEvent(to grpc.ServerStreamingServer[runtimeapi.ContainerEventResponse],
 	return to.Send(eventOf(e, t))
 }
 
-func eventOf(e pod.Event, t runtimeapi.ContainerEventType) *runtimeapi.ContainerEventResponse {
+func eventOf(e *pod.Event, t runtimeapi.ContainerEventType) *runtimeapi.ContainerEventResponse {
 	out := &runtimeapi.ContainerEventResponse{
 		ContainerId:        e.ContainerID,
 		ContainerEventType: t,

@@ -45,7 +45,7 @@ type Pods interface {
 	DiffContainer(ctx context.Context, id string) ([]image.Change, error)
 	StopPod(ctx context.Context, id string) error
 	RemovePod(ctx context.Context, id string) error
-	Subscribe() (events <-chan pod.Event, cancel func())
+	Subscribe() (events <-chan *pod.Event, cancel func())
 }
 
 // Images is what the service needs of an image.Store.

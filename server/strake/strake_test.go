@@ -36,7 +36,7 @@ type fakePods struct {
 	mu      sync.Mutex
 	pods    map[string]pod.PodStatus
 	states  map[string]pod.ContainerState
-	events  chan pod.Event
+	events  chan *pod.Event
 	removed chan string
 	subs    chan struct{} // one for each Subscribe
 }
@@ -44,7 +44,7 @@ type fakePods struct {
 func newFakePods() *fakePods {
 	return &fakePods{
 		pods: map[string]pod.PodStatus{}, states: map[string]pod.ContainerState{},
-		events: make(chan pod.Event, 10), removed: make(chan string, 10), subs: make(chan struct{}, 10),
+		events: make(chan *pod.Event, 10), removed: make(chan string, 10), subs: make(chan struct{}, 10),
 	}
 }
 
@@ -60,7 +60,7 @@ func (f *fakePods) exit(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.states[id] = pod.ContainerExited
-	f.events <- pod.Event{Type: pod.EventStopped, Pod: f.pods[id], Containers: []pod.ContainerStatus{{ID: id, State: pod.ContainerExited}}}
+	f.events <- &pod.Event{Type: pod.EventStopped, Pod: f.pods[id], Containers: []pod.ContainerStatus{{ID: id, State: pod.ContainerExited}}}
 }
 
 func (f *fakePods) Pod(id string) (pod.PodStatus, error) {
@@ -91,7 +91,7 @@ func (f *fakePods) Containers(filter pod.ContainerFilter) []pod.ContainerStatus 
 	return []pod.ContainerStatus{c}
 }
 
-func (f *fakePods) Subscribe() (<-chan pod.Event, func()) {
+func (f *fakePods) Subscribe() (<-chan *pod.Event, func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.subs <- struct{}{}
@@ -154,7 +154,7 @@ func TestReaper(t *testing.T) {
 	f.add("missed", "true", pod.ContainerExited)
 	f.mu.Lock()
 	close(f.events)
-	f.events = make(chan pod.Event)
+	f.events = make(chan *pod.Event)
 	f.mu.Unlock()
 	f.wantRemoved(t, "missed")
 
@@ -196,12 +196,12 @@ func TestOwner(t *testing.T) {
 
 		// Its maker is killed while it is being made.
 		own("late", "killed", pod.ContainerCreated)
-		f.events <- pod.Event{Type: pod.EventStarted, PodID: "late", ContainerID: "late", Pod: f.pods["late"]}
+		f.events <- &pod.Event{Type: pod.EventStarted, PodID: "late", ContainerID: "late", Pod: f.pods["late"]}
 		f.wantRemoved(t, "late")
 		// Or after that.
 		r.hold("runner")
 		own("made", "runner", pod.ContainerCreated)
-		f.events <- pod.Event{Type: pod.EventStarted, PodID: "made", ContainerID: "made", Pod: f.pods["made"]}
+		f.events <- &pod.Event{Type: pod.EventStarted, PodID: "made", ContainerID: "made", Pod: f.pods["made"]}
 		synctest.Wait()
 		r.release(ctx, "runner")
 		f.wantRemoved(t, "made")
