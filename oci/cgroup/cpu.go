@@ -150,6 +150,9 @@ type CPUStats struct {
 
 // readV1 reads the cpu controller's part.
 func (c *CPUStats) readV1(r *reader) {
+	if r.usage {
+		return
+	}
 	flatKeyed(r.text("cpu.stat"), func(key string, value uint64) {
 		switch key {
 		case "nr_periods":
@@ -170,6 +173,9 @@ func (c *CPUStats) readV1(r *reader) {
 // CPU's number and its times in user and in kernel mode.
 func (c *CPUStats) readAccountV1(r *reader) {
 	c.Usage = r.number("cpuacct.usage")
+	if r.usage {
+		return
+	}
 	c.User = r.number("cpuacct.usage_user")
 	c.System = r.number("cpuacct.usage_sys")
 	for field := range strings.FieldsSeq(r.text("cpuacct.usage_percpu")) {

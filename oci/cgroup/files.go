@@ -89,6 +89,29 @@ func readFD(fd int, name string) (string, error) {
 	}
 }
 
+// readCounters is readFile for a file that the kernel writes as one piece: it takes
+// one read less to see that there is no more.
+func readCounters(name string) (string, error) {
+	fd, err := open(name, syscall.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = syscall.Close(fd) }()
+	var buf [4096]byte
+	for {
+		n, err := syscall.Pread(fd, buf[:], 0)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case err != nil:
+			return "", pathError("read", name, err)
+		case n == len(buf):
+			return readFD(fd, name)
+		}
+		return string(buf[:n]), nil
+	}
+}
+
 // readUint reads a file of one number. "max" is NoLimit.
 func readUint(name string) (uint64, error) {
 	text, err := readFile(name)

@@ -156,6 +156,9 @@ func (s *IOStats) device(number string) *IODevice {
 // readV1 takes what the BFQ scheduler counts, or else what went through
 // throttling, which counts any device.
 func (s *IOStats) readV1(r *reader) {
+	if r.usage {
+		return
+	}
 	s.Queued, s.Merged = r.entries("blkio.bfq.io_queued_recursive"), r.entries("blkio.bfq.io_merged_recursive")
 	s.ServiceTime = r.entries("blkio.bfq.io_service_time_recursive")
 	s.WaitTime = r.entries("blkio.bfq.io_wait_time_recursive")
@@ -232,6 +235,9 @@ func (s *IOStats) readOperations(text string, bytes bool) {
 // readV2 reads io.stat: "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6".
 func (s *IOStats) readV2(r *reader) {
 	s.Pressure = r.pressure("io.pressure")
+	if r.usage {
+		return
+	}
 	for line := range strings.Lines(r.text("io.stat")) {
 		fields := strings.Fields(line)
 		if len(fields) == 0 {

@@ -182,20 +182,28 @@ func limitV1(n uint64) uint64 {
 }
 
 func (m *MemoryStats) readV1(r *reader) {
-	own := r.memoryCounter("memory")
-	m.Usage, m.MaxUsage, m.Limit, m.LimitHits = own.Usage, own.MaxUsage, own.Limit, own.LimitHits
-	m.Both, m.KernelMemory, m.KernelTCP = r.memoryCounter("memory.memsw"), r.memoryCounter("memory.kmem"), r.memoryCounter("memory.kmem.tcp")
-	m.Kernel = m.KernelMemory.Usage
-	m.Stat = map[string]uint64{}
-	flatKeyed(r.text("memory.stat"), func(key string, value uint64) { m.Stat[key] = value })
-	m.RSS, m.Cache, m.MappedFile = m.Stat["total_rss"], m.Stat["total_cache"], m.Stat["total_mapped_file"]
-	m.InactiveFile, m.ActiveFile = m.Stat["total_inactive_file"], m.Stat["total_active_file"]
-	m.PageFaults, m.MajorFaults = m.Stat["total_pgfault"], m.Stat["total_pgmajfault"]
-	m.Swap = m.Stat["total_swap"]
+	if r.usage {
+		m.Usage, m.Limit = r.number("memory.usage_in_bytes"), limitV1(r.number("memory.limit_in_bytes"))
+		m.Both.Limit = limitV1(r.number("memory.memsw.limit_in_bytes"))
+	} else {
+		own := r.memoryCounter("memory")
+		m.Usage, m.MaxUsage, m.Limit, m.LimitHits = own.Usage, own.MaxUsage, own.Limit, own.LimitHits
+		m.Both, m.KernelMemory, m.KernelTCP = r.memoryCounter("memory.memsw"), r.memoryCounter("memory.kmem"), r.memoryCounter("memory.kmem.tcp")
+		m.Kernel = m.KernelMemory.Usage
+	}
+	m.readStat(r, map[string]*uint64{
+		"total_rss": &m.RSS, "total_cache": &m.Cache, "total_mapped_file": &m.MappedFile, "total_swap": &m.Swap,
+		"total_inactive_file": &m.InactiveFile, "total_active_file": &m.ActiveFile,
+		"total_pgfault": &m.PageFaults, "total_pgmajfault": &m.MajorFaults,
+	})
 	m.SwapLimit = NoLimit
 	// v1 limits the sum of memory and swap.
 	if m.Both.Limit != NoLimit && m.Limit != NoLimit {
 		m.SwapLimit = m.Both.Limit - min(m.Both.Limit, m.Limit)
+	}
+	if r.usage {
+		m.Both = MemoryCounter{}
+		return
 	}
 	flatKeyed(r.text("memory.oom_control"), func(key string, value uint64) {
 		if key == "oom_kill" {
@@ -204,9 +212,24 @@ func (m *MemoryStats) readV1(r *reader) {
 	})
 }
 
+// readStat reads memory.stat: what is named goes where that says and, but for Usage,
+// everything into Stat.
+func (m *MemoryStats) readStat(r *reader, named map[string]*uint64) {
+	if !r.usage {
+		m.Stat = map[string]uint64{}
+	}
+	flatKeyed(r.text("memory.stat"), func(key string, value uint64) {
+		if to := named[key]; to != nil {
+			*to = value
+		}
+		if !r.usage {
+			m.Stat[key] = value
+		}
+	})
+}
+
 func (m *MemoryStats) readV2(r *reader) {
 	m.Usage = r.number("memory.current")
-	m.MaxUsage = r.number("memory.peak") // Linux 5.19
 	m.Limit = r.number("memory.max")
 	m.Swap = r.number("memory.swap.current")
 	m.SwapLimit = NoLimit
@@ -219,15 +242,19 @@ func (m *MemoryStats) readV2(r *reader) {
 	if m.Limit != NoLimit && m.SwapLimit != NoLimit {
 		m.Both.Limit = m.Limit + m.SwapLimit
 	}
-	m.Stat = map[string]uint64{}
-	flatKeyed(r.text("memory.stat"), func(key string, value uint64) { m.Stat[key] = value })
-	m.RSS, m.Cache, m.MappedFile = m.Stat["anon"], m.Stat["file"], m.Stat["file_mapped"]
-	m.InactiveFile, m.ActiveFile = m.Stat["inactive_file"], m.Stat["active_file"]
-	m.PageFaults, m.MajorFaults = m.Stat["pgfault"], m.Stat["pgmajfault"]
-	m.Kernel = m.Stat["kernel"] // Linux 5.18
+	m.readStat(r, map[string]*uint64{
+		"anon": &m.RSS, "file": &m.Cache, "file_mapped": &m.MappedFile, "inactive_file": &m.InactiveFile,
+		"active_file": &m.ActiveFile, "pgfault": &m.PageFaults, "pgmajfault": &m.MajorFaults, "kernel": &m.Kernel, // Linux 5.18
+	})
+	m.Pressure = r.pressure("memory.pressure")
+	if r.usage {
+		m.Both, m.Kernel = MemoryCounter{}, 0
+		return
+	}
 	if m.Kernel == 0 {
 		m.Kernel = m.Stat["slab"] + m.Stat["kernel_stack"] + m.Stat["pagetables"] + m.Stat["percpu"]
 	}
+	m.MaxUsage = r.number("memory.peak") // Linux 5.19
 	flatKeyed(r.text("memory.events"), func(key string, value uint64) {
 		switch key {
 		case "max":
@@ -236,5 +263,4 @@ func (m *MemoryStats) readV2(r *reader) {
 			m.OOMKills = value
 		}
 	})
-	m.Pressure = r.pressure("memory.pressure")
 }

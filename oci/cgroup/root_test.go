@@ -605,10 +605,49 @@ func node(t *testing.T, name string, major, minor uint32) string {
 	return path
 }
 
+// Usage says the same as Stats, of less.
+func TestUsage(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		limit := int64(64 << 20)
+		if err := c.Create(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, Pids: &specs.LinuxPids{Limit: new(int64(42))}}); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("/bin/sh", "-c", "read go; i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(c.Apply(cmd.Process.Pid), in.Close()); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // it has used the CPU, and nothing changes any more
+		s, err1 := c.Stats()
+		u, err2 := c.Usage()
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		if s.CPU.Usage == 0 || u.CPU.Usage != s.CPU.Usage || u.Memory.Limit != uint64(limit) || u.Memory.SwapLimit != s.Memory.SwapLimit || u.Pids != s.Pids {
+			t.Errorf("usage %+v\nstats %+v", u, s)
+		}
+		if u.Memory.PageFaults < s.Memory.PageFaults { // the kernel sums them up now and then
+			t.Errorf("usage %+v\nstats %+v", u.Memory, s.Memory)
+		}
+		if u.Memory.Stat != nil || len(u.CPU.PerCPU) > 0 || len(u.Hugetlb) > 0 || u.Memory.MaxUsage != 0 {
+			t.Errorf("usage has more than is asked for: %+v", u)
+		}
+	})
+}
+
 func TestGone(t *testing.T) {
 	eachMode(t, func(t *testing.T, c *Cgroup) {
 		if _, err := c.Stats(); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Stats: %v", err)
+		}
+		if _, err := c.Usage(); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Usage: %v", err)
 		}
 		if pids, err := c.Pids(true); len(pids) != 0 || err != nil {
 			t.Errorf("Pids: %v, %v", pids, err)

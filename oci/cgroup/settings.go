@@ -29,6 +29,7 @@ type setting struct {
 // means that nothing was asked.
 type controller struct {
 	v1, v2     string // its names
+	usage      bool   // Usage has something of it
 	v1Settings func(*specs.LinuxResources) ([]setting, error)
 	v2Settings func(*specs.LinuxResources) ([]setting, error)
 	v1Stats    func(*Stats, *reader)
@@ -37,24 +38,24 @@ type controller struct {
 
 // controllers has all but devices, which has rules and not values, and freezer.
 var controllers = []controller{
-	{"memory", "memory", memoryV1, memoryV2,
+	{"memory", "memory", true, memoryV1, memoryV2,
 		func(s *Stats, r *reader) { s.Memory.readV1(r) }, func(s *Stats, r *reader) { s.Memory.readV2(r) }},
-	{"cpu", "cpu", cpuV1, cpuV2,
+	{"cpu", "cpu", true, cpuV1, cpuV2,
 		func(s *Stats, r *reader) { s.CPU.readV1(r) }, func(s *Stats, r *reader) { s.CPU.readV2(r) }},
-	{"cpuacct", "", nil, nil,
+	{"cpuacct", "", true, nil, nil,
 		func(s *Stats, r *reader) { s.CPU.readAccountV1(r) }, nil},
-	{"cpuset", "cpuset", cpuset, cpuset,
+	{"cpuset", "cpuset", false, cpuset, cpuset,
 		func(s *Stats, r *reader) { s.CPUSet.readV1(r) }, func(s *Stats, r *reader) { s.CPUSet.readV2(r) }},
-	{"pids", "pids", pids, pids,
+	{"pids", "pids", true, pids, pids,
 		func(s *Stats, r *reader) { s.Pids.read(r) }, func(s *Stats, r *reader) { s.Pids.read(r) }},
-	{"blkio", "io", blockV1, blockV2,
+	{"blkio", "io", true, blockV1, blockV2,
 		func(s *Stats, r *reader) { s.IO.readV1(r) }, func(s *Stats, r *reader) { s.IO.readV2(r) }},
-	{"hugetlb", "hugetlb", hugetlbV1, hugetlbV2,
+	{"hugetlb", "hugetlb", false, hugetlbV1, hugetlbV2,
 		func(s *Stats, r *reader) { s.Hugetlb = hugetlbStatsV1(r) }, func(s *Stats, r *reader) { s.Hugetlb = hugetlbStatsV2(r) }},
-	{"rdma", "rdma", rdma, rdma, nil, nil},
-	{"net_cls", "", networkClassV1, networkV2, nil, nil},
-	{"net_prio", "", networkPriorityV1, nil, nil, nil},
-	{"", "unified", unifiedV1, unifiedV2, nil, nil},
+	{"rdma", "rdma", false, rdma, rdma, nil, nil},
+	{"net_cls", "", false, networkClassV1, networkV2, nil, nil},
+	{"net_prio", "", false, networkPriorityV1, nil, nil, nil},
+	{"", "unified", false, unifiedV1, unifiedV2, nil, nil},
 }
 
 // group is the settings of one resource, with where they go.

@@ -40,13 +40,20 @@ type PressureLine struct {
 }
 
 // Stats reads all counters. It fails with fs.ErrNotExist if the cgroup is gone.
-func (c *Cgroup) Stats() (*Stats, error) {
+func (c *Cgroup) Stats() (*Stats, error) { return c.read(false) }
+
+// Usage is Stats of what is asked for every few seconds: the CPU time, memory and
+// swap in use and their limits, page faults, processes and pressure. Everything else
+// may be zero. On v1 it reads 7 files instead of some 50.
+func (c *Cgroup) Usage() (*Stats, error) { return c.read(true) }
+
+func (c *Cgroup) read(usage bool) (*Stats, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	s := &Stats{}
 	for _, h := range c.all {
-		if err := c.readStats(h, s); err != nil {
+		if err := c.readStats(h, s, usage); err != nil {
 			return nil, fmt.Errorf("cgroup %s: stats: %w", c.path, err)
 		}
 	}
@@ -54,21 +61,22 @@ func (c *Cgroup) Stats() (*Stats, error) {
 	return s, nil
 }
 
-func (c *Cgroup) readStats(h hierarchy, s *Stats) error {
-	dir := c.dir(h)
-	if !exists(dir) {
-		return &fs.PathError{Op: "stat", Path: dir, Err: syscall.ENOENT}
-	}
+func (c *Cgroup) readStats(h hierarchy, s *Stats, usage bool) error {
+	dir, found := c.dir(h), false
 	for _, one := range controllers {
 		name, read := one.v1, one.v1Stats
 		if h.v2 {
 			name, read = one.v2, one.v2Stats
 		}
 		// On v2 the CPU time is counted without the controller too.
-		if read == nil || !slices.Contains(h.controllers, name) && (c.mode != Unified || name != "cpu") {
+		if read == nil || usage && !one.usage || !slices.Contains(h.controllers, name) && (c.mode != Unified || name != "cpu") {
 			continue
 		}
-		r := &reader{dir: dir}
+		if !found && !exists(dir) { // a file that is missing is no error
+			return &fs.PathError{Op: "stat", Path: dir, Err: syscall.ENOENT}
+		}
+		found = true
+		r := &reader{dir: dir, usage: usage}
 		read(s, r)
 		if r.err != nil && !isErrno(r.err, syscall.ENODEV) {
 			return r.err
@@ -81,18 +89,23 @@ func (c *Cgroup) readStats(h hierarchy, s *Stats) error {
 // lacks (which ones there are depends on its configuration) is zero; the first
 // other error sticks.
 type reader struct {
-	dir string
-	err error
+	dir   string
+	usage bool // leave out what Usage does
+	err   error
 }
 
 func (r *reader) number(file string) uint64 {
-	n, err := readUint(r.dir + "/" + file)
+	text := strings.TrimSpace(r.text(file))
+	if text == "" {
+		return 0
+	}
+	n, err := parseUint(text)
 	r.note(err)
 	return n
 }
 
 func (r *reader) text(file string) string {
-	text, err := readFile(r.dir + "/" + file)
+	text, err := readCounters(r.dir + "/" + file)
 	r.note(err)
 	return text
 }

@@ -368,6 +368,15 @@ func (c *Container) Stats() (*cgroup.Stats, error) {
 	return cg.Stats()
 }
 
+// Usage is Stats of what cgroup.Usage reads.
+func (c *Container) Usage() (*cgroup.Stats, error) {
+	cg, err := c.Cgroup()
+	if err != nil {
+		return nil, err
+	}
+	return cg.Usage()
+}
+
 // Update changes limits; those that r leaves out stay.
 func (c *Container) Update(r *specs.LinuxResources) error {
 	cg, err := c.running()

@@ -620,7 +620,8 @@ type StatsRequest struct {
 	Ids   []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
 	// pod_cgroup is the pod's cgroup path below the cgroup root, "" for none.
 	PodCgroup string `protobuf:"bytes,2,opt,name=pod_cgroup,json=podCgroup,proto3" json:"pod_cgroup,omitempty"`
-	// processes asks for what only a look at each process tells.
+	// processes asks for what only a look at each process tells, and for all counters of
+	// the cgroups: without it there are only those of cgroup.Usage.
 	Processes     bool `protobuf:"varint,3,opt,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -25,6 +25,7 @@ type handled interface {
 	Pids(ctx context.Context) ([]int, error)
 	Cgroup() (*cgroup.Cgroup, error)
 	Stats(ctx context.Context) (*cgroup.Stats, error)
+	Usage(ctx context.Context) (*cgroup.Stats, error) // cgroup.Usage, or Stats
 	Checkpoint(ctx context.Context, o container.CheckpointOptions) error
 }
 
@@ -49,3 +50,4 @@ func (n native) Update(_ context.Context, r *specs.LinuxResources) error {
 
 func (n native) Pids(context.Context) ([]int, error)          { return n.Container.Pids() }
 func (n native) Stats(context.Context) (*cgroup.Stats, error) { return n.Container.Stats() }
+func (n native) Usage(context.Context) (*cgroup.Stats, error) { return n.Container.Usage() }

@@ -65,7 +65,7 @@ func nanos(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// podStats reads several cgroups at once. A container that has none, any more or
+// podStats reads several cgroups at once: with processes, all of their counters. A container that has none, any more or
 // yet, is left out.
 func (s *Service) podStats(ctx context.Context, r *statsRequest) (*podStatsResponse, error) {
 	s.rest.Busy()
@@ -75,7 +75,11 @@ func (s *Service) podStats(ctx context.Context, r *statsRequest) (*podStatsRespo
 		if t == nil {
 			continue
 		}
-		stats, err := t.container.Stats(ctx)
+		read := t.container.Usage
+		if r.Processes {
+			read = t.container.Stats
+		}
+		stats, err := read(ctx)
 		if err != nil {
 			if gone := isGone(err); !gone {
 				logf("container %s: stats: %v", id, err)
@@ -91,7 +95,15 @@ func (s *Service) podStats(ctx context.Context, r *statsRequest) (*podStatsRespo
 	if r.PodCgroup == "" {
 		return a, nil
 	}
-	stats, err := statsOf(r.PodCgroup)
+	cg, err := cgroupAt(r.PodCgroup)
+	if err != nil {
+		return nil, err
+	}
+	read := cg.Usage
+	if r.Processes {
+		read = cg.Stats
+	}
+	stats, err := read()
 	if errors.Is(err, fs.ErrNotExist) {
 		return a, nil
 	}
