@@ -159,6 +159,9 @@ func (m *Manager) writeEnds(p *sandbox) error {
 	return err
 }
 
+// unseen is why an exit code is not known although there is a monitor (ADR 31).
+const unseen = "it ended when its monitor had been killed: before Linux 6.15 the kernel keeps no exit code for the next one"
+
 // ended writes into the record how the container's process ended.
 func (r *containerRecord) ended(e client.Exit) {
 	r.State, r.FinishedAt, r.ExitCode = ContainerExited, e.At.UTC(), int32(e.Status)
@@ -168,6 +171,8 @@ func (r *containerRecord) ended(e client.Exit) {
 	switch {
 	case e.OOMKilled:
 		r.Reason = ReasonOOMKilled
+	case e.Lost:
+		r.ExitCode, r.Reason, r.Message = exitLost, ReasonUnknown, unseen
 	case e.Status == 0:
 		r.Reason = ReasonCompleted
 	default:

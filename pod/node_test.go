@@ -66,6 +66,7 @@ type fakeContainer struct {
 	exit       *client.Exit
 	done       chan struct{}
 	ignoreTERM bool
+	unseen     bool // its monitor will not know how it ended
 	signals    []syscall.Signal
 }
 
@@ -451,7 +452,7 @@ func (k *fakeContainer) end(status, signal int) {
 	if k.exit != nil {
 		return
 	}
-	k.exit = &client.Exit{Status: status, Signal: signal, At: now()}
+	k.exit = &client.Exit{Status: status, Signal: signal, At: now(), Lost: k.unseen}
 	data, _ := json.Marshal(k.exit)
 	_ = os.WriteFile(filepath.Join(k.bundle, client.ExitFile), data, 0o600) // the bundle may be gone
 	close(k.done)

@@ -1068,3 +1068,19 @@ func TestPolicyRefuses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestExitNobodySaw: the monitor says that it has not seen how the process ended.
+func TestExitNobodySaw(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, id := mustRun(t, m, "web")
+	n.container(id).unseen = true
+	n.exit(id, 255)
+	if s := mustExit(t, m, id); s.ExitCode != 137 || s.Reason != ReasonUnknown || !strings.Contains(s.Message, "monitor had been killed") {
+		t.Errorf("container: %+v", s)
+	}
+	if err := m.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	n.checkEmpty()
+}

@@ -66,9 +66,9 @@ func (m *Manager) recordExit(c *container, exit client.Exit) {
 	if starting != nil {
 		<-starting.done
 	}
-	// The file knows more than the rpc: whether memory ran out.
+	// The file knows more than the rpc: whether memory ran out, or nobody saw it.
 	if e, err := client.ReadExit(m.containerState(c.pod.id, c.id)); err == nil {
-		exit.OOMKilled, exit.Signal = e.OOMKilled, e.Signal
+		exit.OOMKilled, exit.Signal, exit.Lost = e.OOMKilled, e.Signal, e.Lost
 	}
 	c.pod.mu.Lock()
 	failed := c.startError

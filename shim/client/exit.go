@@ -21,13 +21,14 @@ const maxExitFile = 64 << 10
 
 // Exit is how a process ended. Status is its exit code, or 128 plus the signal.
 // The fields below At are known for a container's init only, and only from
-// exit.json.
+// exit.json. Lost says that nobody has seen the end, so that Status is a guess.
 type Exit struct {
 	Status    int       `json:"exitStatus"`
 	At        time.Time `json:"exitedAt"`
 	Signal    int       `json:"signal"`
 	OOMKilled bool      `json:"oomKilled"`
 	Pid       int       `json:"pid"`
+	Lost      bool      `json:"lost,omitempty"`
 }
 
 // ReadExit reads how the container of a bundle ended. The error is ErrNotFound

@@ -50,6 +50,29 @@ t_status() { gone a; run -d box a sleep 1000; local out; out=$(status a); c t pa
 t_kill() { gone a; run -d box a sleep 1000; c t kill -s KILL a; until [ "$(status a)" = STOPPED ]; do sleep 0.1; done; gone a; }
 t_ps() { gone a; run -d box a sleep 1000; local out; out=$(c t ps a | wc -l); gone a; same "$out" 2; }
 t_metrics() { gone a; run -d box a sleep 1000; local out; out=$(c t metrics a); gone a; has "$out" memory; }
+t_checkpoint() {
+	gone a
+	run -d box a sleep 1000
+	mkdir -p "$WORK/checkpoint"
+	c t checkpoint --image-path "$WORK/checkpoint" a >/dev/null
+	local out
+	out="$(status a) $(find "$WORK/checkpoint" -name 'core-*.img' | wc -l)"
+	rm -r "$WORK/checkpoint"
+	gone a
+	same "$out" "RUNNING 1"
+}
+t_checkpoint_exit() {
+	gone a
+	run -d box a sleep 1000
+	mkdir -p "$WORK/checkpoint"
+	c t checkpoint --exit --image-path "$WORK/checkpoint" a >/dev/null
+	until [ "$(status a)" = STOPPED ]; do sleep 0.1; done
+	local out
+	out=$(find "$WORK/checkpoint" -name 'core-*.img' | wc -l)
+	rm -r "$WORK/checkpoint"
+	gone a
+	same "$out" 1
+}
 t_memory_limit() {
 	gone a
 	run -d --memory-limit 16777216 box a sleep 1000
