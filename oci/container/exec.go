@@ -99,8 +99,10 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	return proc, nil
 }
 
-// endingGrace is how long a container may take to show that it is ending.
-const endingGrace = 200 * time.Millisecond
+// endingGrace is how long a container may take to show that it is ending. Its
+// processes are killed one after the other, and on a busy node the last of them runs
+// late. Only an error waits that long, and only one that looks like such an end.
+const endingGrace = 2 * time.Second
 
 // ending says whether a process could not join because the container's init is
 // on its way out: the namespaces go before the process does.

@@ -3,16 +3,19 @@ package container
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/launch"
 )
 
 // swapping exchanges two paths until the test ends or stop is called.
@@ -180,5 +183,29 @@ func TestDelegatedCgroupIsReadOnlyWithoutItsNamespace(t *testing.T) {
 				t.Errorf("a cgroup was made: %v", made)
 			}
 		})
+	}
+}
+
+// A process that joins is killed with its container, whose init dies of it later: on
+// a busy node much later.
+func TestInitDiesAfterThoseWhoJoin(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	must(t, cmd.Start())
+	defer func() { _ = cmd.Wait() }()
+	pidfd, err := sys.OpenPidFD(cmd.Process.Pid)
+	must(t, err)
+	defer func() { _ = pidfd.Close() }()
+	st, ok := readStat(cmd.Process.Pid)
+	if !ok {
+		t.Fatal("init has no stat")
+	}
+	late := time.AfterFunc(500*time.Millisecond, func() { _ = cmd.Process.Kill() })
+	defer func() {
+		late.Stop()
+		_ = cmd.Process.Kill()
+	}()
+	r := &record{Pid: cmd.Process.Pid, StartTime: st.start}
+	if !ending(t.Context(), r, pidfd, launch.ErrKilled) {
+		t.Error("the container is not ending")
 	}
 }

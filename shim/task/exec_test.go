@@ -245,7 +245,7 @@ func TestExecTerminal(t *testing.T) {
 func TestMonitorKilled(t *testing.T) {
 	p := newPod(t)
 	ctx := t.Context()
-	b := p.run([]string{"sh", "-c", "sleep 1; echo alive; exec sleep 1000"})
+	b := p.run([]string{"sh", "-c", "until [ -e /go ]; do sleep 0.05; done; echo alive; exec sleep 1000"})
 	st, err := p.monitor.ContainerStatus(ctx, b.id)
 	if err != nil {
 		t.Fatal(err)
@@ -270,7 +270,10 @@ func TestMonitorKilled(t *testing.T) {
 		t.Errorf("connect: %v", err)
 	}
 	p.monitor.Close()
-	// It wrote to a FIFO without any other reader, and lives.
+	// It writes to a FIFO without any other reader, and lives.
+	if err := os.WriteFile(filepath.Join(p.rootfs, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	f, err := os.OpenFile(filepath.Join(b.bundle, "stdout"), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
