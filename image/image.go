@@ -18,7 +18,9 @@ package image
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"path"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -113,7 +115,8 @@ type Rootfs struct {
 	// is flat it is one, with the whole image.
 	Layers []string
 
-	form layer.Form
+	form   layer.Form
+	limits layer.Limits // of what is written into a root
 }
 
 // Change is one difference between a container's root and its image.
@@ -136,6 +139,25 @@ func (r Rootfs) Diff(ctx context.Context, dir string, owner Owner) ([]Change, er
 		shared = 0
 	}
 	return r.tree(dir, owner).Diff(ctx, layer.Tree{Dirs: r.Layers, Form: r.form}, shared)
+}
+
+// ExportChanges writes the tar of what a container has written into its root, and
+// returns the paths of what it has deleted of its image, from "/".
+// Nothing may write to the root meanwhile.
+func (r Rootfs) ExportChanges(ctx context.Context, dir string, out io.Writer) (deleted []string, err error) {
+	if rootfs.Whole(dir) {
+		return nil, fmt.Errorf("%w: what a container has written is among its whole root with this driver", ErrUnsupported)
+	}
+	changes, err := r.Diff(ctx, dir, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range changes {
+		if c.Kind == 'D' {
+			deleted = append(deleted, path.Join("/", c.Path))
+		}
+	}
+	return deleted, layer.Tree{Dirs: []string{rootfs.Written(dir)}, Form: r.form}.Export(ctx, out)
 }
 
 func (r Rootfs) tree(dir string, owner Owner) layer.Tree {

@@ -1,9 +1,11 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -74,7 +76,7 @@ func (s *Store) Rootfs(imageID, holder string) (Rootfs, error) {
 func (s *Store) leasePath(holder string) string { return filepath.Join(s.root, leasesDir, holder) }
 
 func (s *Store) rootfs(l lease) Rootfs {
-	return Rootfs{ImageID: l.Image, Layers: s.lowerDirs(l.Layers), form: s.layers.Form()}
+	return Rootfs{ImageID: l.Image, Layers: s.lowerDirs(l.Layers), form: s.layers.Form(), limits: s.options.Limits}
 }
 
 // PrepareRoot makes in dir, a directory of the container's own, the root of a
@@ -86,6 +88,43 @@ func (s *Store) PrepareRoot(r Rootfs, dir string) (rootfs.Mount, error) {
 		return m, fmt.Errorf("root of a container of image %s: driver %s: %w", r.ImageID, s.options.Driver.Name(), err)
 	}
 	return m, nil
+}
+
+// ApplyChanges writes a layer's tar into the new root that PrepareRoot has made in dir.
+// The file is read from its beginning; after an error the root is to be thrown away.
+func (r Rootfs) ApplyChanges(ctx context.Context, dir string, changes *os.File) error {
+	if rootfs.Whole(dir) {
+		return fmt.Errorf("%w: changes are not applied to a whole root, as this driver makes", ErrUnsupported)
+	}
+	size, err := changes.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = changes.Seek(0, io.SeekStart)
+	}
+	h := digest.SHA256.Digester()
+	if err == nil {
+		_, err = io.Copy(h.Hash(), untilDone{ctx, changes})
+	}
+	if err != nil {
+		return err
+	}
+	into := rootfs.Written(dir)
+	result, err := layer.Unpack(ctx, into, layer.Source{
+		Digest: h.Digest(), DiffID: h.Digest(), Size: size, Form: r.form,
+		Open: func(context.Context) (io.ReadCloser, error) {
+			_, err := changes.Seek(0, io.SeekStart)
+			return io.NopCloser(changes), err
+		},
+	}, r.limits)
+	if err == nil && result.OpaqueRoot {
+		err = fmt.Errorf("%w: it deletes the whole root", layer.ErrInvalid)
+	}
+	if err == nil {
+		err = layer.Inherit(into, result.Implied, r.Layers, r.form)
+	}
+	if err != nil {
+		return fmt.Errorf("changes of a root: %w", classify(err))
+	}
+	return nil
 }
 
 // Release ends the lease of holder. Without one it does nothing.

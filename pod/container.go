@@ -37,6 +37,10 @@ type containerRecord struct {
 	StopSignal  string         `json:"stopSignal"`
 	Resources   Resources      `json:"resources"` // in force
 
+	// Restore is what its process is made of at its start; nil: it has been since its
+	// creation.
+	Restore *restoring `json:"restore,omitempty"`
+
 	// Abandoned is as in podRecord.
 	Abandoned bool `json:"abandoned,omitempty"`
 
@@ -65,6 +69,7 @@ type container struct {
 	lane      lane
 	making    *work
 	removing  bool // no verb may begin
+	cancelled bool // nothing is restored any more
 	abandoned *time.Timer
 	process   *specs.Process // of config.json, what exec starts from; nil: read it
 	stop      *stopOrder     // while it is being stopped

@@ -95,20 +95,34 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	ctx, cancel := m.untilStopping(ctx, p)
 	defer cancel()
 
-	// 1. The image, kept from removal while the container is there.
+	// 1. Its directory, and what it is made of: an image, kept from removal while the
+	// container is there, or a checkpoint of a container of that.
 	w.enter("image")
-	img, err := m.o.Images.Get(r.Config.Image)
+	dir, bundleDir := m.store.ContainerDir(p.id, c.id), m.containerState(p.id, c.id)
+	undo.Push("remove container directory", func() error { return m.store.RemoveContainer(p.id, c.id) })
+	if err := m.store.AddContainer(p.id, c.id); err != nil {
+		return err
+	}
+	config := r.Config
+	var archive *unpacked
+	if filepath.IsAbs(config.Image) {
+		if archive, err = m.openArchive(ctx, c, dir); err != nil {
+			return err
+		}
+		config.Image, config.UserImage = archive.image(m.o.Images), ""
+	}
+	img, err := m.o.Images.Get(config.Image)
 	if err != nil {
 		return err
 	}
 	if img.Artifact {
-		return errorf(ErrInvalid, "image.image: %s is an artifact, which has nothing to run: mount it as a volume", r.Config.Image)
+		return errorf(ErrInvalid, "image.image: %s is an artifact, which has nothing to run: mount it as a volume", config.Image)
 	}
 	// What was let in yesterday may not be today.
-	if err := m.o.Images.Permit(img.ID, cmp.Or(r.Config.UserImage, r.Config.Image), p.record.Config.Namespace); err != nil {
+	if err := m.o.Images.Permit(img.ID, cmp.Or(config.UserImage, config.Image), p.record.Config.Namespace); err != nil {
 		return err
 	}
-	r.ImageID, r.ImageName, r.ImageRef = img.ID, imageName(&r.Config, img), imageRef(img)
+	r.ImageID, r.ImageName, r.ImageRef = img.ID, imageName(&config, img), imageRef(img)
 	undo.Push("release image", func() error { return m.releaseImages(r) })
 	lease, err := m.o.Images.Rootfs(img.ID, c.id)
 	if err != nil {
@@ -119,14 +133,9 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 		return err
 	}
 
-	// 2. Its directories: durable for what it writes, volatile for its bundle.
+	// 2. Its root, durable, and its bundle, which is not.
 	w.enter("directories")
-	dir, bundleDir := m.store.ContainerDir(p.id, c.id), m.containerState(p.id, c.id)
-	undo.Push("remove container directory", func() error { return m.store.RemoveContainer(p.id, c.id) })
 	undo.Push("remove bundle", func() error { return os.RemoveAll(bundleDir) })
-	if err := m.store.AddContainer(p.id, c.id); err != nil {
-		return err
-	}
 	for _, d := range []string{bundleDir, filepath.Join(bundleDir, "rootfs")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return err
@@ -138,6 +147,11 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	}
 	if user := p.record.Config.UserNS(); user != nil {
 		if err := mapRoot(&root, user, dir); err != nil {
+			return err
+		}
+	}
+	if archive != nil {
+		if err := archive.apply(ctx, lease, dir); err != nil {
 			return err
 		}
 	}
@@ -160,6 +174,12 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 		return err
 	}
 
+	if archive != nil {
+		if err := archive.fits(compiled.Spec); err != nil {
+			return err
+		}
+	}
+
 	// 4. A place for its log.
 	w.enter("log")
 	log, err := m.prepareLog(p, c)
@@ -167,20 +187,25 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 		return err
 	}
 
-	// 5. Its process. Also a call whose answer never came is undone.
+	// 5. Its process. Also a call whose answer never came is undone. One that is restored
+	// comes with its start: it cannot be held back.
 	w.enter("process")
 	monitor, err := p.live()
 	if err != nil {
 		return err
 	}
-	undo.Push("delete container", func() error { return m.destroy(ctx, p, c.id) })
 	mount := client.Mount{Type: root.Type, Source: root.Source, Options: root.Options}
-	if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, mount, log)); err != nil {
-		m.suspect(p, monitor, err)
-		return err
+	if archive != nil {
+		r.Restore = &restoring{Images: filepath.Join(archive.dir, archiveImages), Root: mount, Log: log}
+	} else {
+		undo.Push("delete container", func() error { return m.destroy(ctx, p, c.id) })
+		if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, mount, log)); err != nil {
+			m.suspect(p, monitor, err)
+			return err
+		}
+		m.hold(c)
+		undo.Push("let its FIFOs go", func() error { c.release(); return nil })
 	}
-	m.hold(c)
-	undo.Push("let its FIFOs go", func() error { c.release(); return nil })
 
 	// 6. It is created, and known.
 	w.enter("publish")

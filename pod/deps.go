@@ -94,6 +94,7 @@ type Monitor interface {
 	ResizePty(ctx context.Context, id, execID string, width, height uint32) error
 	CloseStdin(ctx context.Context, id, execID string) error
 
+	Checkpoint(ctx context.Context, id, images, work string) error
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error

@@ -36,7 +36,8 @@ type node struct {
 
 	mu        sync.Mutex
 	calls     []string
-	failAt    int // the call, from 1 on, that fails; 0: none
+	failAt    int    // the call, from 1 on, that fails; 0: none
+	failOn    string // the calls of that name that fail; "": none
 	failErr   error
 	hangAt    int // the call from which on none returns
 	epoch     int // of Managers; those of a former one hang
@@ -62,6 +63,7 @@ type fakeMonitor struct {
 type fakeContainer struct {
 	id, bundle string
 	stdout     string
+	checkpoint string // that it is restored from
 	startedAt  time.Time
 	exit       *client.Exit
 	done       chan struct{}
@@ -137,7 +139,7 @@ type view struct {
 func (v *view) step(ctx context.Context, call, pod string) error {
 	v.mu.Lock()
 	v.calls = append(v.calls, call)
-	at, fail, hang := len(v.calls), v.failAt, v.hangAt
+	at, fail, hang, failOn := len(v.calls), v.failAt, v.hangAt, v.failOn
 	dead, stuck := v.epoch != v.node.epoch, v.stuck[pod]
 	v.mu.Unlock()
 	switch {
@@ -146,7 +148,7 @@ func (v *view) step(ctx context.Context, call, pod string) error {
 	case stuck:
 		<-ctx.Done()
 		return ctx.Err()
-	case at == fail:
+	case at == fail, call == failOn:
 		return fmt.Errorf("%s: %w", call, v.failErr)
 	}
 	return ctx.Err()
@@ -415,7 +417,7 @@ func (c *fakeConn) Create(ctx context.Context, o client.CreateOptions) (int, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.m.containers[o.ID] = &fakeContainer{id: o.ID, bundle: o.Bundle, stdout: o.Stdout, done: make(chan struct{})}
+	c.m.containers[o.ID] = &fakeContainer{id: o.ID, bundle: o.Bundle, stdout: o.Stdout, checkpoint: o.Checkpoint, done: make(chan struct{})}
 	return 4242, nil
 }
 
@@ -547,6 +549,14 @@ func (c *fakeConn) ResizePty(ctx context.Context, _, _ string, _, _ uint32) erro
 func (c *fakeConn) CloseStdin(ctx context.Context, _, _ string) error {
 	return c.call(ctx, "CloseStdin")
 }
+func (c *fakeConn) Checkpoint(ctx context.Context, _, images, work string) error {
+	if err := c.call(ctx, "Checkpoint"); err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(filepath.Join(images, "pages-1.img"), []byte("memory"), 0o600),
+		os.WriteFile(filepath.Join(work, "dump.log"), []byte("log"), 0o600))
+}
+
 func (c *fakeConn) Pause(ctx context.Context, _ string) error  { return c.call(ctx, "Pause") }
 func (c *fakeConn) Resume(ctx context.Context, _ string) error { return c.call(ctx, "Resume") }
 func (c *fakeConn) Update(ctx context.Context, _ string, _ *specs.LinuxResources) error {
@@ -575,6 +585,13 @@ func (n *node) container(id string) *fakeContainer {
 	}
 	n.tb.Fatalf("no monitor has container %s", id)
 	return nil
+}
+
+// fails makes all calls of that name fail; "" is none.
+func (n *node) fails(call string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.failOn, n.failErr = call, errInjected
 }
 
 // exit ends a container's process.

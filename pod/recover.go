@@ -250,6 +250,14 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	if now, e := c.pod.live(); e == nil {
 		monitor = now // it may have been replaced
 	}
+	if c.waits() {
+		if errors.Is(err, client.ErrNotFound) {
+			return // for its start
+		}
+		if err == nil { // which the daemon did not see the end of
+			err = m.updateContainer(c, false, func(r *containerRecord) { r.Pid = s.Pid })
+		}
+	}
 	if err == nil && s.State == string(ContainerRunning) && s.StartedAt.IsZero() {
 		s.StartedAt = now() // its monitor died, too, before it could
 	}

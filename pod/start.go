@@ -42,6 +42,9 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 	if err := m.tellContainer(ctx, c, (*nri.Plugins).StartContainer); err != nil {
 		return fmt.Errorf("nri: %w", err)
 	}
+	if err := m.restore(ctx, w, c); err != nil {
+		return err
+	}
 	w.enter("process")
 	started := now() // before the fact: the process may end before the answer comes
 	pid, again := 0, false

@@ -144,7 +144,7 @@ func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container
 		if want(c) {
 			containers = append(containers, c)
 			out.Containers = append(out.Containers, ContainerStats{Container: c.status()})
-			if c.record.State != ContainerExited {
+			if c.record.State != ContainerExited && !c.waits() {
 				ids = append(ids, c.id)
 			}
 		}

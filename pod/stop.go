@@ -61,6 +61,10 @@ func (m *Manager) stopContainer(ctx context.Context, c *container, grace time.Du
 }
 
 func (m *Manager) endContainer(ctx context.Context, w *work, c *container) error {
+	if cancelled, err := m.cancelRestore(ctx, c); cancelled || err != nil {
+		return err
+	}
+
 	// 1. Ask it to end, and give it its time.
 	c.pod.mu.Lock()
 	order, signal, started, pid := c.stop, c.record.signal(), c.record.State == ContainerRunning, c.record.Pid

@@ -41,6 +41,12 @@ func (m *Manager) sandboxEnded(p *sandbox) {
 
 // watch waits for the end of a container's process and sees to all that follows.
 func (m *Manager) watch(c *container, monitor Monitor) {
+	c.pod.mu.Lock()
+	waits := c.waits()
+	c.pod.mu.Unlock()
+	if waits {
+		return // whoever starts it watches it
+	}
 	exit, err := monitor.Wait(m.life, c.id, "")
 	switch {
 	case m.life.Err() != nil:

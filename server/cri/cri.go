@@ -4,8 +4,7 @@
 // It translates and does nothing else. A verb turns its request into pod's or
 // image's own types (config.go), calls one method, and turns the answer
 // (status.go, stats.go) or the error (errors.go, the one place with gRPC codes)
-// back. What pod cannot do it refuses itself, by the name of the CRI field; a
-// verb that is not there yet answers Unimplemented with its name.
+// back. What pod cannot do it refuses itself, by the name of the CRI field.
 //
 // It holds no state but the last CPU sample of each container (rate.go), so it
 // takes no lock around a call and a stuck pod delays only those who ask for it.
@@ -43,6 +42,9 @@ type Pods interface {
 	Containers(f pod.ContainerFilter) []pod.ContainerStatus
 	UpdateContainer(ctx context.Context, id string, r pod.Resources, annotations map[string]string) error
 	ReopenLog(ctx context.Context, id string) error
+	CheckpointContainer(ctx context.Context, id, location string, timeout time.Duration) error
+	CheckpointPod(ctx context.Context, id, out string, containers []string) error
+	RestorePod(ctx context.Context, from string, c pod.PodConfig, runtimeHandler string, containers []pod.ContainerConfig) (id string, ids map[string]string, err error)
 
 	ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (pod.ExecResult, error)
 

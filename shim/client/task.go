@@ -12,6 +12,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc/codes"
@@ -54,6 +55,9 @@ type CreateOptions struct {
 	StdinOnce             bool
 	RuntimeRoot           string // where oci/container keeps its state
 	LogMaxBytes           int64  // 0: no cap
+	// Checkpoint is a directory of CRIU's images that the container goes on from, at
+	// once: Start then only says so. "" is a new one.
+	Checkpoint string
 }
 
 // Create creates a container and its init process, which waits for Start.
@@ -72,7 +76,7 @@ func (m *Monitor) Create(ctx context.Context, o CreateOptions) (pid int, err err
 	}
 	r, err := m.task.Create(ctx, &taskapi.CreateTaskRequest{
 		ID: o.ID, Bundle: o.Bundle, Rootfs: rootfs, Terminal: o.Terminal,
-		Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Options: options,
+		Stdin: o.Stdin, Stdout: o.Stdout, Stderr: o.Stderr, Options: options, Checkpoint: o.Checkpoint,
 	})
 	return int(r.GetPid()), call("create", o.ID, "", err)
 }
@@ -205,6 +209,17 @@ func (m *Monitor) Pids(ctx context.Context, id string) ([]int, error) {
 		pids[i] = int(p.Pid)
 	}
 	return pids, nil
+}
+
+// Checkpoint saves the container's processes as CRIU's images in the directory images,
+// and CRIU's log and statistics in work; both are there. The container goes on, or
+// stays paused.
+func (m *Monitor) Checkpoint(ctx context.Context, id, images, work string) error {
+	options, err := messageAny(&runcoptions.CheckpointOptions{WorkPath: work})
+	if err == nil {
+		_, err = m.task.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{ID: id, Path: images, Options: options})
+	}
+	return call("checkpoint", id, "", err)
 }
 
 // Pause freezes the container; Resume thaws it.
