@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -229,5 +230,34 @@ func TestParsePageServer(t *testing.T) {
 		if got, err := parsePageServer(text); !reflect.DeepEqual(got, want) || (err == nil) != (want != nil) {
 			t.Errorf("%s: %+v, %v", text, got, err)
 		}
+	}
+}
+
+// A restore mounts the rootfs twice: for its places, and for CRIU. The kernel mounts a
+// volatile overlay once.
+func TestRestoreMountsVolatileOverlayTwice(t *testing.T) {
+	e := newEnv(t)
+	lower, upper, work := filepath.Join(e.bundle, "rootfs"), t.TempDir(), t.TempDir()
+	s := e.spec("true")
+	s.Root.Path = t.TempDir()
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/place", Source: t.TempDir(), Options: []string{"rbind"}})
+	options := []string{"lowerdir=" + lower, "upperdir=" + upper, "workdir=" + work, "volatile", "index=off"}
+	o := RestoreOptions{CreateOptions: CreateOptions{ID: e.id(), Bundle: e.bundle, StateRoot: e.state, Spec: s}}
+	o.RootfsMounts = []Mount{{Type: "overlay", Source: "overlay", Options: slices.Clone(options)}}
+	cg, err := newCgroup(&o.CreateOptions, s)
+	must(t, err)
+	_, err = o.makePlaces(s, cg)
+	must(t, err)
+	ns, err := o.mountRootfs(s, cg)
+	must(t, err)
+	must(t, ns.Close())
+	if _, err := os.Stat(filepath.Join(upper, "place")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(work, "work/incompat/volatile")); err != nil {
+		t.Errorf("the container's mount is not volatile: %v", err)
+	}
+	if !slices.Equal(o.RootfsMounts[0].Options, options) {
+		t.Errorf("options are now %q", o.RootfsMounts[0].Options)
 	}
 }

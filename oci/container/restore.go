@@ -318,6 +318,9 @@ func (o *RestoreOptions) rootfsHelper(s *specs.Spec, cg *cgroup.Cgroup, mounts b
 	}
 	cfg := plan.Config{ID: o.ID, Bundle: o.Bundle, CgroupPath: cg.Path()}
 	for _, m := range o.RootfsMounts {
+		if mounts { // to be mounted once more: of a volatile overlay the kernel refuses that
+			m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "volatile" })
+		}
 		cfg.RootfsMounts = append(cfg.RootfsMounts, plan.Mount(m))
 	}
 	prog, err := plan.Rootfs(s, h, cfg, mounts)
