@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # run.sh - the tests that touch cgroups, again, on a kernel with cgroup v2 only
-# (and AppArmor): a virtual machine, because the host may have v1; and those of
-# systemd's scopes, in one that boots systemd. Slow: the machine is emulated.
+# (and AppArmor): a virtual machine, because the host may have v1; those of systemd's
+# scopes, in one that boots systemd; and those of checkpoints. Slow: the machine is
+# emulated.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 binaries=$PWD/.work/vm
 mkdir -p "$binaries"
+testvm=$PWD/test/vm/testvm
 passed=0 failed=0
 
 # run PACKAGE [TESTVM OPTION...] [-- TEST FLAG...]
@@ -18,7 +20,7 @@ run() {
 	[ $# = 0 ] || shift
 	echo "== $package ${options[*]} $*"
 	[ -x "$binary" ] && [ "$binary" -nt "$binaries/started" ] || go test -c -o "$binary" "./$package"
-	if (cd "$package" && ../../test/vm/testvm --timeout 900 "${options[@]}" -- "$binary" "$@"); then
+	if (cd "$package" && "$testvm" --timeout 900 "${options[@]}" -- "$binary" "$@"); then
 		passed=$((passed + 1))
 	else
 		failed=$((failed + 1))
@@ -29,6 +31,7 @@ touch "$binaries/started"
 run oci/cgroup
 run oci/container
 run oci/container --disk 512 -- -test.run 'I[Dd][Mm]apped|MappedSource' # ext4 takes id mappings, this kernel's tmpfs not
+run test/e2e/cri --mem 2048 --disk 512 --lsm none -- -test.run '^TestCheckpoint' # with CRIU, which knows this kernel
 run oci/cgroup --systemd -- -test.run Scope
 run shim/task --systemd --mem 2048 -- -test.run Scope
 echo "$passed passed, $failed failed"

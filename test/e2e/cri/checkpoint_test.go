@@ -11,12 +11,17 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+func needsCRIU(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
+		t.Skipf("needs a CRIU that works on this kernel (make test-v2 has one): %v: %s", err, out)
+	}
+}
+
 // A container goes on in another pod from its checkpoint, with its memory, its files
 // and what it had deleted; the one that it was made of goes on too.
 func TestCheckpoint(t *testing.T) {
-	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
-		t.Skipf("needs a CRIU that works on this kernel (test/vm has one): %v: %s", err, out)
-	}
+	needsCRIU(t)
 	n := start(t)
 	p := runPod(t, n, "first", true)
 	id := p.run(n.ContainerConfig("main", "sh", "-c", "echo kept >/data; rm /bin/vi; n=0; while :; do n=$((n+1)); echo $n; sleep 0.1; done"))
@@ -39,6 +44,41 @@ func TestCheckpoint(t *testing.T) {
 	}
 	if r := second.exec(copied, "sh", "-c", "cat /data; ls /bin/vi 2>&1 >/dev/null | wc -l"); string(r.Stdout) != "kept\n1\n" {
 		t.Errorf("its files: %q %q", r.Stdout, r.Stderr)
+	}
+}
+
+// The containers of a pod go on in a new pod from one checkpoint of it.
+func TestCheckpointPod(t *testing.T) {
+	needsCRIU(t)
+	n := start(t)
+	p := runPod(t, n, "first", true)
+	count := []string{"sh", "-c", "n=0; while :; do n=$((n+1)); echo $n; sleep 0.1; done"}
+	configs := []*cri.ContainerConfig{n.ContainerConfig("one", count...), n.ContainerConfig("two", count...)}
+	out := t.TempDir()
+	request := &cri.CheckpointPodRequest{PodSandboxId: p.id, OutputPath: out}
+	for _, c := range configs {
+		request.ContainerIds = append(request.ContainerIds, p.run(c))
+		p.logged(c.Metadata.Name, "5")
+	}
+	if _, err := n.Runtime.CheckpointPod(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+
+	config := n.PodConfig("second", true)
+	restored, err := n.Runtime.RestorePod(t.Context(), &cri.RestorePodRequest{CheckpointPath: out, Config: config, ContainerConfigs: configs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := &pod{n, t, restored.PodSandboxId, config}
+	for _, c := range restored.RestoredContainers {
+		if _, err := n.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
+			t.Fatalf("%s: %v", c.Name, err)
+		}
+		second.logged(c.Name, "20")
+		lines := readLog(t, filepath.Join(config.LogDirectory, c.Name+".log"))
+		if first, err := strconv.Atoi(lines[0][3]); err != nil || first < 6 {
+			t.Errorf("%s goes on at %q", c.Name, lines[0][3])
+		}
 	}
 }
 
