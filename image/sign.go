@@ -81,7 +81,7 @@ func (s *Store) Sign(ctx context.Context, ref string, o SignOptions, signer func
 			err = fmt.Errorf("sign %s: %w", at, classify(err))
 		}
 	}()
-	w, err := s.options.Trust.where(at)
+	w, err := s.trust.Load().where(at)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ func (s *Store) storeSimple(ctx context.Context, at registry.Reference, auth *Au
 		err = repo.PutSignature(ctx, d, signature)
 		if errors.Is(err, ErrNotFound) {
 			err = fmt.Errorf("%w: %s has no lookaside for %s, and the registry takes no signatures: "+
-				"write lookaside: file:///PATH into a file there", ErrUnsupported, s.options.Trust.placeName(), at.Repository())
+				"write lookaside: file:///PATH into a file there", ErrUnsupported, s.trust.Load().placeName(), at.Repository())
 		}
 		return at.Domain, err
 	}
@@ -207,7 +207,7 @@ func attachmentOf(at registry.Reference, d digest.Digest) registry.Reference {
 func (s *Store) storeAttachment(ctx context.Context, at registry.Reference, auth *Auth, w lookasideScope, d digest.Digest, signature policy.Sigstore) (string, error) {
 	if w.UseAttachments == nil || !*w.UseAttachments {
 		return "", fmt.Errorf("%w: %s does not say use-sigstore-attachments: true for %s: nobody would look for the signature",
-			ErrUnsupported, s.options.Trust.placeName(), at.Repository())
+			ErrUnsupported, s.trust.Load().placeName(), at.Repository())
 	}
 	carrier := attachmentOf(at, d)
 	repo, err := s.client.Repository(carrier, auth)

@@ -118,8 +118,8 @@ func TestSignSkopeo(t *testing.T) {
 			if err == nil {
 				t.Errorf("without registries.d: %v", signed)
 			}
-			source.options.Trust = trust
-			defer func() { source.options.Trust = Trust{} }()
+			source.trust.Store(&trust)
+			defer func() { source.trust.Store(&Trust{}) }()
 			for range 2 { // one more beside it
 				signed, err = source.Sign(t.Context(), img.ID, o, c.signer)
 				if err != nil || len(signed) != 1 || signed[0].Digest != img.Manifest {
@@ -168,7 +168,7 @@ func TestSign(t *testing.T) {
 	trust := trustIn(t, requirement, "default-docker:\n  use-sigstore-attachments: true\n")
 	s := openStore(t, t.TempDir(), Options{})
 	pullImage(t, s, reg.Addr+"/a:1")
-	s.options.Trust = trust
+	s.trust.Store(&trust)
 	name := reg.Addr + "/a:1"
 	digests := func(signed []Signed) (all []digest.Digest) {
 		for _, one := range signed {
@@ -233,7 +233,8 @@ func TestSign(t *testing.T) {
 		"default-docker:\n  lookaside: file://relative/path\n": "lookaside-staging",
 		"default-docker:\n  use-sigstore-attachments: false\n": "use-sigstore-attachments",
 	} {
-		s.options.Trust = trustIn(t, requirement, text)
+		trust := trustIn(t, requirement, text)
+		s.trust.Store(&trust)
 		kind := policy.KindSimple
 		if strings.Contains(text, "attachments") {
 			kind = policy.KindSigstore
