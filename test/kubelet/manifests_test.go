@@ -1,0 +1,62 @@
+package kubelet
+
+import (
+	"flag"
+	"regexp"
+	"testing"
+)
+
+var only = flag.String("pods", "", "run only the manifests whose name matches this regular expression")
+
+// manifests are the pods that run at once on one kubelet. Each is looked at in
+// turn, while the others live on.
+var manifests = []struct {
+	name     string
+	manifest string
+	prepare  func(*pod) map[string]any // may make files in the pod's directory; the template's values
+	check    func(*pod)                // may remove the pod
+}{
+	{"probes", probesPod, prepareProbes, checkProbes},
+	{"inits", initsPod, nil, checkInits},
+	{"ends", endsPod, nil, checkEnds},
+	{"hooks", hooksPod, nil, checkHooks},
+	{"resize", resizePod, prepareResize, checkResize},
+	{"names", namesPod, nil, checkNames},
+	{"host", hostPod, nil, checkHost},
+	{"shared", sharedPod, nil, checkShared},
+	{"userns", usernsPod, nil, checkUserns},
+}
+
+func TestManifests(t *testing.T) {
+	n := startNode(t)
+	k := start(t, n)
+	wanted := regexp.MustCompile(*only)
+	pods := map[string]*pod{}
+	for _, m := range manifests {
+		if !wanted.MatchString(m.name) {
+			continue
+		}
+		p := k.newPod(t, m.name)
+		var values map[string]any
+		if m.prepare != nil {
+			values = m.prepare(p)
+		}
+		p.apply(m.manifest, values)
+		pods[m.name] = p
+	}
+	for _, m := range manifests {
+		p := pods[m.name]
+		if p == nil {
+			continue
+		}
+		t.Run(m.name, func(t *testing.T) {
+			p.t = t
+			m.check(p)
+		})
+		p.t = t
+	}
+	for _, p := range pods {
+		p.remove()
+	}
+	k.awaitNone()
+}
