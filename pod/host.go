@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/moby/profiles/seccomp"
@@ -21,8 +22,9 @@ import (
 	"github.com/strake-containers/strake/pod/bundle"
 )
 
-// hostFacts are what specs depend on; none of it changes while we run.
-func hostFacts() bundle.Host {
+// hostFacts are what specs depend on; none of it changes while we run, so it is looked
+// for once.
+var hostFacts = sync.OnceValue(func() bundle.Host {
 	exists := func(path string) bool { _, err := os.Stat(path); return err == nil }
 	h := bundle.Host{
 		CgroupV2: exists("/sys/fs/cgroup/cgroup.controllers"),
@@ -49,7 +51,7 @@ func hostFacts() bundle.Host {
 	}
 	h.Capabilities = ownCapabilities()
 	return h
-}
+})
 
 // UserNamespaces says whether pods can have user namespaces of their own on this host.
 func UserNamespaces() bool { return hostFacts().UserNS }
