@@ -121,22 +121,31 @@ func addToArchive(out *tar.Writer, at, name string, e fs.DirEntry) error {
 	return err
 }
 
+// openArchive opens the file at location, for its caller to close, and tells its size in
+// bytes.
+func openArchive(location string) (_ *os.File, size int64, err error) {
+	in, err := os.OpenFile(location, os.O_RDONLY|syscall.O_NONBLOCK, 0) // no FIFO holds it up
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := in.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errorf(ErrInvalid, "%s is not a file", location)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, in.Close())
+	}
+	return in, info.Size(), nil
+}
+
 // readArchive writes what is of use in the archive at location into the new directory
 // dir. Everything else in it is left out; a link in the place of a file is an error.
 func readArchive(ctx context.Context, location, dir string) error {
-	in, err := os.OpenFile(location, os.O_RDONLY|syscall.O_NONBLOCK, 0) // no FIFO holds it up
+	in, room, err := openArchive(location)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = in.Close() }() // only read from
-	info, err := in.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errorf(ErrInvalid, "%s is not a file", location)
-	}
-	room := info.Size()
 	if err := os.MkdirAll(filepath.Join(dir, archiveImages), 0o700); err != nil {
 		return err
 	}
@@ -181,7 +190,7 @@ func readArchive(ctx context.Context, location, dir string) error {
 
 // glance reads what an archive says of itself from the archive, without its images.
 func glance(location string) (*unpacked, error) {
-	in, err := os.OpenFile(location, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	in, _, err := openArchive(location)
 	if err != nil {
 		return nil, err
 	}
