@@ -493,22 +493,31 @@ func tailOffset(f *os.File, n int) (at int64, found int, err error) {
 
 // lastLines finds in data where its last n lines begin, or as many as there are. Whole
 // says that data is all there is; otherwise it begins anywhere, and may be too little.
+//
+// The texts of a line are counted as one, in either stream. The line itself begins with
+// the first that follows whatever ends the line before it: if the other stream's came
+// between its texts, without what came before that.
 func lastLines(data []byte, n int, whole bool) (at, found int, ok bool) {
-	end := len(data) // of the line before which we look
-	// The texts tagged P at the end are a line of their own, not yet ended.
+	end := len(data) // of the text before which we look
 	at = end
+	var later [2]bool // a text of stdout, stderr has been met: a P before it is its line's
 	for end > 0 {
 		begin := bytes.LastIndexByte(data[:end-1], '\n') + 1
 		if begin == 0 && !whole {
 			return 0, 0, false
 		}
 		l, err := parse(bytes.TrimSuffix(data[begin:end], []byte{'\n'}))
-		if err == nil && l.full || end == len(data) {
+		stream := 0
+		if l.stderr {
+			stream = 1
+		}
+		if err != nil || l.full || !later[stream] {
 			if found == n {
 				return at, found, true
 			}
 			found++
 		}
+		later[stream] = later[stream] || err == nil
 		at, end = begin, begin
 	}
 	return at, found, whole

@@ -36,6 +36,7 @@ func TestCopy(t *testing.T) {
 		at(5) + " stdout F \n",
 		at(6) + " stdout P $ \n",
 	}
+	unfinished := []string{at(1) + " stdout F one\n", at(2) + " stdout P end\n", at(3) + " stderr F oops\n"}
 	docker := []string{
 		`{"log":"one\n","stream":"stdout","time":"` + at(1) + `"}` + "\n",
 		`{"log":"oops\n","stream":"stderr","time":"` + at(2) + `"}` + "\n",
@@ -55,6 +56,8 @@ func TestCopy(t *testing.T) {
 		{"tail 0", two, Options{Tail: 0}, "", "", ""},
 		{"tail 2", two, Options{Tail: 2}, "\n$ ", "", ""},
 		{"tail 3 has the whole of a split line", two, Options{Tail: 3}, "two\n\n$ ", "", ""},
+		{"tail 2, an unfinished line before the other stream's", unfinished, Options{Tail: 2}, "end", "oops\n", ""},
+		{"tail 1, an unfinished line before the other stream's", unfinished, Options{Tail: 1}, "", "oops\n", ""},
 		{"tail 99", two, Options{Tail: 99}, "one\ntwo\n\n$ ", "oops\n", ""},
 		{"since", two, Options{Tail: All, Since: time.Date(2026, 1, 2, 3, 4, 4, 0, time.UTC)}, "o\n\n$ ", "", ""},
 		{"more tags", []string{at(1) + " stdout F:x:y text with  spaces \n"}, Options{Tail: All}, "text with  spaces \n", "", ""},
