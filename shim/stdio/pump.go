@@ -119,7 +119,7 @@ func (p *pump) next() error {
 }
 
 // move moves at most readSize of the bytes that the FIFO has. Last says that no
-// more will come than these.
+// more than these is waited for.
 func (p *pump) move(have int, last bool) error {
 	buf := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(buf)
@@ -137,7 +137,9 @@ func (p *pump) move(have int, last bool) error {
 		taken, err = p.lines.write(buf[:n], true, p.take)
 	}
 	p.shown = n - taken
-	p.late += taken
+	if last {
+		p.late += taken
+	}
 	return err
 }
 

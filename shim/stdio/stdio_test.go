@@ -136,6 +136,36 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// What a process wrote last, and then ended, is in its log however much came before.
+func TestEndOfMuch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	log := newLog(t, path, 0)
+	w := newFed(t, log)
+	const size = 4 << 10
+	lines := strings.Repeat(strings.Repeat("x", size/4-1)+"\n", 4)
+	for range maxLate / size {
+		w.write([]byte(lines))
+	}
+	if _, err := io.WriteString(w.in, "the last\n"); err != nil {
+		t.Fatal(err)
+	}
+	w.end()
+	log.close()
+	if got := content(t, path); got[len(got)-1] != "stdout F the last" {
+		t.Errorf("the log ends with %.60q", got[len(got)-1])
+	}
+}
+
+// Who goes on writing to a stopped pump is not waited for.
+func TestWriterWithoutEnd(t *testing.T) {
+	log := newLog(t, filepath.Join(t.TempDir(), "log"), 0)
+	w := newFed(t, log)
+	more := strings.Repeat("y", 4<<10-1) + "\n"
+	w.pump.show = func([]byte) { _, _ = w.in.WriteString(more) }
+	w.write([]byte("y\n"))
+	w.end()
+}
+
 // A full disk costs lines, not the container's progress; the log says how many.
 func TestDiskFull(t *testing.T) {
 	dir := testutil.SmallTmpfs(t, "size=64k")
