@@ -1,7 +1,6 @@
 package pod
 
 import (
-	"errors"
 	"slices"
 	"strconv"
 	"sync"
@@ -150,18 +149,21 @@ func (m *Manager) updateContainer(c *container, durable bool, change func(*conta
 }
 
 // writeEnds writes what a full disk had no room for of how the pod's containers
-// ended: then exit.json, which says so too, may go.
-func (m *Manager) writeEnds(p *sandbox) error {
-	var err error
+// ended, and returns those for which there still is none: their exit.json has to stay.
+func (m *Manager) writeEnds(p *sandbox) (unwritten []*container) {
 	for _, c := range p.all() {
 		p.mu.Lock()
-		unwritten := c.unwritten && c.record.State == ContainerExited && !c.removing
+		write := c.unwritten && c.record.State == ContainerExited && !c.removing && !p.removing
 		p.mu.Unlock()
-		if unwritten {
-			err = errors.Join(err, m.updateContainer(c, false, func(*containerRecord) {}))
+		if !write {
+			continue
+		}
+		if err := m.updateContainer(c, false, func(*containerRecord) {}); err != nil {
+			m.o.Log.Error("write how container ended", "container", c.id, "error", err)
+			unwritten = append(unwritten, c)
 		}
 	}
-	return err
+	return unwritten
 }
 
 // unseen is why an exit code is not known although there is a monitor (ADR 31).

@@ -221,8 +221,8 @@ func (m *Manager) endCrew(ctx context.Context, dir string, conn Monitor) error {
 // rejoin finds the monitor of a pod after a start of the daemon, or starts one that
 // replaces it, if it has been killed.
 func (m *Manager) rejoin(ctx context.Context, p *sandbox) (Monitor, error) {
-	if _, err := os.Stat(m.podState(p.id)); err != nil {
-		return nil, err // a reboot
+	if _, err := os.Stat(filepath.Join(m.podState(p.id), specFile)); err != nil {
+		return nil, err // a reboot, or its end was not written
 	}
 	dir := m.crewDir(p.id)
 	m.crews.mu.Lock()

@@ -267,7 +267,7 @@ func deviceNumber(dev uint64) (major, minor int64) {
 
 // readSpec reads a bundle's config.json, which we wrote.
 func readSpec(dir string) (*specs.Spec, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	data, err := os.ReadFile(filepath.Join(dir, specFile))
 	if err != nil {
 		return nil, err
 	}

@@ -57,6 +57,7 @@ type fakeMonitor struct {
 	id, bundle string
 	started    bool
 	containers map[string]*fakeContainer
+	ended      chan struct{} // its sandbox has, by itself
 	dead       chan struct{}
 }
 
@@ -289,7 +290,7 @@ func (v fakeMonitors) Start(ctx context.Context, o client.StartOptions) (Monitor
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	m := &fakeMonitor{node: v.node, id: o.ID, bundle: o.Bundle, containers: map[string]*fakeContainer{}, dead: make(chan struct{})}
+	m := &fakeMonitor{node: v.node, id: o.ID, bundle: o.Bundle, containers: map[string]*fakeContainer{}, ended: make(chan struct{}), dead: make(chan struct{})}
 	v.monitors["unix://"+filepath.Join(o.Bundle, monitorSocket)] = m
 	return &fakeConn{v.view, m}, nil
 }
@@ -371,6 +372,8 @@ func (c *fakeConn) SandboxStatus(ctx context.Context, _ string) (client.Sandbox,
 
 func (c *fakeConn) WaitSandbox(ctx context.Context, _ string) error {
 	select {
+	case <-c.m.ended:
+		return nil
 	case <-c.m.dead:
 		return client.ErrUnavailable
 	case <-ctx.Done():
@@ -592,6 +595,17 @@ func (n *node) fails(call string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.failOn, n.failErr = call, errInjected
+}
+
+// endSandbox ends a pod's sandbox.
+func (n *node) endSandbox(pod string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, m := range n.monitors {
+		if m.id == pod {
+			close(m.ended)
+		}
+	}
 }
 
 // exit ends a container's process.

@@ -354,8 +354,8 @@ func TestHungOrphanDelaysOnlyNewNetworks(t *testing.T) {
 	n.checkEmpty()
 }
 
-// A full disk keeps nobody from removing what fills it.
-func TestRemovedFromAFullDisk(t *testing.T) {
+// A full disk keeps nobody from stopping what fills it, nor from removing it.
+func TestStoppedOnAFullDisk(t *testing.T) {
 	testutil.RequireRoot(t, "mounts a small file system")
 	n := newNode(t)
 	if err := syscall.Mount("tmpfs", n.root, "tmpfs", 0, "size=256k"); err != nil {
@@ -375,13 +375,22 @@ func TestRemovedFromAFullDisk(t *testing.T) {
 	if err := os.WriteFile(fill, make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("filled: %v", err)
 	}
-	for range 3 { // how it ended would be lost
-		if err := m.StopPod(t.Context(), pod); !errors.Is(err, syscall.ENOSPC) {
+	n.exit(id, 7)
+	for range 3 { // also with straked started again, which has not read of the stop
+		if err := m.StopPod(t.Context(), pod); err != nil {
 			t.Errorf("stopped: %v", err)
 		}
-		if s := mustContainer(t, m, id); s.ExitCode != 137 {
+		if s := mustContainer(t, m, id); s.ExitCode != 7 || s.Reason != ReasonError {
 			t.Errorf("container: %+v", s)
 		}
+		if s, err := m.Pod(pod); err != nil || s.State != PodNotReady {
+			t.Errorf("pod: %+v, %v", s, err)
+		}
+		if n.mu.Lock(); len(n.monitors)+len(n.attached)+len(n.netns) != 0 {
+			t.Errorf("left: monitors %v, networks %v, namespaces %v", n.monitors, n.attached, n.netns)
+		}
+		n.mu.Unlock()
+		m = n.open()
 	}
 	if err := m.RemovePod(t.Context(), pod); err != nil {
 		t.Error(err)
@@ -442,7 +451,7 @@ func TestUnwrittenEnd(t *testing.T) {
 	if s, err := m.WaitContainer(t.Context(), id); err != nil || s.ExitCode != 7 {
 		t.Errorf("container: %+v, %v", s, err)
 	}
-	if err := m.StopPod(t.Context(), pod); !errors.Is(err, fs.ErrNotExist) {
+	if err := m.StopPod(t.Context(), pod); err != nil {
 		t.Errorf("stopped: %v", err)
 	}
 	if err := os.Rename(dir+".away", dir); err != nil {
@@ -454,6 +463,67 @@ func TestUnwrittenEnd(t *testing.T) {
 	}
 	if err := m.RemovePod(t.Context(), pod); err != nil {
 		t.Error(err)
+	}
+	n.checkEmpty()
+}
+
+// It is written once there is room.
+func TestWrittenAtLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		m := n.open()
+		pod, id := mustRun(t, m, "web")
+		dir := m.store.ContainerDir(pod, id)
+		if err := os.Rename(dir, dir+".away"); err != nil {
+			t.Fatal(err)
+		}
+		n.exit(id, 7)
+		if err := m.StopPod(t.Context(), pod); err != nil {
+			t.Errorf("stopped: %v", err)
+		}
+		time.Sleep(flushAfter + time.Second) // of the bubble's
+		if err := os.Rename(dir+".away", dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(firstRetry)
+		synctest.Wait()
+		pods, err := m.store.Load()
+		if err != nil || len(pods) != 1 || len(pods[0].Containers) != 1 {
+			t.Fatalf("pods: %+v, %v", pods, err)
+		}
+		if r := pods[0].Containers[0].Record; r.State != ContainerExited || r.ExitCode != 7 {
+			t.Errorf("record: %+v", r)
+		}
+		if err := m.RemovePod(t.Context(), pod); err != nil {
+			t.Error(err)
+		}
+		n.checkEmpty()
+	})
+}
+
+// A pod whose sandbox ends by itself is not ready, and subscribers are told so, once.
+func TestSandboxEnds(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, _ := mustRun(t, m, "web")
+	events, cancel := m.Subscribe()
+	defer cancel()
+	n.endSandbox(pod)
+	e := <-events
+	if e.Type != EventStopped || e.ContainerID != pod || e.Pod.State != PodNotReady || len(e.Containers) != 1 {
+		t.Errorf("told: %+v", e)
+	}
+	if err := m.RemovePod(t.Context(), pod); err != nil {
+		t.Error(err)
+	}
+	var about []EventType
+	for len(about) == 0 || about[len(about)-1] != EventDeleted {
+		if e := <-events; e.ContainerID == pod {
+			about = append(about, e.Type)
+		}
+	}
+	if len(about) != 1 {
+		t.Errorf("told afterwards: %v", about)
 	}
 	n.checkEmpty()
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/strake-containers/strake/internal/sys"
@@ -15,9 +16,16 @@ import (
 	"github.com/strake-containers/strake/shim/client"
 )
 
-// endMonitor kills what a pod's monitor holds and ends it, then removes its
-// bundle. A nil monitor is looked for at its address. Without one, what it has left
-// is ended.
+// endPod kills what a pod's monitor holds and ends it, then removes its bundle.
+func (m *Manager) endPod(ctx context.Context, id, handler string) error {
+	if err := m.endMonitor(ctx, id, handler, nil); err != nil {
+		return err
+	}
+	return m.removeBundle(id)
+}
+
+// endMonitor kills what a pod's monitor holds and ends it. A nil monitor is looked
+// for at its address. Without one, what it has left is ended.
 func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Monitor) error {
 	dir := m.podState(id)
 	if monitor != nil {
@@ -29,7 +37,7 @@ func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Mo
 			err = m.endCrashed(ctx, id, handler)
 		}
 		if err == nil {
-			return m.removeBundle(id)
+			return nil
 		}
 		// It was killed; there may be another in its place.
 	}
@@ -45,10 +53,7 @@ func (m *Manager) endMonitor(ctx context.Context, id, handler string, monitor Mo
 	if errors.Is(err, client.ErrUnavailable) || err == nil && !known {
 		err = m.endCrashed(ctx, id, handler)
 	}
-	if err != nil {
-		return err
-	}
-	return m.removeBundle(id)
+	return err
 }
 
 // shutDown ends a pod on a monitor, and tells whether that knew it.
@@ -66,8 +71,9 @@ func shutDown(ctx context.Context, id string, monitor Monitor) (known bool, err 
 }
 
 // removeBundle removes what a pod that has ended has in the directory that dies
-// with the boot, and its pins, which a monitor that was killed has left.
-func (m *Manager) removeBundle(id string) error {
+// with the boot, and its pins, which a monitor that was killed has left. What says how
+// the containers of unwritten ended stays.
+func (m *Manager) removeBundle(id string, unwritten ...*container) error {
 	if m.pins != "" {
 		pins, err := sys.OpenPins(m.pins)
 		if err == nil {
@@ -81,7 +87,28 @@ func (m *Manager) removeBundle(id string) error {
 	if err := sys.Unmount(filepath.Join(m.podState(id), "shm")); err != nil {
 		return err
 	}
-	return os.RemoveAll(m.podState(id))
+	if len(unwritten) == 0 {
+		return os.RemoveAll(m.podState(id))
+	}
+	err := removeAllBut(m.podState(id), func(name string) bool {
+		return slices.ContainsFunc(unwritten, func(c *container) bool { return c.id == name })
+	})
+	for _, c := range unwritten {
+		err = errors.Join(err, removeAllBut(m.containerState(id, c.id), func(name string) bool { return name == client.ExitFile }))
+	}
+	return err
+}
+
+// removeAllBut empties a directory of what is not to be kept; one that is not there
+// is empty.
+func removeAllBut(dir string, keep func(name string) bool) error {
+	var err error
+	for _, name := range names(dir) {
+		if !keep(name) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
+		}
+	}
+	return err
 }
 
 // endCrashed ends the containers of a monitor that is gone: their processes,
@@ -122,7 +149,7 @@ func gone(err error) bool {
 func (m *Manager) reclaim(ctx context.Context, known network.Pod, handler string, containers []string) error {
 	id := known.ID
 	known.NetNS = m.netnsPath(id)
-	err := m.endMonitor(ctx, id, handler, nil)
+	err := m.endPod(ctx, id, handler)
 	err = errors.Join(err, m.o.Network.Teardown(ctx, known), m.o.NetNS.Remove(known.NetNS))
 	for _, c := range containers {
 		err = errors.Join(err, m.o.Images.Release(c))

@@ -83,7 +83,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	}
 	if halfMade(sp) {
 		// What costs others is ended at once. The network can take its time.
-		err := m.endMonitor(ctx, sp.ID, handlerOf(sp), nil)
+		err := m.endPod(ctx, sp.ID, handlerOf(sp))
 		m.undoHalfMade(sp)
 		return err // which is tried again
 	}
@@ -92,7 +92,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	}
 	p := newSandbox(*sp.Record)
 	if p.stopping = p.record.Phase == phaseStopped; p.stopping {
-		p.stopTold = true
+		p.stopTold, p.endTold = true, true
 		p.end()
 	}
 
@@ -147,10 +147,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 		m.recoverContainer(ctx, c, monitor)
 	}
 	if monitor == nil {
-		if err := m.writeEnds(p); err != nil {
-			return err
-		}
-		return m.removeBundle(p.id) // nobody looks for its monitor again
+		return m.removeBundle(p.id, m.writeEnds(p)...) // nobody looks for its monitor again
 	}
 	return nil
 }
@@ -407,7 +404,7 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 	atOnce(maps.Keys(orphans), func(id string) {
 		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
 		defer cancel()
-		err := m.endMonitor(ctx, id, "", nil)
+		err := m.endPod(ctx, id, "")
 		m.o.Log.Warn("ends what belongs to no pod", "pod", id, "error", err)
 		m.undoHalfMade(storedPod{ID: id, Err: fs.ErrNotExist})
 	})

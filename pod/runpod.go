@@ -224,7 +224,8 @@ func (m *Manager) detach(ctx context.Context, p *sandbox) error {
 	if err != nil {
 		return err
 	}
-	return m.updateEnding(p, func(r *podRecord) { r.Attached = false })
+	m.updateEnding(p, func(r *podRecord) { r.Attached = false })
+	return nil
 }
 
 // startSandbox starts the pod's monitor, which makes and holds its namespaces.
@@ -334,15 +335,19 @@ func (m *Manager) native(p *sandbox) bool {
 }
 
 // endSandbox kills what is in the sandbox and ends its monitor; what is not
-// there is no error.
-func (m *Manager) endSandbox(ctx context.Context, p *sandbox) error {
+// there is no error. How the containers of unwritten ended is left where the monitor
+// has written it.
+func (m *Manager) endSandbox(ctx context.Context, p *sandbox, unwritten ...*container) error {
 	p.mu.Lock()
 	monitor, c := p.monitor, p.crew
 	p.monitor = nil
 	p.mu.Unlock()
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
-	if err := m.endMonitor(ctx, p.id, p.record.Runtime, monitor); err != nil || c == nil {
+	if err := m.endMonitor(ctx, p.id, p.record.Runtime, monitor); err != nil {
+		return err
+	}
+	if err := m.removeBundle(p.id, unwritten...); err != nil || c == nil {
 		return err
 	}
 	p.mu.Lock()
@@ -403,7 +408,7 @@ func writeSpec(dir string, spec *specs.Spec) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.WriteVolatile(filepath.Join(dir, "config.json"), data, 0o600)
+	return atomicfile.WriteVolatile(filepath.Join(dir, specFile), data, 0o600)
 }
 
 // forgetPodName lets the name be used again.

@@ -64,6 +64,7 @@ type sandbox struct {
 	stopping   bool // no new containers
 	removing   bool // its record need not be written any more
 	stopTold   bool // plugins know that it is stopped
+	endTold    bool // subscribers know that it is not ready any more
 	left       bool // its network could not be torn down
 	ended      bool // its sandbox has, by itself or when it was stopped
 	flushed    bool // its record outlives a power cut
@@ -166,20 +167,16 @@ func (m *Manager) updatePod(p *sandbox, durable bool, change func(*podRecord)) e
 	return err
 }
 
-// updateEnding is updatePod while the pod is being stopped. A full disk has no room to
-// write that: who removes the pod, and so makes room, does not need it.
-func (m *Manager) updateEnding(p *sandbox, change func(*podRecord)) error {
-	return p.unlessRemoving(m.updatePod(p, false, change))
-}
-
-// unlessRemoving is an error of writing a record, unless that is to be removed.
-func (p *sandbox) unlessRemoving(err error) error {
+// updateEnding is updatePod while the pod is being stopped, for which a full disk is no
+// hindrance: the next start finds that it has no sandbox, and stopping it is repeated.
+func (m *Manager) updateEnding(p *sandbox, change func(*podRecord)) {
+	err := m.updatePod(p, false, change)
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.removing {
-		return nil
+	removing := p.removing
+	p.mu.Unlock()
+	if err != nil && !removing {
+		m.o.Log.Error("write that the pod is stopped", "pod", p.id, "error", err)
 	}
-	return err
 }
 
 // Paths of a pod in the directory that dies with the boot.
@@ -189,6 +186,9 @@ func (m *Manager) netnsPath(id string) string {
 }
 func (m *Manager) runtimeState() string                 { return filepath.Join(m.o.State, "runtime") }
 func (m *Manager) containerState(pod, id string) string { return filepath.Join(m.podState(pod), id) }
+
+// specFile is the OCI spec of a pod, or of a container, in its bundle.
+const specFile = "config.json"
 
 // monitorSocket is the name that the monitor gives its socket in its bundle.
 const monitorSocket = "monitor.sock"

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"errors"
+	"os"
 
 	"github.com/strake-containers/strake/pod/nri"
 )
@@ -51,29 +52,26 @@ func (m *Manager) stopPod(ctx context.Context, w *work, p *sandbox) error {
 	p.mu.Unlock()
 	p.end()
 	m.forgetPodName(p)
-	var recordErr error
 	if first || unwritten {
-		recordErr = m.updateEnding(p, func(r *podRecord) { r.Phase = phaseStopped })
+		m.updateEnding(p, func(r *podRecord) { r.Phase = phaseStopped })
 	}
 	if err := settle(ctx, making); err != nil {
 		return err
 	}
 
 	// 2. Its containers, which go on filling a disk that is full. How they ended is
-	// written before what says so too is removed.
+	// written before what says so too is removed; where there is no room, that stays.
 	w.enter("containers")
 	if err := m.killContainers(ctx, p); err != nil {
 		return err
 	}
-	if err := errors.Join(recordErr, p.unlessRemoving(m.writeEnds(p))); err != nil {
-		return err
-	}
+	ends := m.writeEnds(p)
 
 	// 3. Its network and its sandbox, at once.
 	w.enter("network and sandbox")
 	network := make(chan error, 1)
 	go func() { network <- m.detach(ctx, p) }()
-	sandboxErr := m.endSandbox(ctx, p)
+	sandboxErr := m.endSandbox(ctx, p, ends...)
 	if err := errors.Join(<-network, sandboxErr); err != nil {
 		return err
 	}
@@ -85,9 +83,7 @@ func (m *Manager) stopPod(ctx context.Context, w *work, p *sandbox) error {
 			return err
 		}
 	}
-	if first {
-		m.publish(p, Event{Type: EventStopped, ContainerID: p.id})
-	}
+	m.publishEnd(p)
 	p.mu.Lock()
 	told := p.stopTold
 	p.stopTold = true
@@ -155,8 +151,7 @@ func (m *Manager) joinRemovePod(p *sandbox) *work {
 }
 
 func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) (err error) {
-	// 1. Stop it; nothing begins in it afterwards. A stop that was under way may have
-	// failed for want of room that a removal does not need.
+	// 1. Stop it; nothing begins in it afterwards.
 	w.enter("stop")
 	p.setRemoving(true)
 	defer func() {
@@ -164,13 +159,8 @@ func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) (err error
 			p.setRemoving(false)
 		}
 	}()
-	p.mu.Lock()
-	under := p.lane[verbStopPod]
-	p.mu.Unlock()
-	if under == nil || under.wait(ctx) != nil {
-		if err := m.joinStopPod(p).wait(ctx); err != nil {
-			return err
-		}
+	if err := m.joinStopPod(p).wait(ctx); err != nil {
+		return err
 	}
 
 	// 2. Its containers.
@@ -185,8 +175,12 @@ func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) (err error
 		}
 	}
 
-	// 3. Its record, and it is not known any more.
+	// 3. Its record, with what a stop had no room to write in it, and it is not known
+	// any more.
 	w.enter("record")
+	if err := os.RemoveAll(m.podState(p.id)); err != nil {
+		return err
+	}
 	p.saving.Lock()
 	err = m.store.RemovePod(p.id)
 	p.saving.Unlock()

@@ -36,6 +36,18 @@ func (m *Manager) sandboxEnded(p *sandbox) {
 	if !stopping {
 		m.o.Log.Warn("the pod's sandbox has ended", "pod", p.id, "name", p.what)
 		m.forgetPodName(p)
+		m.publishEnd(p)
+	}
+}
+
+// publishEnd tells, once, that a pod is not ready any more.
+func (m *Manager) publishEnd(p *sandbox) {
+	p.mu.Lock()
+	told := p.endTold
+	p.endTold = true
+	p.mu.Unlock()
+	if !told {
+		m.publish(p, Event{Type: EventStopped, ContainerID: p.id})
 	}
 }
 
@@ -118,12 +130,13 @@ func (m *Manager) finish(c *container, oom bool, change func(*containerRecord)) 
 		c.release()
 		m.publish(c.pod, Event{Type: EventStopped, ContainerID: c.id, OOM: oom})
 		m.told("container stopped", m.tellContainer(m.life, c, (*nri.Plugins).StopContainer))
-		time.AfterFunc(flushAfter, func() { m.flush(c) })
+		time.AfterFunc(flushAfter, func() { m.flush(c, firstRetry) })
 	})
 }
 
-// flush makes a container's record, and that of its pod, outlive a power cut.
-func (m *Manager) flush(c *container) {
+// flush makes a container's record, and that of its pod, outlive a power cut. What
+// there is no room for is tried again, after so long.
+func (m *Manager) flush(c *container, again time.Duration) {
 	c.pod.mu.Lock()
 	removing := c.removing
 	c.pod.mu.Unlock()
@@ -142,7 +155,8 @@ func (m *Manager) flush(c *container) {
 	removing = c.removing
 	c.pod.mu.Unlock()
 	if err != nil && !removing {
-		m.o.Log.Error("make record durable", "container", c.id, "error", err)
+		m.o.Log.Error("make record durable", "container", c.id, "again in", again, "error", err)
+		time.AfterFunc(again, func() { m.flush(c, min(2*again, lastRetry)) })
 	}
 }
 
@@ -175,13 +189,10 @@ func (m *Manager) lose(ctx context.Context, p *sandbox, why string) {
 		c.forgotten()
 	}
 	// Without a bundle, the next start does not look for the monitor either.
-	err := m.writeEnds(p)
-	if err == nil {
-		err = m.removeBundle(p.id)
-	}
-	if err != nil {
+	if err := m.removeBundle(p.id, m.writeEnds(p)...); err != nil {
 		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
 	}
+	m.publishEnd(p)
 }
 
 func closed(c <-chan struct{}) bool {
