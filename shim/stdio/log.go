@@ -59,9 +59,14 @@ func (l *fileLog) batchSize() int {
 }
 
 // reopen opens the path again, after somebody has moved the file away. Every
-// line is wholly in the old file or in the new. On error the old one stays.
+// line is wholly in the old file or in the new, and the old one has all it will have
+// before the new one is there: who follows a log (the kubelet) leaves the old one then.
+// On error the old one stays.
 func (l *fileLog) reopen() error {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, logPerm)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Without O_NONBLOCK a FIFO would hold up the container's output.
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, logPerm)
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
@@ -73,8 +78,6 @@ func (l *fileLog) reopen() error {
 		_ = f.Close() // nothing was written
 		return fmt.Errorf("open log: %w", err)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.replace(f)
 	return nil
 }
