@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/internal/testutil"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -95,17 +96,17 @@ func realMonitorKilled(t *testing.T, pods int) {
 	if out := n.sh(m, counts, "ps -o pid,args; hostname; touch /tmp/end"); !strings.Contains(out, "/pause") || !strings.Contains(out, "killed") {
 		t.Errorf("in the pod:\n%s", out)
 	}
-	if r := <-exec; (r.err != nil || r.code != 9) && exitsAreKept() {
+	if r := <-exec; (r.err != nil || r.code != 9) && testutil.ExitsAreKept() {
 		t.Errorf("exec: %+v", r)
 	}
 	n.sh(m, gated, "touch /tmp/go")
-	if s := mustExit(t, m, gated); s.ExitCode != 43 && exitsAreKept() {
+	if s := mustExit(t, m, gated); s.ExitCode != 43 && testutil.ExitsAreKept() {
 		t.Errorf("gated: %+v", s)
 	}
 	if err := m.StopContainer(t.Context(), counts, 30*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if s := mustExit(t, m, counts); s.ExitCode != 42 && exitsAreKept() {
+	if s := mustExit(t, m, counts); s.ExitCode != 42 && testutil.ExitsAreKept() {
 		t.Errorf("counts: %+v", s)
 	}
 	checkCount(t, filepath.Join(config.LogDirectory, "counts.log"))
@@ -162,7 +163,7 @@ func realBothKilled(t *testing.T, pods int) {
 			t.Errorf("pod: %+v, %v", p, err)
 		}
 	}
-	if s := mustExit(t, m, gated); s.ExitCode != 43 && exitsAreKept() {
+	if s := mustExit(t, m, gated); s.ExitCode != 43 && testutil.ExitsAreKept() {
 		t.Errorf("gated: %+v", s)
 	}
 	late := n.start(m, empty, ContainerConfig{Name: "late", Command: []string{"/bin/sh", "-c", "hostname"}})
@@ -172,7 +173,7 @@ func realBothKilled(t *testing.T, pods int) {
 	if err := m.StopContainer(t.Context(), counts, 30*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if s := mustExit(t, m, counts); s.ExitCode != 42 && exitsAreKept() {
+	if s := mustExit(t, m, counts); s.ExitCode != 42 && testutil.ExitsAreKept() {
 		t.Errorf("counts: %+v", s)
 	}
 	checkCount(t, filepath.Join(config.LogDirectory, "counts.log"))
@@ -214,21 +215,6 @@ func TestRealKilledBeforeAdoption(t *testing.T) {
 		t.Errorf("container: %+v, was %+v", s, was)
 	}
 	n.alive(m, id)
-}
-
-// exitsAreKept: the kernel tells anybody how a process has ended.
-func exitsAreKept() bool {
-	var u syscall.Utsname
-	if syscall.Uname(&u) != nil {
-		return true
-	}
-	var release []byte
-	for _, c := range u.Release {
-		release = append(release, byte(c))
-	}
-	var major, minor int
-	_, _ = fmt.Sscanf(string(release), "%d.%d", &major, &minor)
-	return major > 6 || major == 6 && minor >= 15
 }
 
 // alive waits until the container's monitor, or its successor, answers.

@@ -425,6 +425,19 @@ func (n *Node) processes() []process {
 	return found
 }
 
+// Monitors are the pids of the monitors.
+func (n *Node) Monitors() []int {
+	var pids []int
+	for _, p := range n.processes() {
+		cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.pid)) // it may have ended
+		// An init that waits to be started has its maker's command line.
+		if strings.HasSuffix(p.cmdline, " serve ") && !bytes.Contains(cgroup, []byte(n.Parent+"/")) {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids
+}
+
 // cgroups lists the directories at and below parent, in every hierarchy, the
 // deepest first.
 func cgroups(parent string) []string {
