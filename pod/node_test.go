@@ -45,11 +45,12 @@ type node struct {
 	attached  map[string]bool
 	teardowns map[string]int // that did something, by pod
 	netns     map[string]bool
-	monitors  map[string]*fakeMonitor // by address
-	stuck     map[string]bool         // pods whose monitor never answers
-	teardown  chan struct{}           // a Teardown waits for its end; nil: for nothing
-	gc        chan struct{}           // and so does a GC
-	lateStart bool                    // a Start happens, and does not answer
+	monitors  map[string]*fakeMonitor  // by address
+	stuck     map[string]bool          // pods whose monitor never answers
+	teardown  chan struct{}            // a Teardown waits for its end; nil: for nothing
+	gc        chan struct{}            // and so does a GC
+	lateStart bool                     // a Start happens, and does not answer
+	slow      map[string]chan struct{} // calls of that name wait for its end
 }
 
 type fakeMonitor struct {
@@ -141,8 +142,11 @@ func (v *view) step(ctx context.Context, call, pod string) error {
 	v.mu.Lock()
 	v.calls = append(v.calls, call)
 	at, fail, hang, failOn := len(v.calls), v.failAt, v.hangAt, v.failOn
-	dead, stuck := v.epoch != v.node.epoch, v.stuck[pod]
+	dead, stuck, slow := v.epoch != v.node.epoch, v.stuck[pod], v.slow[call]
 	v.mu.Unlock()
+	if slow != nil {
+		<-slow
+	}
 	switch {
 	case dead, hang > 0 && at >= hang:
 		select {} // killed: it neither does nor undoes anything
@@ -588,6 +592,21 @@ func (n *node) container(id string) *fakeContainer {
 	}
 	n.tb.Fatalf("no monitor has container %s", id)
 	return nil
+}
+
+// slows has calls of that name wait until goOn is called: a client that gives up does so
+// before.
+func (n *node) slows(call string) (goOn func()) {
+	wait := make(chan struct{})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow = map[string]chan struct{}{call: wait}
+	return func() {
+		n.mu.Lock()
+		n.slow = nil
+		n.mu.Unlock()
+		close(wait)
+	}
 }
 
 // fails makes all calls of that name fail; "" is none.

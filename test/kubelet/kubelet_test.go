@@ -4,7 +4,9 @@
 // A kubelet without an API server has only the pods of its manifest directory,
 // which it calls static. What it refuses to those, no test here can show: volumes
 // from the API (configMap, secret, serviceAccountToken, claims; its feature gate
-// PreventStaticPodAPIReferences) and eviction, since a static pod is critical.
+// PreventStaticPodAPIReferences) and projected ones, which it makes only with a
+// client; runtime classes, and with them recursive read-only mounts, which it looks
+// up by a class's handler; and eviction, since a static pod is critical.
 package kubelet
 
 import (

@@ -106,9 +106,9 @@ func checkEnds(p *pod) {
 		{"signal", 137, "Error", ""},
 		{"hungry", 137, "OOMKilled", ""},
 	} {
-		s := p.await(c.name+" was restarted twice, and waits", func(s *podStatus) bool {
+		s := p.await(c.name+" was restarted twice, with a wait between", func(s *podStatus) bool {
 			got := s.container(c.name)
-			return got.RestartCount >= 2 && got.State.Waiting.Reason == "CrashLoopBackOff"
+			return got.RestartCount >= 2 && got.backedOff()
 		})
 		if code, reason, message := s.container(c.name).lastExit(); code != c.code || reason != c.reason || message != c.message {
 			p.t.Errorf("%s ended with %d, %q, %q; want %d, %q, %q", c.name, code, reason, message, c.code, c.reason, c.message)

@@ -20,11 +20,16 @@ var manifests = []struct {
 	{"inits", initsPod, nil, checkInits},
 	{"ends", endsPod, nil, checkEnds},
 	{"hooks", hooksPod, nil, checkHooks},
+	{"volumes", volumesPod, prepareVolumes, checkVolumes},
 	{"resize", resizePod, prepareResize, checkResize},
+	{"limits", limitsPod, nil, checkLimits},
+	{"logs", logsPod, nil, checkLogs},
+	{"streams", streamsPod, nil, checkStreams},
 	{"names", namesPod, nil, checkNames},
 	{"host", hostPod, nil, checkHost},
 	{"shared", sharedPod, nil, checkShared},
 	{"userns", usernsPod, nil, checkUserns},
+	{"security", securityPod, prepareSecurity, checkSecurity},
 }
 
 func TestManifests(t *testing.T) {

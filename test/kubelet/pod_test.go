@@ -17,6 +17,7 @@ import (
 	"sync"
 	"testing"
 	"text/template"
+	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
@@ -87,12 +88,29 @@ type containerStatus struct {
 	RestartCount      int
 	State, LastState  struct {
 		Waiting    struct{ Reason, Message string }
-		Running    *struct{}
+		Running    *struct{ StartedAt time.Time }
 		Terminated *struct {
-			ExitCode        int
-			Reason, Message string
+			ExitCode              int
+			Reason, Message       string
+			StartedAt, FinishedAt time.Time
 		}
 	}
+}
+
+// backedOff says whether the kubelet waits before it starts the container again, or
+// has waited: on a busy machine the first is over before anybody sees it.
+func (c containerStatus) backedOff() bool {
+	started := time.Time{}
+	switch {
+	case c.State.Waiting.Reason == "CrashLoopBackOff":
+		return true
+	case c.State.Running != nil:
+		started = c.State.Running.StartedAt
+	case c.State.Terminated != nil:
+		started = c.State.Terminated.StartedAt
+	}
+	last := c.LastState.Terminated
+	return last != nil && started.Sub(last.FinishedAt) >= time.Second // of 2; these are whole seconds
 }
 
 // container returns the status of an init or another container, an empty one

@@ -1,5 +1,7 @@
 package kubelet
 
+import "strings"
+
 // resizePod is changed while it runs: because its UID is its own and not one
 // made from the manifest, the kubelet takes the second manifest for the same pod,
 // and resizes it in place.
@@ -47,5 +49,41 @@ func checkResize(p *pod) {
 	})
 	if got := s.container("kept"); got.RestartCount != 0 || got.id() != kept {
 		p.t.Errorf("what is resized in place was restarted: %+v", got)
+	}
+}
+
+// limitsPod has limits as a pod, above those of its containers.
+const limitsPod = `
+apiVersion: v1
+kind: Pod
+metadata: {name: limits}
+spec:
+  terminationGracePeriodSeconds: 1
+  resources: {requests: {cpu: 120m, memory: 32Mi}, limits: {cpu: 300m, memory: 48Mi}}
+  containers:
+  - name: one
+    image: {{.Image}}
+    resources: {limits: {cpu: 100m, memory: 24Mi}}
+  - name: two
+    image: {{.Image}}
+`
+
+func checkLimits(p *pod) {
+	s := p.awaitReady()
+	for id, want := range map[string]string{
+		s.Metadata.UID:          "memory 50331648, cpu 30000/100000",
+		s.container("one").id(): "memory 25165824, cpu 10000/100000",
+	} {
+		if got := p.k.cgroups.limits(id); got != want {
+			p.t.Errorf("limits of %s: %s, want %s", id, got, want)
+		}
+	}
+	if got := p.k.cgroups.read(s.Metadata.UID, "pids.max"); got != "100" {
+		p.t.Errorf("the pod's limit of processes is %s", got)
+	}
+	// A limit is one of the whole pod: the other container may not fork either.
+	status, out := p.exec("two", "for i in $(yes | head -n 200); do sleep 100 > /dev/null 2>&1 & done")
+	if !strings.Contains(out, "fork") {
+		p.t.Errorf("200 processes where 100 may be: %d, %s", status, out)
 	}
 }

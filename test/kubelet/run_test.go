@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long the tests wait for what must come, on a busy machine too.
-const patience = 2 * time.Minute
+const patience = 4 * time.Minute
 
 // kubelet is a running kubelet; it ends with the test.
 type kubelet struct {
@@ -141,6 +141,13 @@ func (k *kubelet) end() {
 		k.n.RemoveAll(ctx)
 	}
 	k.cgroups.remove(k.t)
+	if k.t.Failed() { // it may have been ended before it undid a pod's volumes
+		for _, at := range slices.Backward(k.mounts()) {
+			if err := syscall.Unmount(at, 0); err != nil {
+				k.t.Errorf("unmount %s: %v", at, err)
+			}
+		}
+	}
 	// The kubelet mounts its root on itself and leaves it.
 	if err := syscall.Unmount(k.root(), 0); err != nil && !errors.Is(err, syscall.EINVAL) {
 		k.t.Errorf("unmount %s: %v", k.root(), err)
@@ -156,13 +163,22 @@ func (k *kubelet) leftovers() []string {
 	left := slices.DeleteFunc(k.cgroups.dirs(), func(dir string) bool {
 		return !strings.Contains(filepath.Base(dir), "pod") || strings.Contains(filepath.Base(dir), "kubepods")
 	})
+	for _, at := range k.mounts() {
+		left = append(left, "mount "+at)
+	}
+	return left
+}
+
+// mounts lists the mount points below the kubelet's root, in the order they were made.
+func (k *kubelet) mounts() []string {
+	var points []string
 	mounts, _ := os.ReadFile("/proc/self/mountinfo") // procfs is there
 	for line := range strings.Lines(string(mounts)) {
 		if at := strings.Fields(line)[4]; strings.HasPrefix(at, k.root()+"/") {
-			left = append(left, "mount "+at)
+			points = append(points, at)
 		}
 	}
-	return left
+	return points
 }
 
 // until waits for done, or fails the test with state's words.

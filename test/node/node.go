@@ -192,7 +192,7 @@ func (n *Node) StartDaemon() {
 		close(exited)
 	}()
 	n.exited = exited
-	ctx, cancel := context.WithTimeout(n.tb.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(n.tb.Context(), time.Minute)
 	defer cancel()
 	go func() {
 		select {

@@ -160,10 +160,16 @@ func (c *client) onContainer(p *podModel, k *containerModel) {
 // verb repeats f until it succeeds or fails for good. Every now and then the
 // client has next to no patience.
 func (c *client) verb(what string, f func(context.Context) error) bool {
-	began := time.Now()
+	began, calm := time.Now(), false
+	until := began.Add(enduring)
+	defer func() {
+		if calm {
+			c.calm.Add(-1)
+		}
+	}()
 	for {
 		limit := patience
-		if c.rng.IntN(8) == 0 {
+		if !calm && c.rng.IntN(8) == 0 {
 			limit = time.Duration(1+c.rng.IntN(40)) * time.Millisecond
 		}
 		ctx, cancel := context.WithTimeout(c.ctx, limit)
@@ -181,9 +187,15 @@ func (c *client) verb(what string, f func(context.Context) error) bool {
 			c.problem("%s: %s: %v", c.name, what, err)
 			return false
 		}
-		if strings.Contains(err.Error(), "reserved") || time.Since(began) > patience {
+		late := time.Now().After(until)
+		if strings.Contains(err.Error(), "reserved") || calm && late {
 			c.problem("%s: %s still fails after %v: %v", c.name, what, time.Since(began), err)
 			return false
+		}
+		if late {
+			calm, until = true, time.Now().Add(patience)
+			c.calm.Add(1)
+			c.count("calm")
 		}
 		c.retries.Add(1)
 		select {
