@@ -76,6 +76,13 @@ func appArmorProfile() (string, error) {
 	return defaultAppArmor, nil
 }
 
+// appArmorLoaded says whether there is such a profile; yes where that cannot be read,
+// for the kernel has the last word.
+func appArmorLoaded(name string) bool {
+	loaded, err := apparmor.IsLoaded(name)
+	return loaded || err != nil
+}
+
 // seccompOf is how a handler's containers get their seccomp filters: its default
 // profile may be a file.
 func (m *Manager) seccompOf(r Runtime) func(bundle.Profile, []string) (*specs.LinuxSeccomp, error) {

@@ -39,7 +39,7 @@ var hostFacts = sync.OnceValue(func() bundle.Host {
 	h.UserNS = h.Layered && exists("/proc/self/ns/user")
 	enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	h.AppArmor = err == nil && bytes.HasPrefix(enabled, []byte("Y"))
-	h.DefaultAppArmor = appArmorProfile
+	h.DefaultAppArmor, h.AppArmorLoaded = appArmorProfile, appArmorLoaded
 	if h.CgroupV2 {
 		controllers, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers") // read just now
 		h.Hugetlb = slices.Contains(strings.Fields(string(controllers)), "hugetlb")

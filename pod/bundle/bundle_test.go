@@ -434,12 +434,15 @@ func TestAppArmor(t *testing.T) {
 		"default that does not load":  {host: true, profile: runtimeDefault, loadErr: broken, wantErr: "no apparmor_parser"},
 		"unconfined":                  {host: true, profile: unconfined},
 		"own":                         {host: true, profile: own, want: "own"},
+		"not loaded":                  {host: true, profile: &Profile{Type: ProfileLocalhost, LocalhostRef: "absent"}, wantErr: `no profile "absent" is loaded: load the file that defines it with apparmor_parser -r`},
+		"a stack":                     {host: true, profile: &Profile{Type: ProfileLocalhost, LocalhostRef: "own//&absent"}, want: "own//&absent"},
+		"of another namespace":        {host: true, profile: &Profile{Type: ProfileLocalhost, LocalhostRef: ":other:absent"}, want: ":other:absent"},
 		"privileged":                  {host: true, privileged: true},
 		"privileged, default":         {host: true, privileged: true, profile: runtimeDefault},
 		"privileged, own":             {host: true, privileged: true, profile: own, want: "own"},
 		"without a name":              {host: true, profile: &Profile{Type: ProfileLocalhost}, wantErr: "localhost_ref"},
 	} {
-		h := &Host{AppArmor: c.host, DefaultAppArmor: func() (string, error) { return "loaded", c.loadErr }}
+		h := &Host{AppArmor: c.host, DefaultAppArmor: func() (string, error) { return "loaded", c.loadErr }, AppArmorLoaded: func(name string) bool { return name != "absent" }}
 		got, err := appArmor(&Security{AppArmor: c.profile, Privileged: c.privileged}, h)
 		if c.wantErr == "" && (err != nil || got != c.want) || c.wantErr != "" && (err == nil || !strings.Contains(err.Error(), c.wantErr)) {
 			t.Errorf("%s: %q, %v", name, got, err)

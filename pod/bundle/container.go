@@ -289,7 +289,16 @@ func appArmor(s *Security, h *Host) (string, error) {
 	if name == "" || hasControl(name) || len(name) > maxPath {
 		return "", invalid(field+".localhost_ref", "%q is no name of a profile", p.LocalhostRef)
 	}
+	if !compound(name) && !h.AppArmorLoaded(name) {
+		return "", invalid(field+".localhost_ref", "no profile %q is loaded: load the file that defines it with apparmor_parser -r FILE, on this node", name)
+	}
 	return name, nil
+}
+
+// compound says that a label is more than the name of one profile in the host's
+// namespace: a stack of them, one of another namespace, or quoted words.
+func compound(label string) bool {
+	return strings.HasPrefix(label, ":") || strings.Contains(label, "//&") || strings.Contains(label, " ")
 }
 
 func label(l *SELinux) string {

@@ -54,6 +54,7 @@ func testUserNS() *UserNamespace {
 func testHost() *Host {
 	return &Host{
 		Hugetlb: true, SwapLimit: true, Layered: true,
+		AppArmorLoaded: func(string) bool { return true },
 		Seccomp: func(p Profile, bounding []string) (*specs.LinuxSeccomp, error) {
 			return &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, ListenerMetadata: string(p.Type) + " " + bounding[0]}, nil
 		},

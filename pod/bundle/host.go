@@ -14,6 +14,9 @@ type Host struct {
 	Capabilities []string // that the daemon can give, "CAP_…"; none means all that are known
 	// DefaultAppArmor loads the default profile and returns its name.
 	DefaultAppArmor func() (string, error)
+	// AppArmorLoaded says whether the kernel has a profile of that name, or could not be
+	// asked.
+	AppArmorLoaded func(name string) bool
 	// Seccomp makes the filter of a profile that is not Unconfined, for a process
 	// whose bounding set this is.
 	Seccomp func(p Profile, bounding []string) (*specs.LinuxSeccomp, error)
