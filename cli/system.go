@@ -48,7 +48,7 @@ func (a *app) systemCommand() *cobra.Command {
 		Use:   "system",
 		Short: "straked itself",
 	}
-	cmd.AddCommand(a.statusCommand(), a.checkCommand(), a.eventsCommand(), a.dumpCommand())
+	cmd.AddCommand(a.statusCommand(), a.checkCommand(), a.eventsCommand(), a.dumpCommand(), a.reloadCommand())
 	return cmd
 }
 
@@ -146,6 +146,35 @@ pods, the locks that goroutines wait for, and all goroutines. It answers also wh
 				return err
 			}
 		}
+	})
+	return cmd
+}
+
+func (a *app) reloadCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "reload",
+		Short: "Have straked read its configuration again, and show what has changed",
+		Long: `Have straked read its configuration again, as SIGHUP does, and show which keys have changed.
+Keys that only a restart changes are named and refused, and the command fails. A
+configuration that is wrong changes nothing: every wrong key is named with its file and line.`,
+		Args:              none,
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.RunE = a.connect(func(ctx context.Context, c *client, _ []string) error {
+		r, err := c.strake.Reload(ctx, &strakev1.ReloadRequest{})
+		if err != nil {
+			return err
+		}
+		for _, file := range r.Files {
+			fmt.Fprintf(a.stdout, "read %s\n", file)
+		}
+		for _, key := range r.Changed {
+			fmt.Fprintf(a.stdout, "changed %s\n", key)
+		}
+		if len(r.Refused) > 0 {
+			return fmt.Errorf("refused until a restart of straked, which pods do not notice, or, of a runtime, while there are pods of it: %s", strings.Join(r.Refused, ", "))
+		}
+		return nil
 	})
 	return cmd
 }

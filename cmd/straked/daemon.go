@@ -152,6 +152,10 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 		Root: c.Root, State: c.State, Address: c.Address, Config: file,
 		CgroupMode: cgroupMode(), Storage: driver.Name(), NetworkName: networks.Name,
 		Runtimes: func() ([]*strakev1.Runtime, string) { return runtimeList(r.running.Load()) }, Log: log,
+		Reload: func() (*strakev1.ReloadResponse, error) {
+			did, err := r.reload()
+			return &strakev1.ReloadResponse{Files: did.files, Changed: did.changed, Refused: did.refused}, err
+		},
 	})
 	closers.Push("end background work", func() error {
 		endBackground()

@@ -31,6 +31,10 @@ type reloader struct {
 	running atomic.Pointer[config.Config]
 }
 
+// reloaded is what came of a reload: the files that were read, the keys that changed,
+// and those that cannot, whose old values go on counting.
+type reloaded struct{ files, changed, refused []string }
+
 // follow reloads whenever it is asked to, until ctx ends.
 func (r *reloader) follow(ctx context.Context) {
 	for {
@@ -39,48 +43,51 @@ func (r *reloader) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		tell(r.log, sdnotify.Reloading())
 		_, _ = r.reload() // it is logged
-		tell(r.log, sdnotify.Ready)
 	}
 }
 
-// reload makes count what can be changed while straked runs, and names the keys that
-// cannot, whose old values go on counting. A configuration that is wrong changes
-// nothing.
-func (r *reloader) reload() (refused []string, err error) {
+// reload makes count what can be changed while straked runs. A configuration that is
+// wrong changes nothing. Systemd is told of it, and the log what came of it.
+func (r *reloader) reload() (reloaded, error) {
 	r.one.Lock()
 	defer r.one.Unlock()
-	was := r.running.Load()
-	want, _, err := r.load()
+	tell(r.log, sdnotify.Reloading())
+	defer tell(r.log, sdnotify.Ready)
+	did, err := r.takeOver()
 	if err != nil {
-		r.log.Error("the configuration is wrong and not taken over", "error", err)
-		return nil, err
+		r.log.Error("the configuration is not taken over", "error", err)
+		return reloaded{}, err
+	}
+	r.log.Info("configuration read again", "changed", did.changed)
+	if len(did.refused) > 0 {
+		r.log.Warn("refused until a restart of straked, which pods do not notice, or, of a runtime, while there are pods of it", "keys", did.refused)
+	}
+	return did, nil
+}
+
+func (r *reloader) takeOver() (did reloaded, err error) {
+	was := r.running.Load()
+	want, files, err := r.load()
+	if err != nil {
+		return did, err
 	}
 	next := changeable(*was, want)
 	kept, err := r.apply(next)
 	if err != nil {
-		r.log.Error("the configuration is not taken over", "error", err)
-		return nil, err
+		return did, err
 	}
 	for _, name := range kept {
 		next.Runtimes[name] = was.Runtimes[name]
 	}
 	_ = r.level.UnmarshalText([]byte(next.LogLevel)) // validated
 	r.running.Store(&next)
-	changed, err := changedKeys(*was, next)
-	if err == nil {
-		refused, err = changedKeys(next, want)
+	did.files = files
+	if did.changed, err = changedKeys(*was, next); err != nil {
+		return did, err
 	}
-	if err != nil {
-		r.log.Error("compare configurations", "error", err)
-		return nil, err
-	}
-	r.log.Info("configuration read again", "changed", changed)
-	if len(refused) > 0 {
-		r.log.Warn("refused until a restart of straked, which pods do not notice, or, of a runtime, while there are pods of it", "keys", refused)
-	}
-	return refused, nil
+	did.refused, err = changedKeys(next, want)
+	return did, err
 }
 
 // changeable is the running configuration with what can be changed of the wanted one.

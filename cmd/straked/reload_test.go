@@ -46,9 +46,9 @@ func TestReload(t *testing.T) {
 	reload := func(want ...string) {
 		t.Helper()
 		out.Reset()
-		refused, err := r.reload()
-		if err != nil || !slices.Equal(refused, want) {
-			t.Errorf("refused %q, %v; want %q", refused, err, want)
+		did, err := r.reload()
+		if err != nil || !slices.Equal(did.refused, want) || !slices.Equal(did.files, []string{file}) {
+			t.Errorf("%+v, %v; want %q refused", did, err, want)
 		}
 		if named := fmt.Sprintf("keys=%q", fmt.Sprint(want)); len(want) > 0 && !strings.Contains(out.String(), named) {
 			t.Errorf("log %s lacks %s", out.String(), named)

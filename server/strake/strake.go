@@ -86,6 +86,7 @@ type Deps struct {
 	Storage              string // the name of the images driver
 	NetworkName          func() string
 	Runtimes             func() (all []*strakev1.Runtime, byDefault string)
+	Reload               func() (*strakev1.ReloadResponse, error)
 
 	Log *slog.Logger
 }
@@ -99,8 +100,10 @@ func Register(ctx context.Context, r grpc.ServiceRegistrar, d Deps) (done <-chan
 	return reaper.start(ctx)
 }
 
+// service implements strakev1.StrakeServer: a verb of the service that is not here does
+// not compile.
 type service struct {
-	strakev1.UnimplementedStrakeServer
+	strakev1.UnsafeStrakeServer
 	Deps
 	started time.Time
 	ending  context.Context // over when the daemon stops
@@ -156,6 +159,14 @@ func (s *service) System(context.Context, *strakev1.SystemRequest) (*strakev1.Sy
 		Stages:            info.Stages,
 		Unreadable:        info.Unreadable,
 	}, nil
+}
+
+func (s *service) Reload(context.Context, *strakev1.ReloadRequest) (*strakev1.ReloadResponse, error) {
+	r, err := s.Deps.Reload()
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return r, nil
 }
 
 func (s *service) InspectImage(_ context.Context, r *strakev1.InspectImageRequest) (*strakev1.InspectImageResponse, error) {

@@ -218,11 +218,20 @@ func (n *Node) StartDaemon() {
 // straked SIGHUP.
 func (n *Node) Reload(drop string) {
 	n.tb.Helper()
-	err := errors.Join(os.MkdirAll(n.config+".d", 0o700), os.WriteFile(filepath.Join(n.config+".d", "test.toml"), []byte(drop), 0o600),
-		n.daemon.Process.Signal(syscall.SIGHUP))
-	if err != nil {
+	n.DropIn(drop)
+	if err := n.daemon.Process.Signal(syscall.SIGHUP); err != nil {
 		n.tb.Fatal(err)
 	}
+}
+
+// DropIn writes what goes over the configuration, and says where that is.
+func (n *Node) DropIn(text string) (file string) {
+	n.tb.Helper()
+	file = filepath.Join(n.config+".d", "test.toml")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600)); err != nil {
+		n.tb.Fatal(err)
+	}
+	return file
 }
 
 // FailedStart starts straked, which is not to come up, and returns what it says.

@@ -2,12 +2,15 @@ package cri
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/strake-containers/strake/test/node"
 )
 
 // SIGHUP makes runtimes and signature policies of another configuration count; a key
@@ -52,6 +55,30 @@ func TestReload(t *testing.T) {
 	_, err = n.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: n.PodConfig("third", true), RuntimeHandler: "second"})
 	if err == nil || !strings.Contains(err.Error(), "second") {
 		t.Errorf("a pod of no runtime: %v", err)
+	}
+}
+
+// strake system reload does what SIGHUP does, and says what came of it.
+func TestReloadCommand(t *testing.T) {
+	n := node.Start(t, node.Options{})
+	reload := func() (string, error) {
+		out, err := exec.CommandContext(t.Context(), filepath.Join(n.Bin, "strake"), "--address", n.Address, "system", "reload").CombinedOutput()
+		return string(out), err
+	}
+	file := n.DropIn("hooks_dirs = [\"/hooks\"]\n")
+	if out, err := reload(); err != nil || !strings.Contains(out, "read "+file+"\n") || !strings.Contains(out, "changed hooks_dirs\n") {
+		t.Errorf("%v: %s", err, out)
+	}
+	n.DropIn("hooks_dirs = [\"/hooks\"]\n[network]\nbridge = \"other0\"\n")
+	if out, err := reload(); err == nil || !strings.Contains(out, "refused until a restart of straked") || !strings.Contains(out, ": network.bridge\n") {
+		t.Errorf("%v: %s", err, out)
+	}
+	n.DropIn("log_level = \"loud\"\nroot = 5\n")
+	if out, err := reload(); err == nil || !strings.Contains(out, file+":2: root: this is integer, not a string in quotes") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if !strings.Contains(n.Log(), "the configuration is not taken over") {
+		t.Errorf("log: %s", n.Log())
 	}
 }
 

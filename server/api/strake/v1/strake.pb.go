@@ -61,6 +61,103 @@ func (*SystemRequest) Descriptor() ([]byte, []int) {
 	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{0}
 }
 
+type ReloadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadRequest) Reset() {
+	*x = ReloadRequest{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadRequest) ProtoMessage() {}
+
+func (x *ReloadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadRequest.ProtoReflect.Descriptor instead.
+func (*ReloadRequest) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{1}
+}
+
+// Keys are as in the file, dotted.
+type ReloadResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         []string               `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`     // that were read, in order
+	Changed       []string               `protobuf:"bytes,2,rep,name=changed,proto3" json:"changed,omitempty"` // keys that count from now on
+	Refused       []string               `protobuf:"bytes,3,rep,name=refused,proto3" json:"refused,omitempty"` // keys that keep their value until a restart, or, of a runtime, while there are pods of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadResponse) Reset() {
+	*x = ReloadResponse{}
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadResponse) ProtoMessage() {}
+
+func (x *ReloadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadResponse.ProtoReflect.Descriptor instead.
+func (*ReloadResponse) Descriptor() ([]byte, []int) {
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReloadResponse) GetFiles() []string {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ReloadResponse) GetChanged() []string {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *ReloadResponse) GetRefused() []string {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
 type SystemResponse struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Version           string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -89,7 +186,7 @@ type SystemResponse struct {
 
 func (x *SystemResponse) Reset() {
 	*x = SystemResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[1]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -101,7 +198,7 @@ func (x *SystemResponse) String() string {
 func (*SystemResponse) ProtoMessage() {}
 
 func (x *SystemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[1]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -114,7 +211,7 @@ func (x *SystemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemResponse.ProtoReflect.Descriptor instead.
 func (*SystemResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{1}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SystemResponse) GetVersion() string {
@@ -265,7 +362,7 @@ type DumpRequest struct {
 
 func (x *DumpRequest) Reset() {
 	*x = DumpRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[2]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +374,7 @@ func (x *DumpRequest) String() string {
 func (*DumpRequest) ProtoMessage() {}
 
 func (x *DumpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[2]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +387,7 @@ func (x *DumpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRequest.ProtoReflect.Descriptor instead.
 func (*DumpRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{2}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{4}
 }
 
 type DumpResponse struct {
@@ -302,7 +399,7 @@ type DumpResponse struct {
 
 func (x *DumpResponse) Reset() {
 	*x = DumpResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[3]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +411,7 @@ func (x *DumpResponse) String() string {
 func (*DumpResponse) ProtoMessage() {}
 
 func (x *DumpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[3]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +424,7 @@ func (x *DumpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
 func (*DumpResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{3}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DumpResponse) GetData() []byte {
@@ -348,7 +445,7 @@ type Runtime struct {
 
 func (x *Runtime) Reset() {
 	*x = Runtime{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +457,7 @@ func (x *Runtime) String() string {
 func (*Runtime) ProtoMessage() {}
 
 func (x *Runtime) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[4]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +470,7 @@ func (x *Runtime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Runtime.ProtoReflect.Descriptor instead.
 func (*Runtime) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{4}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Runtime) GetName() string {
@@ -408,7 +505,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +517,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[5]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +530,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{5}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Network) GetName() string {
@@ -467,7 +564,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +576,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[6]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +589,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{6}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PullRequest) GetReference() string {
@@ -521,7 +618,7 @@ type Auth struct {
 
 func (x *Auth) Reset() {
 	*x = Auth{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +630,7 @@ func (x *Auth) String() string {
 func (*Auth) ProtoMessage() {}
 
 func (x *Auth) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[7]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +643,7 @@ func (x *Auth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Auth.ProtoReflect.Descriptor instead.
 func (*Auth) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{7}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Auth) GetUsername() string {
@@ -590,7 +687,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +699,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[8]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +712,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{8}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PullResponse) GetEvent() isPullResponse_Event {
@@ -671,7 +768,7 @@ type LayerProgress struct {
 
 func (x *LayerProgress) Reset() {
 	*x = LayerProgress{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +780,7 @@ func (x *LayerProgress) String() string {
 func (*LayerProgress) ProtoMessage() {}
 
 func (x *LayerProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[9]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +793,7 @@ func (x *LayerProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LayerProgress.ProtoReflect.Descriptor instead.
 func (*LayerProgress) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{9}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LayerProgress) GetLayer() string {
@@ -739,7 +836,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +848,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[10]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +861,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{10}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Image) GetId() string {
@@ -804,7 +901,7 @@ type InspectImageRequest struct {
 
 func (x *InspectImageRequest) Reset() {
 	*x = InspectImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +913,7 @@ func (x *InspectImageRequest) String() string {
 func (*InspectImageRequest) ProtoMessage() {}
 
 func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[11]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +926,7 @@ func (x *InspectImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageRequest.ProtoReflect.Descriptor instead.
 func (*InspectImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{11}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InspectImageRequest) GetReference() string {
@@ -855,7 +952,7 @@ type InspectImageResponse struct {
 
 func (x *InspectImageResponse) Reset() {
 	*x = InspectImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +964,7 @@ func (x *InspectImageResponse) String() string {
 func (*InspectImageResponse) ProtoMessage() {}
 
 func (x *InspectImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[12]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +977,7 @@ func (x *InspectImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectImageResponse.ProtoReflect.Descriptor instead.
 func (*InspectImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{12}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InspectImageResponse) GetImage() *Image {
@@ -951,7 +1048,7 @@ type PushRequest struct {
 
 func (x *PushRequest) Reset() {
 	*x = PushRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1060,7 @@ func (x *PushRequest) String() string {
 func (*PushRequest) ProtoMessage() {}
 
 func (x *PushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[13]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1073,7 @@ func (x *PushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushRequest.ProtoReflect.Descriptor instead.
 func (*PushRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{13}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PushRequest) GetReference() string {
@@ -1020,7 +1117,7 @@ type PushResponse struct {
 
 func (x *PushResponse) Reset() {
 	*x = PushResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1129,7 @@ func (x *PushResponse) String() string {
 func (*PushResponse) ProtoMessage() {}
 
 func (x *PushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[14]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1142,7 @@ func (x *PushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushResponse.ProtoReflect.Descriptor instead.
 func (*PushResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{14}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PushResponse) GetEvent() isPushResponse_Event {
@@ -1099,7 +1196,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1208,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[15]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1221,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{15}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TagImageRequest) GetReference() string {
@@ -1149,7 +1246,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1258,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[16]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1271,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{16}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
 }
 
 type UntagImageRequest struct {
@@ -1186,7 +1283,7 @@ type UntagImageRequest struct {
 
 func (x *UntagImageRequest) Reset() {
 	*x = UntagImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1295,7 @@ func (x *UntagImageRequest) String() string {
 func (*UntagImageRequest) ProtoMessage() {}
 
 func (x *UntagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[17]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1308,7 @@ func (x *UntagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UntagImageRequest.ProtoReflect.Descriptor instead.
 func (*UntagImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{17}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UntagImageRequest) GetNames() []string {
@@ -1229,7 +1326,7 @@ type UntagImageResponse struct {
 
 func (x *UntagImageResponse) Reset() {
 	*x = UntagImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1338,7 @@ func (x *UntagImageResponse) String() string {
 func (*UntagImageResponse) ProtoMessage() {}
 
 func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[18]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1351,7 @@ func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UntagImageResponse.ProtoReflect.Descriptor instead.
 func (*UntagImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{18}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
 }
 
 type RemoveImageRequest struct {
@@ -1266,7 +1363,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1375,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[19]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1388,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{19}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveImageRequest) GetReference() string {
@@ -1309,7 +1406,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1418,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[20]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1431,7 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{20}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
 }
 
 type PruneImagesRequest struct {
@@ -1348,7 +1445,7 @@ type PruneImagesRequest struct {
 
 func (x *PruneImagesRequest) Reset() {
 	*x = PruneImagesRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1457,7 @@ func (x *PruneImagesRequest) String() string {
 func (*PruneImagesRequest) ProtoMessage() {}
 
 func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[21]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1470,7 @@ func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
 func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{21}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PruneImagesRequest) GetAll() bool {
@@ -1407,7 +1504,7 @@ type PruneImagesResponse struct {
 
 func (x *PruneImagesResponse) Reset() {
 	*x = PruneImagesResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1516,7 @@ func (x *PruneImagesResponse) String() string {
 func (*PruneImagesResponse) ProtoMessage() {}
 
 func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[22]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1529,7 @@ func (x *PruneImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesResponse.ProtoReflect.Descriptor instead.
 func (*PruneImagesResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{22}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PruneImagesResponse) GetRemoved() []*Image {
@@ -1459,7 +1556,7 @@ type SaveImagesRequest struct {
 
 func (x *SaveImagesRequest) Reset() {
 	*x = SaveImagesRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1568,7 @@ func (x *SaveImagesRequest) String() string {
 func (*SaveImagesRequest) ProtoMessage() {}
 
 func (x *SaveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[23]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1581,7 @@ func (x *SaveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveImagesRequest.ProtoReflect.Descriptor instead.
 func (*SaveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{23}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SaveImagesRequest) GetReferences() []string {
@@ -1510,7 +1607,7 @@ type SaveImagesResponse struct {
 
 func (x *SaveImagesResponse) Reset() {
 	*x = SaveImagesResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1619,7 @@ func (x *SaveImagesResponse) String() string {
 func (*SaveImagesResponse) ProtoMessage() {}
 
 func (x *SaveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[24]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1632,7 @@ func (x *SaveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveImagesResponse.ProtoReflect.Descriptor instead.
 func (*SaveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{24}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SaveImagesResponse) GetData() []byte {
@@ -1554,7 +1651,7 @@ type LoadImagesRequest struct {
 
 func (x *LoadImagesRequest) Reset() {
 	*x = LoadImagesRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1663,7 @@ func (x *LoadImagesRequest) String() string {
 func (*LoadImagesRequest) ProtoMessage() {}
 
 func (x *LoadImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[25]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1676,7 @@ func (x *LoadImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImagesRequest.ProtoReflect.Descriptor instead.
 func (*LoadImagesRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{25}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LoadImagesRequest) GetData() []byte {
@@ -1598,7 +1695,7 @@ type LoadImagesResponse struct {
 
 func (x *LoadImagesResponse) Reset() {
 	*x = LoadImagesResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1707,7 @@ func (x *LoadImagesResponse) String() string {
 func (*LoadImagesResponse) ProtoMessage() {}
 
 func (x *LoadImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[26]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1720,7 @@ func (x *LoadImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadImagesResponse.ProtoReflect.Descriptor instead.
 func (*LoadImagesResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{26}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LoadImagesResponse) GetImages() []*Image {
@@ -1645,7 +1742,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1754,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[27]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1767,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{27}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImportImageRequest) GetName() string {
@@ -1710,7 +1807,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1819,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[28]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1832,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{28}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImportImageResponse) GetImage() *Image {
@@ -1756,7 +1853,7 @@ type VerifyImagesRequest struct {
 
 func (x *VerifyImagesRequest) Reset() {
 	*x = VerifyImagesRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1865,7 @@ func (x *VerifyImagesRequest) String() string {
 func (*VerifyImagesRequest) ProtoMessage() {}
 
 func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[29]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1878,7 @@ func (x *VerifyImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesRequest.ProtoReflect.Descriptor instead.
 func (*VerifyImagesRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{29}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VerifyImagesRequest) GetReference() string {
@@ -1817,7 +1914,7 @@ type VerifyImagesResponse struct {
 
 func (x *VerifyImagesResponse) Reset() {
 	*x = VerifyImagesResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1926,7 @@ func (x *VerifyImagesResponse) String() string {
 func (*VerifyImagesResponse) ProtoMessage() {}
 
 func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[30]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1939,7 @@ func (x *VerifyImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyImagesResponse.ProtoReflect.Descriptor instead.
 func (*VerifyImagesResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{30}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VerifyImagesResponse) GetImage() *Image {
@@ -1882,7 +1979,7 @@ type MountImageRequest struct {
 
 func (x *MountImageRequest) Reset() {
 	*x = MountImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1991,7 @@ func (x *MountImageRequest) String() string {
 func (*MountImageRequest) ProtoMessage() {}
 
 func (x *MountImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[31]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2004,7 @@ func (x *MountImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountImageRequest.ProtoReflect.Descriptor instead.
 func (*MountImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{31}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MountImageRequest) GetReference() string {
@@ -1926,7 +2023,7 @@ type MountImageResponse struct {
 
 func (x *MountImageResponse) Reset() {
 	*x = MountImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2035,7 @@ func (x *MountImageResponse) String() string {
 func (*MountImageResponse) ProtoMessage() {}
 
 func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[32]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2048,7 @@ func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountImageResponse.ProtoReflect.Descriptor instead.
 func (*MountImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{32}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MountImageResponse) GetPath() string {
@@ -1970,7 +2067,7 @@ type UnmountImageRequest struct {
 
 func (x *UnmountImageRequest) Reset() {
 	*x = UnmountImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1982,7 +2079,7 @@ func (x *UnmountImageRequest) String() string {
 func (*UnmountImageRequest) ProtoMessage() {}
 
 func (x *UnmountImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[33]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1995,7 +2092,7 @@ func (x *UnmountImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmountImageRequest.ProtoReflect.Descriptor instead.
 func (*UnmountImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{33}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UnmountImageRequest) GetReference() string {
@@ -2013,7 +2110,7 @@ type UnmountImageResponse struct {
 
 func (x *UnmountImageResponse) Reset() {
 	*x = UnmountImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2122,7 @@ func (x *UnmountImageResponse) String() string {
 func (*UnmountImageResponse) ProtoMessage() {}
 
 func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[34]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2135,7 @@ func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmountImageResponse.ProtoReflect.Descriptor instead.
 func (*UnmountImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{34}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{36}
 }
 
 type ListImageMountsRequest struct {
@@ -2049,7 +2146,7 @@ type ListImageMountsRequest struct {
 
 func (x *ListImageMountsRequest) Reset() {
 	*x = ListImageMountsRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2158,7 @@ func (x *ListImageMountsRequest) String() string {
 func (*ListImageMountsRequest) ProtoMessage() {}
 
 func (x *ListImageMountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[35]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2171,7 @@ func (x *ListImageMountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImageMountsRequest.ProtoReflect.Descriptor instead.
 func (*ListImageMountsRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{35}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{37}
 }
 
 type ListImageMountsResponse struct {
@@ -2086,7 +2183,7 @@ type ListImageMountsResponse struct {
 
 func (x *ListImageMountsResponse) Reset() {
 	*x = ListImageMountsResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2195,7 @@ func (x *ListImageMountsResponse) String() string {
 func (*ListImageMountsResponse) ProtoMessage() {}
 
 func (x *ListImageMountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[36]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2208,7 @@ func (x *ListImageMountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImageMountsResponse.ProtoReflect.Descriptor instead.
 func (*ListImageMountsResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{36}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListImageMountsResponse) GetMounts() []*ImageMount {
@@ -2132,7 +2229,7 @@ type ImageMount struct {
 
 func (x *ImageMount) Reset() {
 	*x = ImageMount{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2241,7 @@ func (x *ImageMount) String() string {
 func (*ImageMount) ProtoMessage() {}
 
 func (x *ImageMount) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[37]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2254,7 @@ func (x *ImageMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageMount.ProtoReflect.Descriptor instead.
 func (*ImageMount) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{37}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ImageMount) GetId() string {
@@ -2190,7 +2287,7 @@ type ExportContainerRequest struct {
 
 func (x *ExportContainerRequest) Reset() {
 	*x = ExportContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2299,7 @@ func (x *ExportContainerRequest) String() string {
 func (*ExportContainerRequest) ProtoMessage() {}
 
 func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[38]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2312,7 @@ func (x *ExportContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportContainerRequest.ProtoReflect.Descriptor instead.
 func (*ExportContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{38}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExportContainerRequest) GetContainerId() string {
@@ -2234,7 +2331,7 @@ type ExportContainerResponse struct {
 
 func (x *ExportContainerResponse) Reset() {
 	*x = ExportContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2246,7 +2343,7 @@ func (x *ExportContainerResponse) String() string {
 func (*ExportContainerResponse) ProtoMessage() {}
 
 func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[39]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2259,7 +2356,7 @@ func (x *ExportContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportContainerResponse.ProtoReflect.Descriptor instead.
 func (*ExportContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{39}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExportContainerResponse) GetData() []byte {
@@ -2278,7 +2375,7 @@ type DiffContainerRequest struct {
 
 func (x *DiffContainerRequest) Reset() {
 	*x = DiffContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2387,7 @@ func (x *DiffContainerRequest) String() string {
 func (*DiffContainerRequest) ProtoMessage() {}
 
 func (x *DiffContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[40]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2400,7 @@ func (x *DiffContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffContainerRequest.ProtoReflect.Descriptor instead.
 func (*DiffContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{40}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DiffContainerRequest) GetContainerId() string {
@@ -2322,7 +2419,7 @@ type DiffContainerResponse struct {
 
 func (x *DiffContainerResponse) Reset() {
 	*x = DiffContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2431,7 @@ func (x *DiffContainerResponse) String() string {
 func (*DiffContainerResponse) ProtoMessage() {}
 
 func (x *DiffContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[41]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2444,7 @@ func (x *DiffContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffContainerResponse.ProtoReflect.Descriptor instead.
 func (*DiffContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{41}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DiffContainerResponse) GetChanges() []*Change {
@@ -2367,7 +2464,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2476,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[42]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2489,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{42}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Change) GetKind() string {
@@ -2419,7 +2516,7 @@ type ShowTrustRequest struct {
 
 func (x *ShowTrustRequest) Reset() {
 	*x = ShowTrustRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2528,7 @@ func (x *ShowTrustRequest) String() string {
 func (*ShowTrustRequest) ProtoMessage() {}
 
 func (x *ShowTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[43]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2541,7 @@ func (x *ShowTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTrustRequest.ProtoReflect.Descriptor instead.
 func (*ShowTrustRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{43}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ShowTrustRequest) GetReference() string {
@@ -2472,7 +2569,7 @@ type ShowTrustResponse struct {
 
 func (x *ShowTrustResponse) Reset() {
 	*x = ShowTrustResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2581,7 @@ func (x *ShowTrustResponse) String() string {
 func (*ShowTrustResponse) ProtoMessage() {}
 
 func (x *ShowTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[44]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2594,7 @@ func (x *ShowTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowTrustResponse.ProtoReflect.Descriptor instead.
 func (*ShowTrustResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{44}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ShowTrustResponse) GetFile() string {
@@ -2532,7 +2629,7 @@ type TrustScope struct {
 
 func (x *TrustScope) Reset() {
 	*x = TrustScope{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2641,7 @@ func (x *TrustScope) String() string {
 func (*TrustScope) ProtoMessage() {}
 
 func (x *TrustScope) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[45]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2654,7 @@ func (x *TrustScope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustScope.ProtoReflect.Descriptor instead.
 func (*TrustScope) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{45}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TrustScope) GetTransport() string {
@@ -2594,7 +2691,7 @@ type TrustDecision struct {
 
 func (x *TrustDecision) Reset() {
 	*x = TrustDecision{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2606,7 +2703,7 @@ func (x *TrustDecision) String() string {
 func (*TrustDecision) ProtoMessage() {}
 
 func (x *TrustDecision) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[46]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2619,7 +2716,7 @@ func (x *TrustDecision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustDecision.ProtoReflect.Descriptor instead.
 func (*TrustDecision) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{46}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TrustDecision) GetImage() string {
@@ -2670,7 +2767,7 @@ type SignImageRequest struct {
 
 func (x *SignImageRequest) Reset() {
 	*x = SignImageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2779,7 @@ func (x *SignImageRequest) String() string {
 func (*SignImageRequest) ProtoMessage() {}
 
 func (x *SignImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[47]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2792,7 @@ func (x *SignImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignImageRequest.ProtoReflect.Descriptor instead.
 func (*SignImageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{47}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SignImageRequest) GetEvent() isSignImageRequest_Event {
@@ -2752,7 +2849,7 @@ type SignStart struct {
 
 func (x *SignStart) Reset() {
 	*x = SignStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2861,7 @@ func (x *SignStart) String() string {
 func (*SignStart) ProtoMessage() {}
 
 func (x *SignStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[48]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2874,7 @@ func (x *SignStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignStart.ProtoReflect.Descriptor instead.
 func (*SignStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{48}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SignStart) GetReference() string {
@@ -2828,7 +2925,7 @@ type SignImageResponse struct {
 
 func (x *SignImageResponse) Reset() {
 	*x = SignImageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +2937,7 @@ func (x *SignImageResponse) String() string {
 func (*SignImageResponse) ProtoMessage() {}
 
 func (x *SignImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[49]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +2950,7 @@ func (x *SignImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignImageResponse.ProtoReflect.Descriptor instead.
 func (*SignImageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{49}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SignImageResponse) GetEvent() isSignImageResponse_Event {
@@ -2907,7 +3004,7 @@ type Signed struct {
 
 func (x *Signed) Reset() {
 	*x = Signed{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +3016,7 @@ func (x *Signed) String() string {
 func (*Signed) ProtoMessage() {}
 
 func (x *Signed) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[50]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +3029,7 @@ func (x *Signed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signed.ProtoReflect.Descriptor instead.
 func (*Signed) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{50}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Signed) GetDigest() string {
@@ -2960,7 +3057,7 @@ type ListReferrersRequest struct {
 
 func (x *ListReferrersRequest) Reset() {
 	*x = ListReferrersRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3069,7 @@ func (x *ListReferrersRequest) String() string {
 func (*ListReferrersRequest) ProtoMessage() {}
 
 func (x *ListReferrersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[51]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3082,7 @@ func (x *ListReferrersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReferrersRequest.ProtoReflect.Descriptor instead.
 func (*ListReferrersRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{51}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListReferrersRequest) GetReference() string {
@@ -3019,7 +3116,7 @@ type ListReferrersResponse struct {
 
 func (x *ListReferrersResponse) Reset() {
 	*x = ListReferrersResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3031,7 +3128,7 @@ func (x *ListReferrersResponse) String() string {
 func (*ListReferrersResponse) ProtoMessage() {}
 
 func (x *ListReferrersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[52]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3044,7 +3141,7 @@ func (x *ListReferrersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReferrersResponse.ProtoReflect.Descriptor instead.
 func (*ListReferrersResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{52}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListReferrersResponse) GetDigest() string {
@@ -3074,7 +3171,7 @@ type Referrer struct {
 
 func (x *Referrer) Reset() {
 	*x = Referrer{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3183,7 @@ func (x *Referrer) String() string {
 func (*Referrer) ProtoMessage() {}
 
 func (x *Referrer) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[53]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3196,7 @@ func (x *Referrer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Referrer.ProtoReflect.Descriptor instead.
 func (*Referrer) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{53}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Referrer) GetMediaType() string {
@@ -3145,7 +3242,7 @@ type DiskUsageRequest struct {
 
 func (x *DiskUsageRequest) Reset() {
 	*x = DiskUsageRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3157,7 +3254,7 @@ func (x *DiskUsageRequest) String() string {
 func (*DiskUsageRequest) ProtoMessage() {}
 
 func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[54]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3170,7 +3267,7 @@ func (x *DiskUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageRequest.ProtoReflect.Descriptor instead.
 func (*DiskUsageRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{54}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
 }
 
 type DiskUsageResponse struct {
@@ -3184,7 +3281,7 @@ type DiskUsageResponse struct {
 
 func (x *DiskUsageResponse) Reset() {
 	*x = DiskUsageResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3293,7 @@ func (x *DiskUsageResponse) String() string {
 func (*DiskUsageResponse) ProtoMessage() {}
 
 func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[55]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3306,7 @@ func (x *DiskUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskUsageResponse.ProtoReflect.Descriptor instead.
 func (*DiskUsageResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{55}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DiskUsageResponse) GetImages() []*ImageUsage {
@@ -3246,7 +3343,7 @@ type ImageUsage struct {
 
 func (x *ImageUsage) Reset() {
 	*x = ImageUsage{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3355,7 @@ func (x *ImageUsage) String() string {
 func (*ImageUsage) ProtoMessage() {}
 
 func (x *ImageUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[56]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3368,7 @@ func (x *ImageUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageUsage.ProtoReflect.Descriptor instead.
 func (*ImageUsage) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{56}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ImageUsage) GetImage() *Image {
@@ -3318,7 +3415,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3330,7 +3427,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[57]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3343,7 +3440,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{57}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *WaitContainerRequest) GetContainerId() string {
@@ -3365,7 +3462,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3377,7 +3474,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[58]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3390,7 +3487,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{58}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *WaitContainerResponse) GetExitCode() int32 {
@@ -3431,7 +3528,7 @@ type KillContainerRequest struct {
 
 func (x *KillContainerRequest) Reset() {
 	*x = KillContainerRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3540,7 @@ func (x *KillContainerRequest) String() string {
 func (*KillContainerRequest) ProtoMessage() {}
 
 func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[59]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3553,7 @@ func (x *KillContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerRequest.ProtoReflect.Descriptor instead.
 func (*KillContainerRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{59}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *KillContainerRequest) GetContainerId() string {
@@ -3481,7 +3578,7 @@ type KillContainerResponse struct {
 
 func (x *KillContainerResponse) Reset() {
 	*x = KillContainerResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3493,7 +3590,7 @@ func (x *KillContainerResponse) String() string {
 func (*KillContainerResponse) ProtoMessage() {}
 
 func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[60]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,7 +3603,7 @@ func (x *KillContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillContainerResponse.ProtoReflect.Descriptor instead.
 func (*KillContainerResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{60}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{62}
 }
 
 type HoldRequest struct {
@@ -3519,7 +3616,7 @@ type HoldRequest struct {
 
 func (x *HoldRequest) Reset() {
 	*x = HoldRequest{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3531,7 +3628,7 @@ func (x *HoldRequest) String() string {
 func (*HoldRequest) ProtoMessage() {}
 
 func (x *HoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[61]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3544,7 +3641,7 @@ func (x *HoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
 func (*HoldRequest) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{61}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *HoldRequest) GetPodId() string {
@@ -3569,7 +3666,7 @@ type HoldResponse struct {
 
 func (x *HoldResponse) Reset() {
 	*x = HoldResponse{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3678,7 @@ func (x *HoldResponse) String() string {
 func (*HoldResponse) ProtoMessage() {}
 
 func (x *HoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[62]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3691,7 @@ func (x *HoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HoldResponse.ProtoReflect.Descriptor instead.
 func (*HoldResponse) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{62}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{64}
 }
 
 // Input is what the client sends in Exec and Attach: first exec or attach, then
@@ -3615,7 +3712,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3627,7 +3724,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[63]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3640,7 +3737,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{63}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Input) GetEvent() isInput_Event {
@@ -3745,7 +3842,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[64]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3757,7 +3854,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[64]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3770,7 +3867,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{64}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Output) GetEvent() isOutput_Event {
@@ -3860,7 +3957,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[65]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3872,7 +3969,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[65]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3885,7 +3982,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{65}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ExecStart) GetContainerId() string {
@@ -3956,7 +4053,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[66]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3968,7 +4065,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[66]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3981,7 +4078,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{66}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *AttachStart) GetContainerId() string {
@@ -4020,7 +4117,7 @@ type CloseStdin struct {
 
 func (x *CloseStdin) Reset() {
 	*x = CloseStdin{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[67]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4032,7 +4129,7 @@ func (x *CloseStdin) String() string {
 func (*CloseStdin) ProtoMessage() {}
 
 func (x *CloseStdin) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[67]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4045,7 +4142,7 @@ func (x *CloseStdin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseStdin.ProtoReflect.Descriptor instead.
 func (*CloseStdin) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{67}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{69}
 }
 
 type Ready struct {
@@ -4056,7 +4153,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[68]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +4165,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[68]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +4178,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{68}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{70}
 }
 
 type Size struct {
@@ -4094,7 +4191,7 @@ type Size struct {
 
 func (x *Size) Reset() {
 	*x = Size{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[69]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4106,7 +4203,7 @@ func (x *Size) String() string {
 func (*Size) ProtoMessage() {}
 
 func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[69]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4119,7 +4216,7 @@ func (x *Size) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Size.ProtoReflect.Descriptor instead.
 func (*Size) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{69}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Size) GetWidth() uint32 {
@@ -4145,7 +4242,7 @@ type Exit struct {
 
 func (x *Exit) Reset() {
 	*x = Exit{}
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[70]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4157,7 +4254,7 @@ func (x *Exit) String() string {
 func (*Exit) ProtoMessage() {}
 
 func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_server_api_strake_v1_strake_proto_msgTypes[70]
+	mi := &file_server_api_strake_v1_strake_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4170,7 +4267,7 @@ func (x *Exit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exit.ProtoReflect.Descriptor instead.
 func (*Exit) Descriptor() ([]byte, []int) {
-	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{70}
+	return file_server_api_strake_v1_strake_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Exit) GetCode() int32 {
@@ -4185,7 +4282,12 @@ var File_server_api_strake_v1_strake_proto protoreflect.FileDescriptor
 const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\n" +
 	"!server/api/strake/v1/strake.proto\x12\tstrake.v1\"\x0f\n" +
-	"\rSystemRequest\"\xe5\x04\n" +
+	"\rSystemRequest\"\x0f\n" +
+	"\rReloadRequest\"Z\n" +
+	"\x0eReloadResponse\x12\x14\n" +
+	"\x05files\x18\x01 \x03(\tR\x05files\x12\x18\n" +
+	"\achanged\x18\x02 \x03(\tR\achanged\x12\x18\n" +
+	"\arefused\x18\x03 \x03(\tR\arefused\"\xe5\x04\n" +
 	"\x0eSystemResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12\x14\n" +
@@ -4461,10 +4563,11 @@ const file_server_api_strake_v1_strake_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\"\x1a\n" +
 	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code2\xcf\x0f\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code2\x8e\x10\n" +
 	"\x06Strake\x12=\n" +
 	"\x06System\x12\x18.strake.v1.SystemRequest\x1a\x19.strake.v1.SystemResponse\x129\n" +
-	"\x04Dump\x12\x16.strake.v1.DumpRequest\x1a\x17.strake.v1.DumpResponse0\x01\x129\n" +
+	"\x04Dump\x12\x16.strake.v1.DumpRequest\x1a\x17.strake.v1.DumpResponse0\x01\x12=\n" +
+	"\x06Reload\x12\x18.strake.v1.ReloadRequest\x1a\x19.strake.v1.ReloadResponse\x129\n" +
 	"\x04Pull\x12\x16.strake.v1.PullRequest\x1a\x17.strake.v1.PullResponse0\x01\x12O\n" +
 	"\fInspectImage\x12\x1e.strake.v1.InspectImageRequest\x1a\x1f.strake.v1.InspectImageResponse\x129\n" +
 	"\x04Push\x12\x16.strake.v1.PushRequest\x1a\x17.strake.v1.PushResponse0\x01\x12C\n" +
@@ -4507,173 +4610,177 @@ func file_server_api_strake_v1_strake_proto_rawDescGZIP() []byte {
 	return file_server_api_strake_v1_strake_proto_rawDescData
 }
 
-var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_server_api_strake_v1_strake_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
 var file_server_api_strake_v1_strake_proto_goTypes = []any{
 	(*SystemRequest)(nil),           // 0: strake.v1.SystemRequest
-	(*SystemResponse)(nil),          // 1: strake.v1.SystemResponse
-	(*DumpRequest)(nil),             // 2: strake.v1.DumpRequest
-	(*DumpResponse)(nil),            // 3: strake.v1.DumpResponse
-	(*Runtime)(nil),                 // 4: strake.v1.Runtime
-	(*Network)(nil),                 // 5: strake.v1.Network
-	(*PullRequest)(nil),             // 6: strake.v1.PullRequest
-	(*Auth)(nil),                    // 7: strake.v1.Auth
-	(*PullResponse)(nil),            // 8: strake.v1.PullResponse
-	(*LayerProgress)(nil),           // 9: strake.v1.LayerProgress
-	(*Image)(nil),                   // 10: strake.v1.Image
-	(*InspectImageRequest)(nil),     // 11: strake.v1.InspectImageRequest
-	(*InspectImageResponse)(nil),    // 12: strake.v1.InspectImageResponse
-	(*PushRequest)(nil),             // 13: strake.v1.PushRequest
-	(*PushResponse)(nil),            // 14: strake.v1.PushResponse
-	(*TagImageRequest)(nil),         // 15: strake.v1.TagImageRequest
-	(*TagImageResponse)(nil),        // 16: strake.v1.TagImageResponse
-	(*UntagImageRequest)(nil),       // 17: strake.v1.UntagImageRequest
-	(*UntagImageResponse)(nil),      // 18: strake.v1.UntagImageResponse
-	(*RemoveImageRequest)(nil),      // 19: strake.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),     // 20: strake.v1.RemoveImageResponse
-	(*PruneImagesRequest)(nil),      // 21: strake.v1.PruneImagesRequest
-	(*PruneImagesResponse)(nil),     // 22: strake.v1.PruneImagesResponse
-	(*SaveImagesRequest)(nil),       // 23: strake.v1.SaveImagesRequest
-	(*SaveImagesResponse)(nil),      // 24: strake.v1.SaveImagesResponse
-	(*LoadImagesRequest)(nil),       // 25: strake.v1.LoadImagesRequest
-	(*LoadImagesResponse)(nil),      // 26: strake.v1.LoadImagesResponse
-	(*ImportImageRequest)(nil),      // 27: strake.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),     // 28: strake.v1.ImportImageResponse
-	(*VerifyImagesRequest)(nil),     // 29: strake.v1.VerifyImagesRequest
-	(*VerifyImagesResponse)(nil),    // 30: strake.v1.VerifyImagesResponse
-	(*MountImageRequest)(nil),       // 31: strake.v1.MountImageRequest
-	(*MountImageResponse)(nil),      // 32: strake.v1.MountImageResponse
-	(*UnmountImageRequest)(nil),     // 33: strake.v1.UnmountImageRequest
-	(*UnmountImageResponse)(nil),    // 34: strake.v1.UnmountImageResponse
-	(*ListImageMountsRequest)(nil),  // 35: strake.v1.ListImageMountsRequest
-	(*ListImageMountsResponse)(nil), // 36: strake.v1.ListImageMountsResponse
-	(*ImageMount)(nil),              // 37: strake.v1.ImageMount
-	(*ExportContainerRequest)(nil),  // 38: strake.v1.ExportContainerRequest
-	(*ExportContainerResponse)(nil), // 39: strake.v1.ExportContainerResponse
-	(*DiffContainerRequest)(nil),    // 40: strake.v1.DiffContainerRequest
-	(*DiffContainerResponse)(nil),   // 41: strake.v1.DiffContainerResponse
-	(*Change)(nil),                  // 42: strake.v1.Change
-	(*ShowTrustRequest)(nil),        // 43: strake.v1.ShowTrustRequest
-	(*ShowTrustResponse)(nil),       // 44: strake.v1.ShowTrustResponse
-	(*TrustScope)(nil),              // 45: strake.v1.TrustScope
-	(*TrustDecision)(nil),           // 46: strake.v1.TrustDecision
-	(*SignImageRequest)(nil),        // 47: strake.v1.SignImageRequest
-	(*SignStart)(nil),               // 48: strake.v1.SignStart
-	(*SignImageResponse)(nil),       // 49: strake.v1.SignImageResponse
-	(*Signed)(nil),                  // 50: strake.v1.Signed
-	(*ListReferrersRequest)(nil),    // 51: strake.v1.ListReferrersRequest
-	(*ListReferrersResponse)(nil),   // 52: strake.v1.ListReferrersResponse
-	(*Referrer)(nil),                // 53: strake.v1.Referrer
-	(*DiskUsageRequest)(nil),        // 54: strake.v1.DiskUsageRequest
-	(*DiskUsageResponse)(nil),       // 55: strake.v1.DiskUsageResponse
-	(*ImageUsage)(nil),              // 56: strake.v1.ImageUsage
-	(*WaitContainerRequest)(nil),    // 57: strake.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil),   // 58: strake.v1.WaitContainerResponse
-	(*KillContainerRequest)(nil),    // 59: strake.v1.KillContainerRequest
-	(*KillContainerResponse)(nil),   // 60: strake.v1.KillContainerResponse
-	(*HoldRequest)(nil),             // 61: strake.v1.HoldRequest
-	(*HoldResponse)(nil),            // 62: strake.v1.HoldResponse
-	(*Input)(nil),                   // 63: strake.v1.Input
-	(*Output)(nil),                  // 64: strake.v1.Output
-	(*ExecStart)(nil),               // 65: strake.v1.ExecStart
-	(*AttachStart)(nil),             // 66: strake.v1.AttachStart
-	(*CloseStdin)(nil),              // 67: strake.v1.CloseStdin
-	(*Ready)(nil),                   // 68: strake.v1.Ready
-	(*Size)(nil),                    // 69: strake.v1.Size
-	(*Exit)(nil),                    // 70: strake.v1.Exit
-	nil,                             // 71: strake.v1.VerifyImagesRequest.AuthsEntry
-	nil,                             // 72: strake.v1.Referrer.AnnotationsEntry
+	(*ReloadRequest)(nil),           // 1: strake.v1.ReloadRequest
+	(*ReloadResponse)(nil),          // 2: strake.v1.ReloadResponse
+	(*SystemResponse)(nil),          // 3: strake.v1.SystemResponse
+	(*DumpRequest)(nil),             // 4: strake.v1.DumpRequest
+	(*DumpResponse)(nil),            // 5: strake.v1.DumpResponse
+	(*Runtime)(nil),                 // 6: strake.v1.Runtime
+	(*Network)(nil),                 // 7: strake.v1.Network
+	(*PullRequest)(nil),             // 8: strake.v1.PullRequest
+	(*Auth)(nil),                    // 9: strake.v1.Auth
+	(*PullResponse)(nil),            // 10: strake.v1.PullResponse
+	(*LayerProgress)(nil),           // 11: strake.v1.LayerProgress
+	(*Image)(nil),                   // 12: strake.v1.Image
+	(*InspectImageRequest)(nil),     // 13: strake.v1.InspectImageRequest
+	(*InspectImageResponse)(nil),    // 14: strake.v1.InspectImageResponse
+	(*PushRequest)(nil),             // 15: strake.v1.PushRequest
+	(*PushResponse)(nil),            // 16: strake.v1.PushResponse
+	(*TagImageRequest)(nil),         // 17: strake.v1.TagImageRequest
+	(*TagImageResponse)(nil),        // 18: strake.v1.TagImageResponse
+	(*UntagImageRequest)(nil),       // 19: strake.v1.UntagImageRequest
+	(*UntagImageResponse)(nil),      // 20: strake.v1.UntagImageResponse
+	(*RemoveImageRequest)(nil),      // 21: strake.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),     // 22: strake.v1.RemoveImageResponse
+	(*PruneImagesRequest)(nil),      // 23: strake.v1.PruneImagesRequest
+	(*PruneImagesResponse)(nil),     // 24: strake.v1.PruneImagesResponse
+	(*SaveImagesRequest)(nil),       // 25: strake.v1.SaveImagesRequest
+	(*SaveImagesResponse)(nil),      // 26: strake.v1.SaveImagesResponse
+	(*LoadImagesRequest)(nil),       // 27: strake.v1.LoadImagesRequest
+	(*LoadImagesResponse)(nil),      // 28: strake.v1.LoadImagesResponse
+	(*ImportImageRequest)(nil),      // 29: strake.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),     // 30: strake.v1.ImportImageResponse
+	(*VerifyImagesRequest)(nil),     // 31: strake.v1.VerifyImagesRequest
+	(*VerifyImagesResponse)(nil),    // 32: strake.v1.VerifyImagesResponse
+	(*MountImageRequest)(nil),       // 33: strake.v1.MountImageRequest
+	(*MountImageResponse)(nil),      // 34: strake.v1.MountImageResponse
+	(*UnmountImageRequest)(nil),     // 35: strake.v1.UnmountImageRequest
+	(*UnmountImageResponse)(nil),    // 36: strake.v1.UnmountImageResponse
+	(*ListImageMountsRequest)(nil),  // 37: strake.v1.ListImageMountsRequest
+	(*ListImageMountsResponse)(nil), // 38: strake.v1.ListImageMountsResponse
+	(*ImageMount)(nil),              // 39: strake.v1.ImageMount
+	(*ExportContainerRequest)(nil),  // 40: strake.v1.ExportContainerRequest
+	(*ExportContainerResponse)(nil), // 41: strake.v1.ExportContainerResponse
+	(*DiffContainerRequest)(nil),    // 42: strake.v1.DiffContainerRequest
+	(*DiffContainerResponse)(nil),   // 43: strake.v1.DiffContainerResponse
+	(*Change)(nil),                  // 44: strake.v1.Change
+	(*ShowTrustRequest)(nil),        // 45: strake.v1.ShowTrustRequest
+	(*ShowTrustResponse)(nil),       // 46: strake.v1.ShowTrustResponse
+	(*TrustScope)(nil),              // 47: strake.v1.TrustScope
+	(*TrustDecision)(nil),           // 48: strake.v1.TrustDecision
+	(*SignImageRequest)(nil),        // 49: strake.v1.SignImageRequest
+	(*SignStart)(nil),               // 50: strake.v1.SignStart
+	(*SignImageResponse)(nil),       // 51: strake.v1.SignImageResponse
+	(*Signed)(nil),                  // 52: strake.v1.Signed
+	(*ListReferrersRequest)(nil),    // 53: strake.v1.ListReferrersRequest
+	(*ListReferrersResponse)(nil),   // 54: strake.v1.ListReferrersResponse
+	(*Referrer)(nil),                // 55: strake.v1.Referrer
+	(*DiskUsageRequest)(nil),        // 56: strake.v1.DiskUsageRequest
+	(*DiskUsageResponse)(nil),       // 57: strake.v1.DiskUsageResponse
+	(*ImageUsage)(nil),              // 58: strake.v1.ImageUsage
+	(*WaitContainerRequest)(nil),    // 59: strake.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil),   // 60: strake.v1.WaitContainerResponse
+	(*KillContainerRequest)(nil),    // 61: strake.v1.KillContainerRequest
+	(*KillContainerResponse)(nil),   // 62: strake.v1.KillContainerResponse
+	(*HoldRequest)(nil),             // 63: strake.v1.HoldRequest
+	(*HoldResponse)(nil),            // 64: strake.v1.HoldResponse
+	(*Input)(nil),                   // 65: strake.v1.Input
+	(*Output)(nil),                  // 66: strake.v1.Output
+	(*ExecStart)(nil),               // 67: strake.v1.ExecStart
+	(*AttachStart)(nil),             // 68: strake.v1.AttachStart
+	(*CloseStdin)(nil),              // 69: strake.v1.CloseStdin
+	(*Ready)(nil),                   // 70: strake.v1.Ready
+	(*Size)(nil),                    // 71: strake.v1.Size
+	(*Exit)(nil),                    // 72: strake.v1.Exit
+	nil,                             // 73: strake.v1.VerifyImagesRequest.AuthsEntry
+	nil,                             // 74: strake.v1.Referrer.AnnotationsEntry
 }
 var file_server_api_strake_v1_strake_proto_depIdxs = []int32{
-	4,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
-	5,  // 1: strake.v1.SystemResponse.network:type_name -> strake.v1.Network
-	7,  // 2: strake.v1.PullRequest.auth:type_name -> strake.v1.Auth
-	9,  // 3: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
-	10, // 4: strake.v1.PullResponse.image:type_name -> strake.v1.Image
-	10, // 5: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
-	7,  // 6: strake.v1.PushRequest.auth:type_name -> strake.v1.Auth
-	9,  // 7: strake.v1.PushResponse.progress:type_name -> strake.v1.LayerProgress
-	10, // 8: strake.v1.PruneImagesResponse.removed:type_name -> strake.v1.Image
-	10, // 9: strake.v1.LoadImagesResponse.images:type_name -> strake.v1.Image
-	10, // 10: strake.v1.ImportImageResponse.image:type_name -> strake.v1.Image
-	71, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
-	10, // 12: strake.v1.VerifyImagesResponse.image:type_name -> strake.v1.Image
-	37, // 13: strake.v1.ListImageMountsResponse.mounts:type_name -> strake.v1.ImageMount
-	42, // 14: strake.v1.DiffContainerResponse.changes:type_name -> strake.v1.Change
-	45, // 15: strake.v1.ShowTrustResponse.scopes:type_name -> strake.v1.TrustScope
-	46, // 16: strake.v1.ShowTrustResponse.decision:type_name -> strake.v1.TrustDecision
-	48, // 17: strake.v1.SignImageRequest.start:type_name -> strake.v1.SignStart
-	7,  // 18: strake.v1.SignStart.auth:type_name -> strake.v1.Auth
-	50, // 19: strake.v1.SignImageResponse.signed:type_name -> strake.v1.Signed
-	7,  // 20: strake.v1.ListReferrersRequest.auth:type_name -> strake.v1.Auth
-	53, // 21: strake.v1.ListReferrersResponse.referrers:type_name -> strake.v1.Referrer
-	72, // 22: strake.v1.Referrer.annotations:type_name -> strake.v1.Referrer.AnnotationsEntry
-	56, // 23: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
-	10, // 24: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
-	65, // 25: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
-	66, // 26: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
-	67, // 27: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
-	69, // 28: strake.v1.Input.resize:type_name -> strake.v1.Size
-	68, // 29: strake.v1.Output.ready:type_name -> strake.v1.Ready
-	70, // 30: strake.v1.Output.exit:type_name -> strake.v1.Exit
-	69, // 31: strake.v1.ExecStart.size:type_name -> strake.v1.Size
-	69, // 32: strake.v1.AttachStart.size:type_name -> strake.v1.Size
-	7,  // 33: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
+	6,  // 0: strake.v1.SystemResponse.runtimes:type_name -> strake.v1.Runtime
+	7,  // 1: strake.v1.SystemResponse.network:type_name -> strake.v1.Network
+	9,  // 2: strake.v1.PullRequest.auth:type_name -> strake.v1.Auth
+	11, // 3: strake.v1.PullResponse.progress:type_name -> strake.v1.LayerProgress
+	12, // 4: strake.v1.PullResponse.image:type_name -> strake.v1.Image
+	12, // 5: strake.v1.InspectImageResponse.image:type_name -> strake.v1.Image
+	9,  // 6: strake.v1.PushRequest.auth:type_name -> strake.v1.Auth
+	11, // 7: strake.v1.PushResponse.progress:type_name -> strake.v1.LayerProgress
+	12, // 8: strake.v1.PruneImagesResponse.removed:type_name -> strake.v1.Image
+	12, // 9: strake.v1.LoadImagesResponse.images:type_name -> strake.v1.Image
+	12, // 10: strake.v1.ImportImageResponse.image:type_name -> strake.v1.Image
+	73, // 11: strake.v1.VerifyImagesRequest.auths:type_name -> strake.v1.VerifyImagesRequest.AuthsEntry
+	12, // 12: strake.v1.VerifyImagesResponse.image:type_name -> strake.v1.Image
+	39, // 13: strake.v1.ListImageMountsResponse.mounts:type_name -> strake.v1.ImageMount
+	44, // 14: strake.v1.DiffContainerResponse.changes:type_name -> strake.v1.Change
+	47, // 15: strake.v1.ShowTrustResponse.scopes:type_name -> strake.v1.TrustScope
+	48, // 16: strake.v1.ShowTrustResponse.decision:type_name -> strake.v1.TrustDecision
+	50, // 17: strake.v1.SignImageRequest.start:type_name -> strake.v1.SignStart
+	9,  // 18: strake.v1.SignStart.auth:type_name -> strake.v1.Auth
+	52, // 19: strake.v1.SignImageResponse.signed:type_name -> strake.v1.Signed
+	9,  // 20: strake.v1.ListReferrersRequest.auth:type_name -> strake.v1.Auth
+	55, // 21: strake.v1.ListReferrersResponse.referrers:type_name -> strake.v1.Referrer
+	74, // 22: strake.v1.Referrer.annotations:type_name -> strake.v1.Referrer.AnnotationsEntry
+	58, // 23: strake.v1.DiskUsageResponse.images:type_name -> strake.v1.ImageUsage
+	12, // 24: strake.v1.ImageUsage.image:type_name -> strake.v1.Image
+	67, // 25: strake.v1.Input.exec:type_name -> strake.v1.ExecStart
+	68, // 26: strake.v1.Input.attach:type_name -> strake.v1.AttachStart
+	69, // 27: strake.v1.Input.close_stdin:type_name -> strake.v1.CloseStdin
+	71, // 28: strake.v1.Input.resize:type_name -> strake.v1.Size
+	70, // 29: strake.v1.Output.ready:type_name -> strake.v1.Ready
+	72, // 30: strake.v1.Output.exit:type_name -> strake.v1.Exit
+	71, // 31: strake.v1.ExecStart.size:type_name -> strake.v1.Size
+	71, // 32: strake.v1.AttachStart.size:type_name -> strake.v1.Size
+	9,  // 33: strake.v1.VerifyImagesRequest.AuthsEntry.value:type_name -> strake.v1.Auth
 	0,  // 34: strake.v1.Strake.System:input_type -> strake.v1.SystemRequest
-	2,  // 35: strake.v1.Strake.Dump:input_type -> strake.v1.DumpRequest
-	6,  // 36: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
-	11, // 37: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
-	13, // 38: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
-	15, // 39: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
-	17, // 40: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
-	19, // 41: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
-	21, // 42: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
-	23, // 43: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
-	25, // 44: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
-	27, // 45: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
-	29, // 46: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
-	54, // 47: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
-	43, // 48: strake.v1.Strake.ShowTrust:input_type -> strake.v1.ShowTrustRequest
-	47, // 49: strake.v1.Strake.SignImage:input_type -> strake.v1.SignImageRequest
-	51, // 50: strake.v1.Strake.ListReferrers:input_type -> strake.v1.ListReferrersRequest
-	31, // 51: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
-	33, // 52: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
-	35, // 53: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
-	38, // 54: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
-	40, // 55: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
-	57, // 56: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
-	59, // 57: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
-	61, // 58: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
-	63, // 59: strake.v1.Strake.Exec:input_type -> strake.v1.Input
-	63, // 60: strake.v1.Strake.Attach:input_type -> strake.v1.Input
-	1,  // 61: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
-	3,  // 62: strake.v1.Strake.Dump:output_type -> strake.v1.DumpResponse
-	8,  // 63: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
-	12, // 64: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
-	14, // 65: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
-	16, // 66: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
-	18, // 67: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
-	20, // 68: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
-	22, // 69: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
-	24, // 70: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
-	26, // 71: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
-	28, // 72: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
-	30, // 73: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
-	55, // 74: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
-	44, // 75: strake.v1.Strake.ShowTrust:output_type -> strake.v1.ShowTrustResponse
-	49, // 76: strake.v1.Strake.SignImage:output_type -> strake.v1.SignImageResponse
-	52, // 77: strake.v1.Strake.ListReferrers:output_type -> strake.v1.ListReferrersResponse
-	32, // 78: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
-	34, // 79: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
-	36, // 80: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
-	39, // 81: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
-	41, // 82: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
-	58, // 83: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
-	60, // 84: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
-	62, // 85: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
-	64, // 86: strake.v1.Strake.Exec:output_type -> strake.v1.Output
-	64, // 87: strake.v1.Strake.Attach:output_type -> strake.v1.Output
-	61, // [61:88] is the sub-list for method output_type
-	34, // [34:61] is the sub-list for method input_type
+	4,  // 35: strake.v1.Strake.Dump:input_type -> strake.v1.DumpRequest
+	1,  // 36: strake.v1.Strake.Reload:input_type -> strake.v1.ReloadRequest
+	8,  // 37: strake.v1.Strake.Pull:input_type -> strake.v1.PullRequest
+	13, // 38: strake.v1.Strake.InspectImage:input_type -> strake.v1.InspectImageRequest
+	15, // 39: strake.v1.Strake.Push:input_type -> strake.v1.PushRequest
+	17, // 40: strake.v1.Strake.TagImage:input_type -> strake.v1.TagImageRequest
+	19, // 41: strake.v1.Strake.UntagImage:input_type -> strake.v1.UntagImageRequest
+	21, // 42: strake.v1.Strake.RemoveImage:input_type -> strake.v1.RemoveImageRequest
+	23, // 43: strake.v1.Strake.PruneImages:input_type -> strake.v1.PruneImagesRequest
+	25, // 44: strake.v1.Strake.SaveImages:input_type -> strake.v1.SaveImagesRequest
+	27, // 45: strake.v1.Strake.LoadImages:input_type -> strake.v1.LoadImagesRequest
+	29, // 46: strake.v1.Strake.ImportImage:input_type -> strake.v1.ImportImageRequest
+	31, // 47: strake.v1.Strake.VerifyImages:input_type -> strake.v1.VerifyImagesRequest
+	56, // 48: strake.v1.Strake.DiskUsage:input_type -> strake.v1.DiskUsageRequest
+	45, // 49: strake.v1.Strake.ShowTrust:input_type -> strake.v1.ShowTrustRequest
+	49, // 50: strake.v1.Strake.SignImage:input_type -> strake.v1.SignImageRequest
+	53, // 51: strake.v1.Strake.ListReferrers:input_type -> strake.v1.ListReferrersRequest
+	33, // 52: strake.v1.Strake.MountImage:input_type -> strake.v1.MountImageRequest
+	35, // 53: strake.v1.Strake.UnmountImage:input_type -> strake.v1.UnmountImageRequest
+	37, // 54: strake.v1.Strake.ListImageMounts:input_type -> strake.v1.ListImageMountsRequest
+	40, // 55: strake.v1.Strake.ExportContainer:input_type -> strake.v1.ExportContainerRequest
+	42, // 56: strake.v1.Strake.DiffContainer:input_type -> strake.v1.DiffContainerRequest
+	59, // 57: strake.v1.Strake.WaitContainer:input_type -> strake.v1.WaitContainerRequest
+	61, // 58: strake.v1.Strake.KillContainer:input_type -> strake.v1.KillContainerRequest
+	63, // 59: strake.v1.Strake.Hold:input_type -> strake.v1.HoldRequest
+	65, // 60: strake.v1.Strake.Exec:input_type -> strake.v1.Input
+	65, // 61: strake.v1.Strake.Attach:input_type -> strake.v1.Input
+	3,  // 62: strake.v1.Strake.System:output_type -> strake.v1.SystemResponse
+	5,  // 63: strake.v1.Strake.Dump:output_type -> strake.v1.DumpResponse
+	2,  // 64: strake.v1.Strake.Reload:output_type -> strake.v1.ReloadResponse
+	10, // 65: strake.v1.Strake.Pull:output_type -> strake.v1.PullResponse
+	14, // 66: strake.v1.Strake.InspectImage:output_type -> strake.v1.InspectImageResponse
+	16, // 67: strake.v1.Strake.Push:output_type -> strake.v1.PushResponse
+	18, // 68: strake.v1.Strake.TagImage:output_type -> strake.v1.TagImageResponse
+	20, // 69: strake.v1.Strake.UntagImage:output_type -> strake.v1.UntagImageResponse
+	22, // 70: strake.v1.Strake.RemoveImage:output_type -> strake.v1.RemoveImageResponse
+	24, // 71: strake.v1.Strake.PruneImages:output_type -> strake.v1.PruneImagesResponse
+	26, // 72: strake.v1.Strake.SaveImages:output_type -> strake.v1.SaveImagesResponse
+	28, // 73: strake.v1.Strake.LoadImages:output_type -> strake.v1.LoadImagesResponse
+	30, // 74: strake.v1.Strake.ImportImage:output_type -> strake.v1.ImportImageResponse
+	32, // 75: strake.v1.Strake.VerifyImages:output_type -> strake.v1.VerifyImagesResponse
+	57, // 76: strake.v1.Strake.DiskUsage:output_type -> strake.v1.DiskUsageResponse
+	46, // 77: strake.v1.Strake.ShowTrust:output_type -> strake.v1.ShowTrustResponse
+	51, // 78: strake.v1.Strake.SignImage:output_type -> strake.v1.SignImageResponse
+	54, // 79: strake.v1.Strake.ListReferrers:output_type -> strake.v1.ListReferrersResponse
+	34, // 80: strake.v1.Strake.MountImage:output_type -> strake.v1.MountImageResponse
+	36, // 81: strake.v1.Strake.UnmountImage:output_type -> strake.v1.UnmountImageResponse
+	38, // 82: strake.v1.Strake.ListImageMounts:output_type -> strake.v1.ListImageMountsResponse
+	41, // 83: strake.v1.Strake.ExportContainer:output_type -> strake.v1.ExportContainerResponse
+	43, // 84: strake.v1.Strake.DiffContainer:output_type -> strake.v1.DiffContainerResponse
+	60, // 85: strake.v1.Strake.WaitContainer:output_type -> strake.v1.WaitContainerResponse
+	62, // 86: strake.v1.Strake.KillContainer:output_type -> strake.v1.KillContainerResponse
+	64, // 87: strake.v1.Strake.Hold:output_type -> strake.v1.HoldResponse
+	66, // 88: strake.v1.Strake.Exec:output_type -> strake.v1.Output
+	66, // 89: strake.v1.Strake.Attach:output_type -> strake.v1.Output
+	62, // [62:90] is the sub-list for method output_type
+	34, // [34:62] is the sub-list for method input_type
 	34, // [34:34] is the sub-list for extension type_name
 	34, // [34:34] is the sub-list for extension extendee
 	0,  // [0:34] is the sub-list for field type_name
@@ -4684,30 +4791,30 @@ func file_server_api_strake_v1_strake_proto_init() {
 	if File_server_api_strake_v1_strake_proto != nil {
 		return
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[8].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[10].OneofWrappers = []any{
 		(*PullResponse_Progress)(nil),
 		(*PullResponse_Image)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[14].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[16].OneofWrappers = []any{
 		(*PushResponse_Progress)(nil),
 		(*PushResponse_Digest)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[47].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[49].OneofWrappers = []any{
 		(*SignImageRequest_Start)(nil),
 		(*SignImageRequest_Signature)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[49].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[51].OneofWrappers = []any{
 		(*SignImageResponse_Payload)(nil),
 		(*SignImageResponse_Signed)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[63].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[65].OneofWrappers = []any{
 		(*Input_Exec)(nil),
 		(*Input_Attach)(nil),
 		(*Input_Stdin)(nil),
 		(*Input_CloseStdin)(nil),
 		(*Input_Resize)(nil),
 	}
-	file_server_api_strake_v1_strake_proto_msgTypes[64].OneofWrappers = []any{
+	file_server_api_strake_v1_strake_proto_msgTypes[66].OneofWrappers = []any{
 		(*Output_Ready)(nil),
 		(*Output_Stdout)(nil),
 		(*Output_Stderr)(nil),
@@ -4719,7 +4826,7 @@ func file_server_api_strake_v1_strake_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_server_api_strake_v1_strake_proto_rawDesc), len(file_server_api_strake_v1_strake_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   73,
+			NumMessages:   75,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Strake_System_FullMethodName          = "/strake.v1.Strake/System"
 	Strake_Dump_FullMethodName            = "/strake.v1.Strake/Dump"
+	Strake_Reload_FullMethodName          = "/strake.v1.Strake/Reload"
 	Strake_Pull_FullMethodName            = "/strake.v1.Strake/Pull"
 	Strake_InspectImage_FullMethodName    = "/strake.v1.Strake/InspectImage"
 	Strake_Push_FullMethodName            = "/strake.v1.Strake/Push"
@@ -61,6 +62,10 @@ type StrakeClient interface {
 	// Dump writes, as text, what the daemon is doing at this moment: verbs under way,
 	// monitors, locks that are waited for, goroutines. It answers also when verbs hang.
 	Dump(ctx context.Context, in *DumpRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DumpResponse], error)
+	// Reload reads the configuration again, as SIGHUP does, and says what came of it.
+	// One that is wrong changes nothing: FAILED_PRECONDITION, with every wrong key, its
+	// file and line.
+	Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error)
 	// Pull is CRI's PullImage with progress. The last message holds the image.
 	Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullResponse], error)
 	// InspectImage gives an image's configuration, which CRI keeps to itself.
@@ -164,6 +169,16 @@ func (c *strakeClient) Dump(ctx context.Context, in *DumpRequest, opts ...grpc.C
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Strake_DumpClient = grpc.ServerStreamingClient[DumpResponse]
+
+func (c *strakeClient) Reload(ctx context.Context, in *ReloadRequest, opts ...grpc.CallOption) (*ReloadResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReloadResponse)
+	err := c.cc.Invoke(ctx, Strake_Reload_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *strakeClient) Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -493,6 +508,10 @@ type StrakeServer interface {
 	// Dump writes, as text, what the daemon is doing at this moment: verbs under way,
 	// monitors, locks that are waited for, goroutines. It answers also when verbs hang.
 	Dump(*DumpRequest, grpc.ServerStreamingServer[DumpResponse]) error
+	// Reload reads the configuration again, as SIGHUP does, and says what came of it.
+	// One that is wrong changes nothing: FAILED_PRECONDITION, with every wrong key, its
+	// file and line.
+	Reload(context.Context, *ReloadRequest) (*ReloadResponse, error)
 	// Pull is CRI's PullImage with progress. The last message holds the image.
 	Pull(*PullRequest, grpc.ServerStreamingServer[PullResponse]) error
 	// InspectImage gives an image's configuration, which CRI keeps to itself.
@@ -573,6 +592,9 @@ func (UnimplementedStrakeServer) System(context.Context, *SystemRequest) (*Syste
 }
 func (UnimplementedStrakeServer) Dump(*DumpRequest, grpc.ServerStreamingServer[DumpResponse]) error {
 	return status.Error(codes.Unimplemented, "method Dump not implemented")
+}
+func (UnimplementedStrakeServer) Reload(context.Context, *ReloadRequest) (*ReloadResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reload not implemented")
 }
 func (UnimplementedStrakeServer) Pull(*PullRequest, grpc.ServerStreamingServer[PullResponse]) error {
 	return status.Error(codes.Unimplemented, "method Pull not implemented")
@@ -698,6 +720,24 @@ func _Strake_Dump_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Strake_DumpServer = grpc.ServerStreamingServer[DumpResponse]
+
+func _Strake_Reload_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReloadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StrakeServer).Reload(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Strake_Reload_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StrakeServer).Reload(ctx, req.(*ReloadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _Strake_Pull_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(PullRequest)
@@ -1062,6 +1102,10 @@ var Strake_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "System",
 			Handler:    _Strake_System_Handler,
+		},
+		{
+			MethodName: "Reload",
+			Handler:    _Strake_Reload_Handler,
 		},
 		{
 			MethodName: "InspectImage",
