@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"net/url"
 	"path"
 	"regexp"
 	"slices"
@@ -55,6 +56,7 @@ type Config struct {
 	Stream         Stream              `toml:"stream" json:"stream"`
 	GRPC           GRPC                `toml:"grpc" json:"grpc"`
 	Metrics        Metrics             `toml:"metrics" json:"metrics"`
+	Tracing        Tracing             `toml:"tracing" json:"tracing"`
 	Monitor        Monitor             `toml:"monitor" json:"monitor"`
 	ContainerLog   ContainerLog        `toml:"container_log" json:"container_log"`
 	CDI            CDI                 `toml:"cdi" json:"cdi"`
@@ -196,6 +198,18 @@ type Metrics struct {
 	Address string `toml:"address" json:"address"`
 }
 
+// Tracing says where spans of calls go, by which protocol of tracingProtocols; without
+// an Endpoint nowhere. SamplesPerMillion is how many of a million calls are recorded
+// that are not part of a trace of their caller's.
+type Tracing struct {
+	Endpoint          string `toml:"endpoint" json:"endpoint"`
+	Protocol          string `toml:"protocol" json:"protocol"`
+	SamplesPerMillion int    `toml:"samples_per_million" json:"samples_per_million"`
+}
+
+// tracingProtocols have the names that OpenTelemetry gives them.
+var tracingProtocols = []string{"grpc", "http/protobuf"}
+
 // ContainerLog configures the logs of containers. MaxBytes ends one that has CRI's
 // format at a place that its caller named, as the kubelet's; 0 is no end. Driver keeps
 // the output of the others, unless they say otherwise, with the options it has.
@@ -253,6 +267,7 @@ func Default() Config {
 		},
 		Runtimes:     map[string]Runtime{"strake": {Type: "strake"}},
 		Stream:       Stream{Address: "127.0.0.1:0"},
+		Tracing:      Tracing{Protocol: "grpc"},
 		Monitor:      Monitor{Pods: 50},
 		ContainerLog: ContainerLog{Driver: logdriver.K8sFile, Options: map[string]string{}},
 		CDI:          CDI{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
@@ -494,7 +509,26 @@ func (c Config) validate() []problem {
 			bad("metrics.address", "%q is not IP:PORT, such as 127.0.0.1:9090", c.Metrics.Address)
 		}
 	}
+	c.validateTracing(bad)
 	return ps
+}
+
+func (c Config) validateTracing(bad func(key, format string, args ...any)) {
+	t := c.Tracing
+	u, err := url.Parse(t.Endpoint)
+	switch {
+	case t.Endpoint == "":
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		bad("tracing.endpoint", "%q is not like http://127.0.0.1:4317, or https", t.Endpoint)
+	case t.Protocol == "grpc" && strings.Trim(u.Path, "/") != "":
+		bad("tracing.endpoint", "%q has a path, which only protocol http/protobuf has", t.Endpoint)
+	}
+	if !slices.Contains(tracingProtocols, t.Protocol) {
+		bad("tracing.protocol", "%q is not one of %s", t.Protocol, strings.Join(tracingProtocols, ", "))
+	}
+	if n := t.SamplesPerMillion; n < 0 || n > 1_000_000 {
+		bad("tracing.samples_per_million", "%d is not between 0 and 1000000", n)
+	}
 }
 
 func (c Config) validateServers(bad func(key, format string, args ...any), absolute func(key, p string)) {

@@ -31,7 +31,7 @@ func TestDefaultTOML(t *testing.T) {
 	}
 	for _, key := range []string{"root", "state", "address", "log_level", "log_format", "cgroup_driver", "default_runtime",
 		"cni.conf_dir", "cni.bin_dirs", "cni.networks", "network.bridge", "network.subnets", "registry.config_path", "registry.registries_conf", "images.driver", "images.max_layer_bytes", "images.max_layer_entries", "images.max_layer_ratio", "images.max_layer_holes", "images.keep_layer_blobs", "images.signature_policy", "images.registries_d", "images.namespace_policies",
-		"runtimes.strake.type", "runtimes.strake.path", "stream.address", "metrics.address", "container_log.max_bytes", "container_log.driver", "container_log.options"} {
+		"runtimes.strake.type", "runtimes.strake.path", "stream.address", "metrics.address", "tracing.endpoint", "tracing.protocol", "tracing.samples_per_million", "container_log.max_bytes", "container_log.driver", "container_log.options"} {
 		if keyLines([]byte(on.String()))[key] == 0 {
 			t.Errorf("default.toml does not show %s", key)
 		}
@@ -148,6 +148,14 @@ func TestParseErrors(t *testing.T) {
 		{"calls at no port", "[grpc]\ntcp_address = \"192.0.2.1\"\n[grpc.tls]\ncert = \"/c\"\nkey = \"/k\"\nclient_ca = \"/a\"\n", []string{`f:2: grpc.tcp_address: "192.0.2.1" is not IP:PORT`}},
 		{"certificates for nothing", "[grpc.tls]\ncert = \"/c\"\nkey = \"/k\"\n", []string{`f:1: grpc.tls: there is no grpc.tcp_address`}},
 		{"stream", "[stream]\naddress = \"localhost\"\n", []string{`f:2: stream.address: "localhost" is not IP:PORT`}},
+		{"tracing", "[tracing]\nendpoint = \"127.0.0.1:4317\"\nprotocol = \"http\"\nsamples_per_million = 1000001\n", []string{
+			`f:2: tracing.endpoint: "127.0.0.1:4317" is not like http://127.0.0.1:4317, or https`,
+			`f:3: tracing.protocol: "http" is not one of grpc, http/protobuf`,
+			`f:4: tracing.samples_per_million: 1000001 is not between 0 and 1000000`,
+		}},
+		{"tracing path", "[tracing]\nendpoint = \"http://127.0.0.1:4317/v1/traces\"\n", []string{
+			`f:2: tracing.endpoint: "http://127.0.0.1:4317/v1/traces" has a path, which only protocol http/protobuf has`,
+		}},
 		{"metrics", "[metrics]\naddress = \":9090\"\n", []string{`f:2: metrics.address: ":9090" is not IP:PORT`}},
 		{"bridge", "[network]\nbridge = \"a-name-that-is-too-long\"\n", []string{`f:2: network.bridge: `}},
 		{"too large", strings.Repeat("#", MaxSize+1), []string{"f: larger than"}},

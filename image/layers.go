@@ -13,6 +13,7 @@ import (
 
 	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/image/layout"
+	"github.com/strake-containers/strake/internal/span"
 )
 
 // unpacked is a layer whose directory waits for those below it, because it
@@ -174,7 +175,10 @@ func (p *pull) ensureLayer(ctx context.Context, keys []layer.Key, diffID digest.
 }
 
 // unpackLayer fetches and writes one layer.
-func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.Descriptor) (layer.Key, *unpacked, error) {
+func (p *pull) unpackLayer(ctx context.Context, diffID digest.Digest, blob v1.Descriptor) (_ layer.Key, _ *unpacked, err error) {
+	ctx, unpacking := span.Start(ctx, "unpack layer",
+		span.LayerDigest.String(blob.Digest.String()), span.LayerType.String(blob.MediaType), span.LayerSize.Int64(blob.Size))
+	defer func() { unpacking.End(err) }()
 	s := p.store
 	src := layer.Source{
 		Digest: blob.Digest, DiffID: diffID, Size: blob.Size, Form: s.layers.Form(),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/image/registry"
+	"github.com/strake-containers/strake/internal/span"
 )
 
 // maxIndexDepth bounds indexes in indexes.
@@ -27,6 +28,7 @@ type flight struct {
 	done    chan struct{} // closed when image and err are set
 	image   Image
 	err     error
+	trace   *span.Verb
 	waiters int         // under Store.mu
 	hear    []*listener // under Store.mu
 }
@@ -63,7 +65,8 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 	platform := s.platform(o.Platform)
 	own := &listener{hear: o.Progress, gone: o.Progress == nil}
 	defer own.leave()
-	f := s.join(parsed, platform, o.Auth, o.Namespace, own)
+	f := s.join(ctx, parsed, platform, o.Auth, o.Namespace, own)
+	f.trace.Awaited(ctx)
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -90,7 +93,7 @@ func (s *Store) parse(name string) (registry.Reference, error) {
 // join finds the flight for a pull or starts it. Callers with different
 // credentials do not share: what one may see, the other may not; nor do namespaces,
 // as each may have a policy.
-func (s *Store) join(ref registry.Reference, platform v1.Platform, auth *Auth, namespace string, own *listener) *flight {
+func (s *Store) join(caller context.Context, ref registry.Reference, platform v1.Platform, auth *Auth, namespace string, own *listener) *flight {
 	secret, _ := json.Marshal(auth) // plain strings always encode
 	key := fmt.Sprintf("%s %s/%s/%s %x %s", ref, platform.OS, platform.Architecture, platform.Variant, sha256.Sum256(secret), namespace)
 	s.mu.Lock()
@@ -98,8 +101,10 @@ func (s *Store) join(ref registry.Reference, platform v1.Platform, auth *Auth, n
 	f := s.pulls[key]
 	if f == nil || f.waiters == 0 { // with none it is being cancelled
 		// The flight outlives the caller that starts it, if another one joined.
-		ctx, cancel := context.WithCancel(context.Background())
-		f = &flight{cancel: cancel, done: make(chan struct{})}
+		ctx, cancel := context.WithCancel(span.Continue(context.Background(), caller))
+		ctx, trace := span.StartVerb(ctx, "pull image")
+		span.Describe(ctx, span.ImageRef.String(ref.String()))
+		f = &flight{cancel: cancel, done: make(chan struct{}), trace: trace}
 		s.pulls[key] = f
 		go s.fly(ctx, key, f, ref, platform, auth, namespace)
 	}
@@ -120,7 +125,7 @@ func (s *Store) leave(f *flight) {
 func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Reference, platform v1.Platform, auth *Auth, namespace string) {
 	defer f.cancel()
 	in := incoming{transport: transportDocker, ref: &ref, namespace: namespace, auth: auth}
-	p := &pull{store: s, platform: platform, policy: &in, keep: s.options.KeepLayerBlobs, progress: func(ev Progress) {
+	p := &pull{store: s, platform: platform, policy: &in, keep: s.options.KeepLayerBlobs, trace: f.trace, progress: func(ev Progress) {
 		ev.Ref = ref.String()
 		s.mu.Lock()
 		hear := f.hear[:len(f.hear):len(f.hear)]
@@ -130,6 +135,7 @@ func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Ref
 		}
 	}}
 	image, err := p.run(ctx, ref, auth)
+	f.trace.End(err)
 	p.release()
 	if err == nil {
 		p.progress(Progress{Phase: PhaseDone})
@@ -184,7 +190,8 @@ type pull struct {
 	keep     bool      // layer blobs
 	files    bool      // the layers are those of an artifact
 	progress func(Progress)
-	held     []string // layer keys and blobs that a collection must leave
+	trace    *span.Verb // nil of what is no pull
+	held     []string   // layer keys and blobs that a collection must leave
 
 	signatures signatures // what allowed has fetched
 }
@@ -207,6 +214,7 @@ func (p *pull) run(ctx context.Context, ref registry.Reference, auth *Auth) (Ima
 
 	// 2. What the name means now: one HEAD, and all that a present image costs.
 	p.progress(Progress{Phase: PhaseResolving})
+	p.trace.Step("resolve")
 	top, err := repo.Resolve(ctx)
 	if err != nil {
 		return Image{}, err
@@ -230,6 +238,7 @@ func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top dig
 	defer p.store.layers.Writing()()
 
 	// 3. The manifest, through an index if there is one; may it come in?
+	p.trace.Step("manifest")
 	docs := documents{}
 	top, manifest, m, err := p.manifest(ctx, top, docs)
 	if err != nil {
@@ -240,6 +249,7 @@ func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top dig
 	}
 
 	// 4. The config, which names the layers' contents.
+	p.trace.Step("config")
 	body, err := p.from.Bytes(ctx, m.Config, registry.MaxConfig)
 	if err != nil {
 		return Image{}, err
@@ -254,6 +264,7 @@ func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top dig
 	}
 
 	// 5. The layers, each fetched, verified and written in one pass.
+	p.trace.Step("layers")
 	p.files = registry.IsArtifact(m)
 	layers, err := p.ensureLayers(ctx, config.RootFS.DiffIDs, m.Layers)
 	if err != nil {
@@ -266,6 +277,7 @@ func (p *pull) install(ctx context.Context, top v1.Descriptor, keys func(top dig
 	}
 
 	// 6. Publish: from here on the image is there, also after a crash.
+	p.trace.Step("publish")
 	rec := newRecord(manifest, m, config, layers, root, p.store.layerInfo)
 	n := name{top: top, manifest: manifest.Digest, id: rec.image.ID, pulledAt: time.Now()}
 	if err := p.noteOrigin(&n, docs); err != nil {
@@ -279,6 +291,7 @@ func (p *pull) allowed(ctx context.Context, top, manifest digest.Digest) error {
 	if p.policy == nil {
 		return nil
 	}
+	p.trace.Step("signature policy")
 	in := *p.policy
 	in.top, in.manifest = top, manifest
 	found, err := p.store.allow(ctx, in)

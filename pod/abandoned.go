@@ -16,7 +16,7 @@ func (m *Manager) abandonPod(p *sandbox) {
 	m.o.Log.Warn("pod finished after its client gave up; waiting for it to come back", "pod", p.id, "name", p.what, "for", abandonedAfter)
 	p.mu.Lock()
 	p.abandoned = time.AfterFunc(abandonedAfter, func() {
-		if err := m.joinRemovePod(p).wait(m.life); err != nil {
+		if err := m.joinRemovePod(m.life, p).wait(m.life); err != nil {
 			m.o.Log.Error("remove abandoned pod", "pod", p.id, "error", err)
 		}
 	})
@@ -29,7 +29,7 @@ func (m *Manager) abandonContainer(c *container) {
 	m.o.Log.Warn("container finished after its client gave up; waiting for it to come back", "container", c.id, "name", c.what, "for", abandonedAfter)
 	c.pod.mu.Lock()
 	c.abandoned = time.AfterFunc(abandonedAfter, func() {
-		if err := m.joinRemove(c).wait(m.life); err != nil {
+		if err := m.joinRemove(m.life, c).wait(m.life); err != nil {
 			m.o.Log.Error("remove abandoned container", "container", c.id, "error", err)
 		}
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/strake-containers/strake/image"
 	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/span"
 )
 
 const verbCheckpoint = "checkpoint container"
@@ -38,7 +39,7 @@ func (m *Manager) CheckpointContainer(ctx context.Context, id, location string, 
 		c.pod.mu.Unlock()
 		return errorf(ErrState, "checkpoint container %s: another checkpoint of it is being made", c.what)
 	}
-	w := m.join(&c.pod.mu, c.lane, verbCheckpoint, c.what, timeout, func(ctx context.Context, w *work) error {
+	w := m.join(ctx, &c.pod.mu, c.lane, verbCheckpoint, c.what, timeout, func(ctx context.Context, w *work) error {
 		return m.checkpoint(ctx, w, []*container{c}, []string{location})
 	})
 	c.pod.mu.Unlock()
@@ -65,6 +66,8 @@ func (c *container) canCheckpoint() error {
 // checkpoint writes archives of containers that run, which are frozen together, each to
 // its location.
 func (m *Manager) checkpoint(ctx context.Context, w *work, containers []*container, locations []string) (err error) {
+	span.Describe(ctx, containers[0].pod.attributes()...)
+
 	// 1. A place for each, on the disk: it has the container's memory.
 	w.enter("directory")
 	dirs := make([]string, len(containers))

@@ -56,7 +56,7 @@ func (m *Manager) CheckpointPod(ctx context.Context, id, out string, ids []strin
 		p.mu.Unlock()
 		return errorf(ErrState, "checkpoint pod %s: another checkpoint of it is being made", p.what)
 	}
-	w := m.join(&p.mu, p.lane, verbCheckpointPod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
+	w := m.join(ctx, &p.mu, p.lane, verbCheckpointPod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
 		ctx, cancel := m.untilStopping(ctx, p)
 		defer cancel()
 		err := m.checkpoint(ctx, w, containers, locations)

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"go.opentelemetry.io/otel/attribute"
 
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -115,6 +117,11 @@ func (r *containerRecord) holders() []string {
 func imageMountHolder(id string, mount int) string { return id + "-mount-" + strconv.Itoa(mount) }
 
 // status is a copy of the container's state; the pod's mu is held.
+// attributes describe the container, and its pod, in traces.
+func (c *container) attributes() []attribute.KeyValue {
+	return append(c.pod.attributes(), span.ContainerID.String(c.id), span.ContainerName.String(c.key.name))
+}
+
 func (c *container) status() ContainerStatus {
 	r := &c.record
 	s := ContainerStatus{

@@ -15,6 +15,7 @@ import (
 	"github.com/strake-containers/strake/image"
 	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/pod/hooks"
 	"github.com/strake-containers/strake/pod/nri"
@@ -35,7 +36,7 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, config Cont
 	if err != nil {
 		return "", fmt.Errorf("create container %s/%s: %w", p.what, config.Name, err)
 	}
-	c, w, err := m.beginContainer(p, config)
+	c, w, err := m.beginContainer(ctx, p, config)
 	if err != nil {
 		return "", err
 	}
@@ -52,7 +53,7 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, config Cont
 
 // beginContainer returns the container of that identity that lives or is being
 // made, or begins to make it.
-func (m *Manager) beginContainer(p *sandbox, config ContainerConfig) (*container, *work, error) {
+func (m *Manager) beginContainer(caller context.Context, p *sandbox, config ContainerConfig) (*container, *work, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.names[containerKey{config.Name, config.Attempt}]; c != nil {
@@ -66,7 +67,7 @@ func (m *Manager) beginContainer(p *sandbox, config ContainerConfig) (*container
 		c.record.Resources = *config.Resources
 	}
 	verb := "create container " + c.id
-	c.making = m.tracker.start(m.life, "create container "+c.what, verbTimeout, func(ctx context.Context, w *work) error {
+	c.making = m.tracker.start(span.Continue(m.life, caller), "create container", c.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.createContainer(ctx, w, c)
 	}, func(w *work, err error) {
 		p.mu.Lock()
@@ -94,6 +95,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	defer undo.Run(&err)
 	ctx, cancel := m.untilStopping(ctx, p)
 	defer cancel()
+	span.Describe(ctx, append(c.attributes(), span.ImageRef.String(r.Config.Image))...)
 
 	// 1. Its directory, and what it is made of: an image, kept from removal while the
 	// container is there, or a checkpoint of a container of that.

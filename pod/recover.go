@@ -56,7 +56,7 @@ func (m *Manager) recover(ctx context.Context) error {
 	m.abandonAgain()
 	for _, p := range m.allPods() {
 		if p.stopping && m.halfStopped(p) { // nobody else knows of it yet
-			m.joinStopPod(p) // a stop that was cut off goes on, whether or not its client comes back
+			m.joinStopPod(m.life, p) // a stop that was cut off goes on, whether or not its client comes back
 		}
 	}
 	return nil
@@ -289,7 +289,7 @@ func (m *Manager) undoHalfMade(sp storedPod) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	w := m.tracker.start(m.life, "undo half-made pod "+what, undoTimeout, func(ctx context.Context, w *work) error {
+	w := m.tracker.start(m.life, "undo", "half-made pod "+what, undoTimeout, func(ctx context.Context, w *work) error {
 		w.enter("network")
 		return undo(ctx)
 	}, func(_ *work, err error) {
@@ -444,13 +444,13 @@ func (m *Manager) collectNetworks() {
 		p.mu.Unlock()
 	}
 	slices.Sort(live)
-	const what = "release networks of pods that are gone"
-	m.collecting = m.tracker.start(m.life, what, recoverTimeout, func(ctx context.Context, w *work) error {
+	const verb, what = "release networks", "of pods that are gone"
+	m.collecting = m.tracker.start(m.life, verb, what, recoverTimeout, func(ctx context.Context, w *work) error {
 		w.enter("network")
 		return m.o.Network.GC(ctx, live)
 	}, func(_ *work, err error) {
 		if err != nil {
-			m.o.Log.Error(what, "error", err)
+			m.o.Log.Error(verb+" "+what, "error", err)
 		}
 	})
 }

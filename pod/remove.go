@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/strake-containers/strake/internal/span"
 )
 
 const verbRemove = "remove container"
@@ -19,19 +21,20 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return m.joinRemove(c).wait(ctx)
+	return m.joinRemove(ctx, c).wait(ctx)
 }
 
-func (m *Manager) joinRemove(c *container) *work {
+func (m *Manager) joinRemove(ctx context.Context, c *container) *work {
 	c.pod.mu.Lock()
 	defer c.pod.mu.Unlock()
-	return m.join(&c.pod.mu, c.lane, verbRemove, c.what, verbTimeout, func(ctx context.Context, w *work) error {
+	return m.join(ctx, &c.pod.mu, c.lane, verbRemove, c.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.removeContainer(ctx, w, c)
 	})
 }
 
 func (m *Manager) removeContainer(ctx context.Context, w *work, c *container) (err error) {
 	p := c.pod
+	span.Describe(ctx, c.attributes()...)
 
 	// 1. No verb begins on it any more, and those under way end.
 	w.enter("stop")

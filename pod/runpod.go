@@ -13,6 +13,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/pod/bundle"
@@ -36,7 +37,7 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 	if err := m.awaitUndo(ctx, keyOf(&c)); err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
-	p, w, err := m.beginPod(c, runtimeHandler)
+	p, w, err := m.beginPod(ctx, c, runtimeHandler)
 	if err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
@@ -66,7 +67,7 @@ func (m *Manager) awaitUndo(ctx context.Context, key podKey) error {
 
 // beginPod returns the pod of that identity that is ready or being made, or
 // begins to make it.
-func (m *Manager) beginPod(c PodConfig, runtimeHandler string) (*sandbox, *work, error) {
+func (m *Manager) beginPod(caller context.Context, c PodConfig, runtimeHandler string) (*sandbox, *work, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if p := m.names[keyOf(&c)]; p != nil {
@@ -83,7 +84,7 @@ func (m *Manager) beginPod(c PodConfig, runtimeHandler string) (*sandbox, *work,
 		p.record.NetNS = m.netnsPath(p.id)
 	}
 	m.names[p.key] = p
-	p.making = m.tracker.start(m.life, "run pod "+p.what, verbTimeout, func(ctx context.Context, w *work) error {
+	p.making = m.tracker.start(span.Continue(m.life, caller), "run pod", p.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.runPod(ctx, w, p)
 	}, func(w *work, err error) {
 		if err != nil {
@@ -110,6 +111,7 @@ func (m *Manager) beginPod(c PodConfig, runtimeHandler string) (*sandbox, *work,
 func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	var undo cleanup.Stack
 	defer undo.Run(&err)
+	span.Describe(ctx, append(p.attributes(), span.Handler.String(p.record.Runtime))...)
 
 	// 1. The record, so that a crash from here on is undone by id.
 	w.enter("record")
@@ -187,11 +189,13 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 }
 
 // attach connects the pod's namespace to the network.
-func (m *Manager) attach(ctx context.Context, p *sandbox) error {
+func (m *Manager) attach(ctx context.Context, p *sandbox) (err error) {
 	if !p.record.wantsNetwork() {
 		return nil
 	}
-	err := settle(ctx, []*work{m.collecting})
+	ctx, attaching := span.Start(ctx, "attach to network")
+	defer func() { attaching.End(err) }()
+	err = settle(ctx, []*work{m.collecting})
 	var result network.Result
 	if err == nil {
 		result, err = m.o.Network.Setup(ctx, p.record.network())
@@ -217,7 +221,9 @@ func (m *Manager) detach(ctx context.Context, p *sandbox) error {
 	}
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
+	ctx, detaching := span.Start(ctx, "detach from network")
 	err := m.o.Network.Teardown(ctx, pod)
+	detaching.End(err)
 	p.mu.Lock()
 	p.left = err != nil
 	p.mu.Unlock()
@@ -229,7 +235,9 @@ func (m *Manager) detach(ctx context.Context, p *sandbox) error {
 }
 
 // startSandbox starts the pod's monitor, which makes and holds its namespaces.
-func (m *Manager) startSandbox(ctx context.Context, p *sandbox) error {
+func (m *Manager) startSandbox(ctx context.Context, p *sandbox) (err error) {
+	ctx, starting := span.Start(ctx, "start sandbox")
+	defer func() { starting.End(err) }()
 	spec, err := bundle.Pod(bundle.PodInput{ID: p.id, Config: &p.record.Config, NetNS: p.record.NetNS})
 	if err != nil {
 		return err

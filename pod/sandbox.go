@@ -11,6 +11,9 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/pod/bundle"
 )
@@ -87,6 +90,14 @@ func newSandbox(r podRecord) *sandbox {
 	}
 	p.ending, p.end = context.WithCancel(context.Background())
 	return p
+}
+
+// attributes describe the pod in traces.
+func (p *sandbox) attributes() []attribute.KeyValue {
+	c := &p.record.Config // never changes after its birth
+	return []attribute.KeyValue{
+		span.PodID.String(p.id), span.Namespace.String(c.Namespace), span.PodName.String(c.Name), span.PodUID.String(c.UID),
+	}
 }
 
 // network is what the network is told about the pod.

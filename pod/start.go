@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/pod/nri"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -27,7 +28,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 		defer p.mu.Unlock()
 		return errorf(ErrState, "start container %s: it is %s, not created", c.what, c.record.State)
 	}
-	w := m.join(&p.mu, c.lane, verbStart, c.what, verbTimeout, func(ctx context.Context, w *work) error {
+	w := m.join(ctx, &p.mu, c.lane, verbStart, c.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.startContainer(ctx, w, c)
 	})
 	p.mu.Unlock()
@@ -37,6 +38,8 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 const verbStart = "start container"
 
 func (m *Manager) startContainer(ctx context.Context, w *work, c *container) error {
+	span.Describe(ctx, c.attributes()...)
+
 	// 1. Its process runs, if no plugin objects.
 	w.enter("plugins")
 	if err := m.tellContainer(ctx, c, (*nri.Plugins).StartContainer); err != nil {

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -53,7 +54,7 @@ func (m *Manager) stopContainer(ctx context.Context, c *container, grace time.Du
 		}
 	}
 	// No limit: a grace period may be hours.
-	w := m.join(&p.mu, c.lane, verbStop, c.what, 0, func(ctx context.Context, w *work) error {
+	w := m.join(ctx, &p.mu, c.lane, verbStop, c.what, 0, func(ctx context.Context, w *work) error {
 		return m.endContainer(ctx, w, c)
 	})
 	p.mu.Unlock()
@@ -61,6 +62,7 @@ func (m *Manager) stopContainer(ctx context.Context, c *container, grace time.Du
 }
 
 func (m *Manager) endContainer(ctx context.Context, w *work, c *container) error {
+	span.Describe(ctx, c.attributes()...)
 	if cancelled, err := m.cancelRestore(ctx, c); cancelled || err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/pod/nri"
 )
 
@@ -24,18 +25,20 @@ func (m *Manager) StopPod(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return m.joinStopPod(p).wait(ctx)
+	return m.joinStopPod(ctx, p).wait(ctx)
 }
 
-func (m *Manager) joinStopPod(p *sandbox) *work {
+func (m *Manager) joinStopPod(ctx context.Context, p *sandbox) *work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return m.join(&p.mu, p.lane, verbStopPod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
+	return m.join(ctx, &p.mu, p.lane, verbStopPod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.stopPod(ctx, w, p)
 	})
 }
 
 func (m *Manager) stopPod(ctx context.Context, w *work, p *sandbox) error {
+	span.Describe(ctx, p.attributes()...)
+
 	// 1. No container begins any more; those in the making are undone. Its name
 	// is free for the next attempt.
 	w.enter("mark")
@@ -139,18 +142,20 @@ func (m *Manager) RemovePod(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return m.joinRemovePod(p).wait(ctx)
+	return m.joinRemovePod(ctx, p).wait(ctx)
 }
 
-func (m *Manager) joinRemovePod(p *sandbox) *work {
+func (m *Manager) joinRemovePod(ctx context.Context, p *sandbox) *work {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return m.join(&p.mu, p.lane, verbRemovePod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
+	return m.join(ctx, &p.mu, p.lane, verbRemovePod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.removePod(ctx, w, p)
 	})
 }
 
 func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) (err error) {
+	span.Describe(ctx, p.attributes()...)
+
 	// 1. Stop it; nothing begins in it afterwards.
 	w.enter("stop")
 	p.setRemoving(true)
@@ -159,7 +164,7 @@ func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) (err error
 			p.setRemoving(false)
 		}
 	}()
-	if err := m.joinStopPod(p).wait(ctx); err != nil {
+	if err := m.joinStopPod(ctx, p).wait(ctx); err != nil {
 		return err
 	}
 
@@ -167,7 +172,7 @@ func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) (err error
 	w.enter("containers")
 	var removals []*work
 	for _, c := range p.all() {
-		removals = append(removals, m.joinRemove(c))
+		removals = append(removals, m.joinRemove(ctx, c))
 	}
 	for _, r := range removals {
 		if err := r.wait(ctx); err != nil {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/pod/bundle"
 )
 
@@ -52,6 +53,7 @@ type work struct {
 	left    bool // one has
 	done    chan struct{}
 	err     error
+	trace   *span.Verb // has a lock of its own, with which nothing else is taken
 }
 
 // tracker knows all verbs under way.
@@ -67,11 +69,12 @@ func newTracker() *tracker {
 	return &tracker{works: map[*work]struct{}{}, calls: map[*work]struct{}{}, idle: make(chan struct{})}
 }
 
-// start runs fn on a goroutine of its own and names what it does; limit, unless
+// start runs fn, which is a verb on what, on a goroutine of its own; limit, unless
 // it is 0, ends its context. Its error is prefixed with the verb and, if its time
 // ran out, with the stage that it had reached: other errors name what they are
 // about. Finish is called with it before anybody hears of it.
-func (t *tracker) start(ctx context.Context, what string, limit time.Duration, fn func(context.Context, *work) error, finish func(*work, error)) *work {
+func (t *tracker) start(ctx context.Context, verb, what string, limit time.Duration, fn func(context.Context, *work) error, finish func(*work, error)) *work {
+	what = verb + " " + what
 	w := &work{tracker: t, what: what, since: time.Now(), done: make(chan struct{})}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -81,6 +84,7 @@ func (t *tracker) start(ctx context.Context, what string, limit time.Duration, f
 		return w
 	}
 	t.works[w] = struct{}{}
+	ctx, w.trace = span.StartVerb(ctx, verb)
 	go func() {
 		if limit > 0 {
 			var cancel context.CancelFunc
@@ -88,6 +92,7 @@ func (t *tracker) start(ctx context.Context, what string, limit time.Duration, f
 			defer cancel()
 		}
 		err := fn(ctx, w)
+		w.trace.End(err)
 		if err != nil {
 			if stage := w.at(); stage != "" && ctx.Err() != nil {
 				err = fmt.Errorf("%s: %s: %w", what, stage, err)
@@ -128,8 +133,12 @@ func (w *work) enter(stage string) { w.awaitEnd(stage, 0) }
 // awaitEnd is enter for a step that waits until a process has ended.
 func (w *work) awaitEnd(stage string, pid int) {
 	w.tracker.mu.Lock()
-	defer w.tracker.mu.Unlock()
+	next := w.stage != stage
 	w.stage, w.pid = stage, pid
+	w.tracker.mu.Unlock()
+	if next {
+		w.trace.Step(stage)
+	}
 }
 
 func (w *work) current() string {
@@ -167,6 +176,7 @@ func (w *work) abandoned() bool {
 // wait returns the verb's result, or says where it is when ctx ends first. The
 // verb goes on.
 func (w *work) wait(ctx context.Context) error {
+	w.trace.Awaited(ctx)
 	w.tracker.mu.Lock()
 	w.waiters++
 	w.tracker.mu.Unlock()
@@ -214,13 +224,13 @@ func (t *tracker) stages() []string {
 // that guards the object.
 type lane map[string]*work
 
-// join returns the verb that is under way on the object, or starts it. The mu
-// that guards the lane is held.
-func (m *Manager) join(mu *sync.Mutex, l lane, verb, what string, limit time.Duration, fn func(context.Context, *work) error) *work {
+// join returns the verb that is under way on the object, or starts it for caller, whose
+// end is not its end. The mu that guards the lane is held.
+func (m *Manager) join(caller context.Context, mu *sync.Mutex, l lane, verb, what string, limit time.Duration, fn func(context.Context, *work) error) *work {
 	if w := l[verb]; w != nil {
 		return w
 	}
-	w := m.tracker.start(m.life, verb+" "+what, limit, fn, func(*work, error) {
+	w := m.tracker.start(span.Continue(m.life, caller), verb, what, limit, fn, func(*work, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		delete(l, verb)

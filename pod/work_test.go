@@ -13,7 +13,7 @@ func TestAbandoned(t *testing.T) {
 		goOn := make(chan struct{})
 		var abandoned bool
 		begin := func() *work {
-			return newTracker().start(t.Context(), "verb", 0, func(_ context.Context, w *work) error {
+			return newTracker().start(t.Context(), "verb", "thing", 0, func(_ context.Context, w *work) error {
 				<-goOn
 				abandoned = w.abandoned()
 				return nil

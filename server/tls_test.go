@@ -29,7 +29,7 @@ func TestCallsOverTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rpc := NewGRPC(log, func(string, codes.Code, time.Duration) {})
+	rpc := NewGRPC(log, func(string, codes.Code, time.Duration) {}, nil)
 	done := make(chan error)
 	go func() { done <- rpc.Serve(l) }()
 	secure := func(clients ...tls.Certificate) credentials.TransportCredentials {

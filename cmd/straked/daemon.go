@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/stats"
 
 	"github.com/strake-containers/strake/config"
 	"github.com/strake-containers/strake/image"
@@ -31,6 +32,7 @@ import (
 	"github.com/strake-containers/strake/server/metrics"
 	"github.com/strake-containers/strake/server/strake"
 	"github.com/strake-containers/strake/server/stream"
+	"github.com/strake-containers/strake/server/tracing"
 )
 
 // stopTimeout is how long calls under way may take to end once a signal has
@@ -134,11 +136,20 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 		serving.Go(scrapes.Serve)
 		context.AfterFunc(ctx, func() { _ = scrapes.Close() }) // nothing of it is worth waiting for
 	}
+	var traced stats.Handler
+	if c.Tracing.Endpoint != "" {
+		traces, err := tracing.Open(ctx, traces(c), log)
+		if err != nil {
+			return err
+		}
+		closers.Push("close tracing", traces.Close)
+		traced = traces.Handler()
+	}
 	rest := idle.After(restAfter)
 	rpc := server.NewGRPC(log, func(method string, code codes.Code, took time.Duration) {
 		rest.Busy()
 		series.Call(method, code, took)
-	})
+	}, traced)
 	cri.Register(rpc, cri.Options{
 		Pods: pods, Images: images, Streams: streams,
 		Handlers: func() ([]cri.Handler, string) { return handlers(r.running.Load()) },

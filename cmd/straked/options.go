@@ -26,6 +26,7 @@ import (
 	"github.com/strake-containers/strake/pod/nri"
 	strakev1 "github.com/strake-containers/strake/server/api/strake/v1"
 	"github.com/strake-containers/strake/server/cri"
+	"github.com/strake-containers/strake/server/tracing"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -105,6 +106,13 @@ func secureStreams(t config.TLS, log *slog.Logger) (*tls.Config, error) {
 		return nil, fmt.Errorf("stream.tls: %w", err)
 	}
 	return secure, nil
+}
+
+// traces is where spans go.
+func traces(c config.Config) tracing.Config {
+	return tracing.Config{
+		Endpoint: c.Tracing.Endpoint, Protocol: c.Tracing.Protocol, SamplesPerMillion: c.Tracing.SamplesPerMillion, Version: version.Version,
+	}
 }
 
 // trust is where signature files are.

@@ -66,6 +66,7 @@ var allowed = []struct {
 	{"server/api/...", nil},
 	{"server/stream", []string{"internal/..."}},
 	{"server/metrics", []string{"internal/..."}},
+	{"server/tracing", []string{"internal/..."}},
 	{"server/...", []string{"server/...", "pod", "pod/bundle", "image", "internal/..."}},
 	{"cli/...", []string{"cli/...", "server/api/...", "internal/..."}},
 
@@ -99,6 +100,7 @@ var only = []struct {
 	{"github.com/google/nftables", []string{"network/..."}, "firewall tables are the network's"},
 	{"github.com/cilium/ebpf/...", []string{"oci/cgroup"}, "the device filter is the only BPF program"},
 	{"github.com/spf13/cobra", []string{"cmd/strake", "cmd/straked", "cli/..."}, "the small programs parse their own flags"},
+	{"go.opentelemetry.io/otel/sdk/...", []string{"server/tracing"}, "spans are begun by internal/span, and exported in one place"},
 	{"k8s.io/cri-api/...", []string{"server/...", "cli/...", "cmd/strake", "cmd/straked", "test/..."}, "CRI is a front; pod has types of its own"},
 }
 
@@ -109,11 +111,11 @@ var lean = []struct {
 	without []string
 }{
 	{"cmd/strake-runtime", []string{
-		"google.golang.org/...", "k8s.io/...", "github.com/containerd/...", "github.com/godbus/...",
+		"google.golang.org/...", "k8s.io/...", "github.com/containerd/...", "github.com/godbus/...", "go.opentelemetry.io/...",
 		"net", "net/http", "os/signal", "os/user", "log", "log/slog", "flag", "regexp", "text/template", "html/template", "encoding/xml",
 	}},
 	// Not even protobuf and ttrpc: shim/wire says why.
-	{"cmd/containerd-shim-strake-v2", []string{"google.golang.org/...", "net/http", "regexp", "text/template", "html/template", "k8s.io/...", "github.com/containerd/..."}},
+	{"cmd/containerd-shim-strake-v2", []string{"google.golang.org/...", "net/http", "regexp", "text/template", "html/template", "k8s.io/...", "github.com/containerd/...", "go.opentelemetry.io/..."}},
 }
 
 type goPackage struct {

@@ -16,6 +16,8 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/strake-containers/strake/internal/span"
 )
 
 const (
@@ -38,7 +40,10 @@ func (*runner) FindInPath(plugin string, dirs []string) (string, error) {
 // ExecPlugin runs one plugin and returns its standard output. The error names
 // the plugin and carries what it said; it is a *types.Error where the plugin
 // wrote one, and ctx's where the time was up.
-func (*runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+func (*runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) (_ []byte, err error) {
+	name := filepath.Base(path)
+	ctx, running := span.Start(ctx, "plugin "+name+" "+command(env))
+	defer func() { running.End(err) }()
 	stdout, stderr := &limited{max: maxOutput}, &limited{max: maxStderr}
 	cmd := exec.CommandContext(ctx, path)
 	cmd.Env = env
@@ -52,11 +57,10 @@ func (*runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env []
 		cmd.ExtraFiles = []*os.File{lock}
 	}
 
-	err := cmd.Run()
+	err = cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // the plugin itself ended well; a child of its keeps a pipe
 	}
-	name := filepath.Base(path)
 	switch {
 	case ctx.Err() != nil && err != nil:
 		return nil, &failure{fmt.Errorf("plugin %s was killed: %w%s", name, context.Cause(ctx), quoted(stderr))}
@@ -66,6 +70,16 @@ func (*runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env []
 		return nil, &failure{fmt.Errorf("plugin %s: its result has more than %d bytes", name, maxOutput)}
 	}
 	return stdout.data, nil
+}
+
+// command is what a plugin is asked to do: ADD, DEL and so on.
+func command(env []string) string {
+	for _, v := range env {
+		if verb, ok := strings.CutPrefix(v, "CNI_COMMAND="); ok {
+			return verb
+		}
+	}
+	return ""
 }
 
 // failure is the error of one plugin, which it names. libcni says so once more.

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 
 	sandboxapi "github.com/containerd/containerd/api/runtime/sandbox/v1"
@@ -24,6 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/shim/api"
 )
 
@@ -56,7 +58,7 @@ func Connect(ctx context.Context, address string) (*Monitor, error) {
 }
 
 func newMonitor(address string, conn net.Conn) *Monitor {
-	c := ttrpc.NewClient(conn)
+	c := ttrpc.NewClient(conn, ttrpc.WithUnaryClientInterceptor(traced))
 	return &Monitor{
 		address: address,
 		conn:    c,
@@ -64,6 +66,18 @@ func newMonitor(address string, conn net.Conn) *Monitor {
 		sandbox: sandboxapi.NewTTRPCSandboxClient(c),
 		monitor: api.NewMonitorClient(c),
 	}
+}
+
+// traced makes a span of a call, if it is part of a trace. The monitor is told nothing.
+func traced(ctx context.Context, request *ttrpc.Request, response *ttrpc.Response, info *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	ctx, calling := span.Start(ctx, strings.TrimPrefix(info.FullMethod, "/"))
+	err := invoke(ctx, request, response)
+	failed := err
+	if err == nil {
+		failed = status.ErrorProto(response.Status)
+	}
+	calling.End(failed)
+	return err
 }
 
 // Address is where the monitor listens, for Connect after a restart.

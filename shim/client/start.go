@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/shim/wire"
 )
 
@@ -36,7 +37,9 @@ type bootstrap struct {
 
 // Start starts a monitor and connects to it. The monitor is nobody's child and
 // lives until ShutdownSandbox.
-func Start(ctx context.Context, o StartOptions) (*Monitor, error) {
+func Start(ctx context.Context, o StartOptions) (_ *Monitor, err error) {
+	ctx, starting := span.Start(ctx, "start monitor")
+	defer func() { starting.End(err) }()
 	args := []string{"-namespace", o.Namespace, "-id", o.ID, "-address", ""}
 	if o.Debug {
 		args = append(args, "-debug")
