@@ -105,6 +105,11 @@ func bindRestore(a *app, f *flags) func(context.Context, []string) error {
 		if o.Bundle, err = filepath.Abs(bundle); err != nil {
 			return fmt.Errorf("--bundle: %w", err)
 		}
+		name, err := notifySocket()
+		if err != nil {
+			return err
+		}
+		o.Notify = name != "" // whose images have the mount has to have it again
 		o.ID, o.StateRoot, o.SystemdCgroup, o.Rootless = id, a.root, a.systemd, a.rootless
 		o.Stdin, o.Stdout, o.Stderr = os.Stdin, os.Stdout, os.Stderr
 		if detach {

@@ -51,7 +51,12 @@ func (c *createFlags) options(a *app, id string) (container.CreateOptions, error
 	}
 	o.Config = c.config
 	o.ExtraFiles, err = a.extraFiles(c.preserveFDs)
+	if err != nil {
+		return o, err
+	}
 	o.Env = activation()
+	name, err := notifySocket()
+	o.Notify = name != ""
 	return o, err
 }
 

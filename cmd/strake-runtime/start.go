@@ -26,10 +26,16 @@ func bindStart(a *app, f *flags) func(context.Context, []string) error {
 		}
 		ctx, cancel := within(ctx, timeout)
 		defer cancel()
+		var ready notifier
 		if early.Gate != 0 {
 			err = c.GoOn(ctx, os.NewFile(uintptr(early.Gate), "gate"))
-		} else {
+		} else if err = ready.listen(c); err == nil {
 			err = c.Start(ctx)
+		}
+		if err == nil {
+			err = ready.pass(ctx, 0)
+		} else {
+			err = errors.Join(err, ready.close())
 		}
 		if late := new(timeoutError); errors.As(err, &late) {
 			// What its caller has given up must not begin after all.

@@ -96,7 +96,7 @@ func SealedMemFile(name string, data []byte) (*os.File, error) {
 // ListenPacket listens on a unix socket of packets in a directory, mode 0600. The
 // path is resolved relative to the directory, so that its length does not matter.
 func ListenPacket(dir, name string) (*os.File, error) {
-	return packetSocket(dir, name, func(fd int, addr *unix.SockaddrUnix) error {
+	return socketIn(dir, name, unix.SOCK_SEQPACKET, func(fd int, addr *unix.SockaddrUnix) error {
 		if err := unix.Bind(fd, addr); err != nil {
 			return err
 		}
@@ -106,17 +106,17 @@ func ListenPacket(dir, name string) (*os.File, error) {
 
 // DialPacket connects to a socket of ListenPacket.
 func DialPacket(dir, name string) (*os.File, error) {
-	return packetSocket(dir, name, func(fd int, addr *unix.SockaddrUnix) error { return unix.Connect(fd, addr) })
+	return socketIn(dir, name, unix.SOCK_SEQPACKET, func(fd int, addr *unix.SockaddrUnix) error { return unix.Connect(fd, addr) })
 }
 
-func packetSocket(dir, name string, use func(int, *unix.SockaddrUnix) error) (*os.File, error) {
+func socketIn(dir, name string, kind int, use func(int, *unix.SockaddrUnix) error) (*os.File, error) {
 	path := dir + "/" + name
 	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	defer func() { _ = unix.Close(d) }()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}

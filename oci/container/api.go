@@ -13,6 +13,8 @@
 //	state.json   what State and the later verbs need; replaced atomically, never
 //	             fsynced: pids and namespaces die with the boot anyway
 //	start.sock   the gate at which init waits for Start, if it does
+//	notify/      what a container that notifies has at /run/notify: a socket, once
+//	             it is being started
 //
 // Crash-only: the directory is made first and removed last, and config.json is
 // there before any cgroup or process. It says what to look for until state.json
@@ -93,6 +95,10 @@ type CreateOptions struct {
 
 	// Env is added to the environment of the config's process.
 	Env []string
+	// Notify gives the container a place for a socket by which its program can say
+	// that it is ready (Container.ListenNotify), and its process the variable
+	// NOTIFY_SOCKET, unless the config has one.
+	Notify bool
 
 	NoPivot      bool   // MS_MOVE and chroot instead of pivot_root (ramfs)
 	NoNewKeyring bool   // keep the caller's session keyring

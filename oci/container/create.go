@@ -193,6 +193,11 @@ func claim(ctx context.Context, undo *cleanup.Stack, o *CreateOptions, s *specs.
 	if err := sys.WriteNewFile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
 		return nil, nil, err
 	}
+	if o.Notify {
+		if err := c.makeNotifyDir(); err != nil {
+			return nil, nil, err
+		}
+	}
 	// The state is left to them, so that the id is not taken before they end.
 	r := newRecord(o, s, cg)
 	r.Restored = restored
@@ -212,7 +217,7 @@ func sharesPIDs(s *specs.Spec) bool {
 // newRecord is what is known of a container before it has a process.
 func newRecord(o *CreateOptions, s *specs.Spec, cg *cgroup.Cgroup) record {
 	r := record{Version: recordVersion, ID: o.ID, Bundle: o.Bundle, Rootfs: rootfsPath(o.Bundle, s),
-		Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil, SharedPID: sharesPIDs(s)}
+		Created: time.Now().UTC(), Annotations: s.Annotations, Hooks: s.Hooks != nil, SharedPID: sharesPIDs(s), Notify: o.Notify}
 	r.keepCgroup(cg)
 	return r
 }

@@ -29,6 +29,7 @@ type record struct {
 	// not that of the others.
 	SharedPID bool `json:"sharedPid,omitempty"`
 	Restored  bool `json:"restored,omitempty"` // by Restore: init never executed anything
+	Notify    bool `json:"notify,omitempty"`   // it was created with Notify
 	// A mount that outlives the container, where it has no mount namespace of its
 	// own, and the namespace that it is in: its path, if any, and its inode.
 	Stays     string `json:"stays,omitempty"`
@@ -88,6 +89,9 @@ func (r *record) encode() []byte {
 	}
 	if r.Restored {
 		b = append(b, `,"restored":true`...)
+	}
+	if r.Notify {
+		b = append(b, `,"notify":true`...)
 	}
 	if r.Stays != "" {
 		b = text(b, "stays", r.Stays)
@@ -156,6 +160,8 @@ func decodeRecord(data []byte) (*record, error) {
 			leanjson.Bool(in, &r.SharedPID)
 		case "restored":
 			leanjson.Bool(in, &r.Restored)
+		case "notify":
+			leanjson.Bool(in, &r.Notify)
 		case "stays":
 			leanjson.Text(in, &r.Stays)
 		case "staysIn":

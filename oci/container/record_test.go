@@ -14,7 +14,7 @@ func TestRecordIsJSON(t *testing.T) {
 		{Version: recordVersion, Created: time.Unix(1, 5).UTC(), Resctrl: []string{"/sys/fs/resctrl/a", "/b\""}, ResctrlMade: []string{"/b\""}},
 		{Version: recordVersion, ID: "a", Pid: 7, Created: time.Unix(1, 5).UTC()},
 		{Version: recordVersion, ID: "b", Bundle: "/b\"ü", Rootfs: "/b/<r>", Cgroup: "/c\\", CgroupTop: "/c",
-			Created: time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC), Pid: 1 << 22, StartTime: 1 << 63, Hooks: true, SharedPID: true, Restored: true,
+			Created: time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC), Pid: 1 << 22, StartTime: 1 << 63, Hooks: true, SharedPID: true, Restored: true, Notify: true,
 			Annotations: map[string]string{"z\n": "{}", "a": "<&>", "\x7f": "\u2028"}},
 	} {
 		data := r.encode()

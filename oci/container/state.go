@@ -51,8 +51,7 @@ func loadSpec(o *CreateOptions) (*specs.Spec, []byte, error) {
 			return nil, nil, fmt.Errorf("config: %w", err)
 		}
 		// The compiler works on a copy: the caller keeps its own.
-		s, err := decodeSpec(o, raw)
-		return s, raw, err
+		return decodeSpec(o, raw)
 	}
 	name := o.Config
 	if name == "" {
@@ -65,16 +64,23 @@ func loadSpec(o *CreateOptions) (*specs.Spec, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := decodeSpec(o, raw)
-	return s, raw, err
+	return decodeSpec(o, raw)
 }
 
-func decodeSpec(o *CreateOptions, raw []byte) (*specs.Spec, error) {
+// decodeSpec returns the config with what the options add to it, and its text without
+// what they add to the environment: an exec has that of the config.
+func decodeSpec(o *CreateOptions, raw []byte) (*specs.Spec, []byte, error) {
+	if o.Notify {
+		var err error
+		if raw, err = addNotify(o, raw); err != nil {
+			return nil, nil, err
+		}
+	}
 	s, err := spec.Decode(raw)
 	if err == nil && s.Process != nil {
 		s.Process.Env = append(s.Process.Env, o.Env...)
 	}
-	return s, err
+	return s, raw, err
 }
 
 func (c *Container) makeDir(root string) error {

@@ -95,6 +95,8 @@ func inside(args []string) int {
 		fmt.Println(sessionKeyring())
 	case "thief":
 		_ = os.WriteFile("/result", []byte(steal()), 0o644) // without it the test fails
+	case "notify":
+		fmt.Println(sayToManager(args[1:]))
 	case "tty":
 		fmt.Println(isTerminal(0), isTerminal(1), isTerminal(2))
 		var line string
