@@ -74,7 +74,7 @@ func sealed(t *testing.T) bool {
 
 const sealEnv = "STRAKE_TEST_SEAL"
 
-// CVE-2019-5736 once more: even who has our /proc/PID/exe cannot open it for
+// CVE-2019-5736 (runc before 1.0-rc7) once more: even who has our /proc/PID/exe cannot open it for
 // writing, not even when no process executes the file any more.
 func TestSealedProgramCannotBeWrittenTo(t *testing.T) {
 	testutil.RequireRoot(t, "a mount is made")

@@ -15,10 +15,11 @@ import (
 	"github.com/strake-containers/strake/internal/sys"
 )
 
-// These tests attempt what broke other runtimes. Each attack is really made: a
-// runtime of the version named in the CVE falls for it.
+// These tests attempt what broke other runtimes. Each attack is really made, and each
+// comment names the versions that fall for it; the whole table is in
+// test/e2e/runtime/cve_test.go.
 
-// CVE-2016-9962: a process in the container looks into one that is joining.
+// CVE-2016-9962 (runc before 1.0-rc3): a process in the container looks into one that is joining.
 func TestJoiningProcessCannotBeLookedInto(t *testing.T) {
 	e := newEnv(t)
 	report := filepath.Join(e.bundle, "rootfs/report")
@@ -35,7 +36,8 @@ for f in $p/fd/*; do case $(readlink $f) in *state*|*cgroup*|/proc) echo "$f" >>
 	}
 }
 
-// CVE-2019-5736: the program to run is /proc/self/exe, which is our binary.
+// CVE-2019-5736 (runc before 1.0-rc7): the program to run is /proc/self/exe, which is
+// our binary.
 func TestOwnBinaryIsNotExecutedInside(t *testing.T) {
 	e := newEnv(t)
 	must(t, os.Symlink("/proc/self/exe", filepath.Join(e.bundle, "rootfs/bin/trap")))
@@ -54,8 +56,8 @@ func TestOwnBinaryIsNotExecutedInside(t *testing.T) {
 	}
 }
 
-// CVE-2019-16884: with a volume over /proc, writes that should reach procfs land
-// in a file of the image.
+// CVE-2019-16884 (runc before 1.0.0-rc9): with a volume over /proc, writes that should
+// reach procfs land in a file of the image.
 func TestWritesReachProcfsWithAVolumeOverProc(t *testing.T) {
 	e := newEnv(t)
 	fake := t.TempDir()
@@ -82,7 +84,8 @@ func grant(s *specs.Spec, capability string) {
 	}
 }
 
-// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642: /proc or /sys is a link.
+// CVE-2019-19921 (runc before 1.0.0-rc10), CVE-2023-27561 (runc 1.0.0-rc95 to 1.1.4),
+// CVE-2023-28642 (runc before 1.1.5): /proc or /sys is a link.
 func TestLinkedProcAndSysAreRefused(t *testing.T) {
 	e := newEnv(t)
 	for i, name := range []string{"proc", "sys"} {
@@ -98,8 +101,8 @@ func TestLinkedProcAndSysAreRefused(t *testing.T) {
 	}
 }
 
-// CVE-2019-18837 and CVE-2026-47766 of crun, CVE-2026-41579: targets are links to places
-// on the host.
+// CVE-2019-18837 (crun before 0.10.5), CVE-2026-47766 (crun to 1.27.1), CVE-2026-41579
+// (runc before 1.3.6, 1.4.3 and 1.5.0-rc.3): targets are links to places on the host.
 func TestLinksInTheRootfsStayInside(t *testing.T) {
 	e := newEnv(t)
 	host := t.TempDir()
@@ -126,8 +129,8 @@ func TestLinksInTheRootfsStayInside(t *testing.T) {
 	}
 }
 
-// CVE-2021-30465, CVE-2024-45310: a mount's target is swapped with a link while
-// containers are created.
+// CVE-2021-30465 (runc before 1.0.0-rc95), CVE-2024-45310 (runc before 1.1.14): a
+// mount's target is swapped with a link while containers are created.
 func TestSwappedMountTargetMakesNothingOnTheHost(t *testing.T) {
 	e := newEnv(t)
 	host, vol := t.TempDir(), t.TempDir()
@@ -167,7 +170,7 @@ func TestSwappedMountTargetMakesNothingOnTheHost(t *testing.T) {
 	}
 }
 
-// CVE-2021-43784: more mappings or longer paths than some field can hold.
+// CVE-2021-43784 (runc before 1.0.3): more mappings or longer paths than some field can hold.
 func TestHugeListsAreRefused(t *testing.T) {
 	e := newEnv(t)
 	s := e.spec("true")
@@ -186,7 +189,8 @@ func TestHugeListsAreRefused(t *testing.T) {
 	}
 }
 
-// CVE-2024-21626: the working directory is a descriptor that the runtime left open.
+// CVE-2024-21626 (runc 1.0.0-rc93 to 1.1.11): the working directory is a descriptor that
+// the runtime left open.
 func TestWorkingDirectoryIsNoDescriptorOfOurs(t *testing.T) {
 	e := newEnv(t)
 	must(t, os.Symlink("/proc/self/fd/7", filepath.Join(e.bundle, "rootfs/link")))
@@ -209,8 +213,9 @@ func TestWorkingDirectoryIsNoDescriptorOfOurs(t *testing.T) {
 	}
 }
 
-// CVE-2025-31133: /dev/null is a link to a file of procfs when paths are masked.
-// CVE-2025-52565: the same with the terminal and /dev/console.
+// CVE-2025-31133 (runc before 1.2.8 and 1.3.3): /dev/null is a link to a file of procfs
+// when paths are masked. CVE-2025-52565 (the same versions): so is /dev/console when the
+// terminal is bound to it.
 func TestLinkedDeviceNodesAreRefused(t *testing.T) {
 	e := newEnv(t)
 	dev := filepath.Join(e.bundle, "rootfs/dev")
@@ -249,7 +254,7 @@ func TestMaskCannotChangeTheHostsNull(t *testing.T) {
 	}
 }
 
-// CVE-2016-3697: a user's name that is a number must not be taken for it.
+// CVE-2016-3697 (runc before 0.1.0): a user's name that is a number must not be taken for it.
 func TestHomeOfANumberIsNotThatOfAName(t *testing.T) {
 	e := newEnv(t)
 	s := e.spec("echo $HOME")

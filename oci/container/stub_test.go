@@ -47,7 +47,7 @@ func ownMachine(t *testing.T) uint16 {
 	return binary.LittleEndian.Uint16(head[18:])
 }
 
-// CVE-2019-5736: what the kernel looks up while it executes the program, not the
+// CVE-2019-5736 (runc before 1.0-rc7): what the kernel looks up while it executes the program, not the
 // program itself, is /proc/self/exe.
 func TestOwnBinaryIsNotExecutedAsAnInterpreter(t *testing.T) {
 	e := newEnv(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/strake-containers/strake/shim/client"
 )
 
-// CVE-2019-5736: a container gets hold of the program that made it, or joins it,
+// CVE-2019-5736 (runc before 1.0-rc7): a container gets hold of the program that made it, or joins it,
 // and writes to it. Attempted with all that a container can be given short of the
 // host: CAP_SYS_PTRACE, to look into processes of ours, a script whose interpreter
 // is /proc/self/exe, and a command that is a link to that now and to something

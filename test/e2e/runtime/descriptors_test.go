@@ -49,7 +49,7 @@ func pushInput() string {
 	return fmt.Sprintf("typed %v, controlled %v", typed == 0, opened == nil)
 }
 
-// CVE-2024-21626 and its like: whatever the caller has left open, and whatever the
+// CVE-2024-21626 (runc 1.0.0-rc93 to 1.1.11) and its like: whatever the caller has left open, and whatever the
 // runtime has opened on the way, neither the container's processes nor the hooks in its namespaces have it.
 func TestNothingOfTheHost(t *testing.T) {
 	h := newHost(t)

@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// CVE-2019-5736: a container gets the runtime executed inside, as the interpreter
+// CVE-2019-5736 (runc before 1.0-rc7): a container gets the runtime executed inside, as the interpreter
 // of a script, keeps its /proc/PID/exe and writes to it when it has ended.
 func TestProgramCannotBeWrittenTo(t *testing.T) {
 	// What is executed is a file in memory that is sealed (docs/adr/0014), or our
