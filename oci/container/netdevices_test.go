@@ -65,8 +65,28 @@ func TestNetDevices(t *testing.T) {
 	}
 	must(t, c.Delete(t.Context(), true))
 
+	// Into a user namespace of the container's own, whose root may change them there.
+	ip("link", "add", "three", "mtu", "1400", "type", "veth", "peer", "name", "four")
+	ip("link", "set", "three", "up")
+	ip("addr", "add", "192.0.2.5/24", "dev", "three")
+	s = inUserNS(e.spec("exec sleep 1000"))
+	grant(s, "CAP_NET_ADMIN")
+	s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"three": {Name: "eth7"}}
+	c, p = e.start(s)
+	ns = "/proc/" + itoa(p.Pid) + "/ns/net"
+	out = inNetNS(t, ns, "ip", "addr")
+	contains(t, out, "eth7", "inet 192.0.2.5/24")
+	if here("three") || !here("four") {
+		t.Errorf("here: %v %v, there:\n%s", here("three"), here("four"), out)
+	}
+	_, err := e.exec(c, sh("ip link set eth7 mtu 1300"))
+	must(t, err)
+	contains(t, inNetNS(t, ns, "ip", "link", "show", "eth7"), "mtu 1300")
+	must(t, c.Delete(t.Context(), true))
+
 	// A create that fails afterwards gives them back as they were.
 	for name, change := range map[string]func(*specs.Spec){
+		"in a user namespace":       func(s *specs.Spec) { inUserNS(s).Process.Args = []string{"/no/such"} },
 		"a program that is missing": func(s *specs.Spec) { s.Process.Args = []string{"/no/such"} },
 		"a second device missing":   func(s *specs.Spec) { s.Linux.NetDevices["zzz"] = specs.LinuxNetDevice{} },
 		"a name that is taken":      func(s *specs.Spec) { s.Linux.NetDevices["two"] = specs.LinuxNetDevice{Name: "lo"} },
