@@ -20,8 +20,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 )
@@ -151,7 +154,7 @@ func (s *Store[P, C]) Load() ([]Pod[P, C], error) {
 	if err != nil {
 		return nil, fmt.Errorf("pod store: %w", err)
 	}
-	var pods []Pod[P, C]
+	var ids []string
 	for _, e := range entries {
 		path := filepath.Join(s.pods, e.Name())
 		switch {
@@ -164,12 +167,20 @@ func (s *Store[P, C]) Load() ([]Pod[P, C], error) {
 				return nil, err
 			}
 		default:
-			p, err := s.loadPod(e.Name())
-			if err != nil {
-				return nil, err
-			}
-			pods = append(pods, p)
+			ids = append(ids, e.Name())
 		}
+	}
+	pods := make([]Pod[P, C], len(ids))
+	var all errgroup.Group
+	all.SetLimit(runtime.GOMAXPROCS(0)) // it is decoding that takes the time
+	for i, id := range ids {
+		all.Go(func() (err error) {
+			pods[i], err = s.loadPod(id)
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil {
+		return nil, err
 	}
 	return pods, nil
 }
@@ -225,17 +236,13 @@ func (s *Store[P, C]) setAside(from, name string) (string, error) {
 }
 
 // envelope is what every file holds.
-type envelope struct {
-	Version int             `json:"version"`
-	Record  json.RawMessage `json:"record"`
+type envelope[T any] struct {
+	Version int `json:"version"`
+	Record  *T  `json:"record"`
 }
 
 func save[T any](path string, record *T, durable bool) error {
-	raw, err := json.Marshal(record)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	data, err := json.Marshal(envelope{Version, raw})
+	data, err := json.Marshal(envelope[T]{Version, record})
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -258,21 +265,22 @@ func load[T any](path string) (*T, error) {
 	if err != nil {
 		return nil, err
 	}
-	var e envelope
-	if err := json.Unmarshal(data, &e); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	var e envelope[T]
+	if err = json.Unmarshal(data, &e); err != nil {
+		var only envelope[struct{}] // a newer record may be anything
+		if json.Unmarshal(data, &only) == nil {
+			e.Version = only.Version
+		}
 	}
-	if e.Version > Version {
+	switch {
+	case e.Version > Version:
 		return nil, fmt.Errorf("%s: version %d: %w", path, e.Version, ErrNewer)
-	}
-	if e.Version < 1 || len(e.Record) == 0 {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", path, err)
+	case e.Version < 1 || e.Record == nil:
 		return nil, fmt.Errorf("%s: no record of a known version (%d)", path, e.Version)
 	}
-	record := new(T)
-	if err := json.Unmarshal(e.Record, record); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return record, nil
+	return e.Record, nil
 }
 
 // validID: 64 lower-case hexadecimal digits.

@@ -142,11 +142,13 @@ func TestNewerVersionStopsLoad(t *testing.T) {
 	if err := s.AddPod(id("a")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.PodDir(id("a")), podFile), []byte(`{"version":2,"record":{}}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Load(); !errors.Is(err, ErrNewer) {
-		t.Error(err)
+	for _, record := range []string{"{}", `["may be anything"]`} {
+		if err := os.WriteFile(filepath.Join(s.PodDir(id("a")), podFile), []byte(`{"version":2,"record":`+record+`}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Load(); !errors.Is(err, ErrNewer) {
+			t.Errorf("%s: %v", record, err)
+		}
 	}
 }
 
