@@ -7,4 +7,6 @@ cd "$(dirname "$0")/../.."
 test/bench/runtime/run.sh
 go run ./test/bench/node -bin bin
 go run ./test/bench/images -bin bin
-go test -run '^$' -bench . -benchtime 1x -timeout 0 ./test/bench/monitor
+mkdir -p .work
+go test -c -o .work/monitor.test ./test/bench/monitor
+test/bench/with-crun .work/monitor.test -test.run '^$' -test.bench . -test.benchtime 1x -test.timeout 0

@@ -3,6 +3,11 @@
 // the other in each of several rounds, so that both see the same noise.
 //
 //	go run ./test/bench/node [-bin bin] [-rounds 3] [-n 15] [-pods 20] [-containerd PATH]
+//	go run ./test/bench/node -many 300 [-many-net cni] [-monitor-pods 50] [-n 15] [-bin bin]
+//
+// The second form is of straked alone: the memory of so many pods, what a pod's life
+// costs beside them and with none, and how soon a straked that was killed is ready again.
+// Nobody else's monitors are to be seen in /proc: unshare --pid --fork --mount-proc.
 //
 // CPU time is that of everything: the daemons run in a cpuacct cgroup and the
 // pods' cgroups are below it.
@@ -41,6 +46,7 @@ type peer struct {
 	socket  string
 	cgroup  string // cpuacct directory
 	parent  string // cgroup parent of its pods
+	args    []string
 	daemon  *exec.Cmd
 	results map[string][]result
 }
@@ -61,18 +67,31 @@ func main() {
 		rounds     = flag.Int("rounds", 3, "rounds, all peers in each")
 		n          = flag.Int("n", 15, "pods in a row, in each round")
 		pods       = flag.Int("pods", 20, "pods at a time, for memory; 0 skips it")
+		many       = flag.Int("many", 0, "measure straked with so many pods")
+		manyNet    = flag.String("many-net", "cni", "their network: host or cni")
+		conf       = flag.String("cni-conf", "", "directory of CNI's configuration; none: the built-in bridge")
+		shared     = flag.Int("monitor-pods", 0, "pods in one monitor; 0: straked's default")
 		containerd = flag.String("containerd", "containerd", "containerd, its shim and runc in PATH; \"\" measures straked alone")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *bin, *containerd, *rounds, *n, *pods); err != nil {
+	o := options{cniConf: *conf, monitorPods: *shared}
+	measure := func(work, image, cribench, bin string) error {
+		return compare(ctx, work, image, cribench, bin, *containerd, *rounds, *n, *pods)
+	}
+	if *many > 0 {
+		measure = func(work, image, cribench, bin string) error {
+			return o.crowd(ctx, work, image, cribench, bin, *many, *manyNet, *n)
+		}
+	}
+	if err := run(ctx, *bin, measure); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/node:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err error) {
+func run(ctx context.Context, bin string, measure func(work, image, cribench, bin string) error) (err error) {
 	work, err := os.MkdirTemp("", "strake-bench-")
 	if err != nil {
 		return err
@@ -95,7 +114,12 @@ func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err 
 	if err != nil {
 		return err
 	}
-	peers := []*peer{{name: "strake", command: straked(bin)}}
+	return measure(work, image, cribench, bin)
+}
+
+// compare measures straked beside containerd.
+func compare(ctx context.Context, work, image, cribench, bin, containerd string, rounds, n, pods int) (err error) {
+	peers := []*peer{{name: "strake", command: options{}.straked(bin)}}
 	if containerd != "" {
 		peers = append(peers, &peer{name: "containerd+runc", command: containerdCommand(containerd)})
 	}
@@ -129,11 +153,23 @@ func run(ctx context.Context, bin, containerd string, rounds, n, pods int) (err 
 	return nil
 }
 
-func straked(bin string) func(dir, socket, image string) ([]string, error) {
+// options are what straked is measured with.
+type options struct {
+	cniConf     string
+	monitorPods int
+}
+
+func (o options) straked(bin string) func(dir, socket, image string) ([]string, error) {
 	return func(dir, socket, _ string) ([]string, error) {
 		config := filepath.Join(dir, "config.toml")
-		text := fmt.Sprintf("[cni]\nconf_dir = %q\n[network]\nbridge = %q\nsubnets = [\"10.187.0.0/24\"]\n",
-			filepath.Join(dir, "cni"), bridgeName)
+		conf := o.cniConf
+		if conf == "" {
+			conf = filepath.Join(dir, "cni")
+		}
+		text := fmt.Sprintf("[cni]\nconf_dir = %q\n[network]\nbridge = %q\nsubnets = [\"10.187.0.0/20\"]\n", conf, bridgeName)
+		if o.monitorPods > 0 {
+			text += fmt.Sprintf("[monitor]\npods = %d\n", o.monitorPods)
+		}
 		return []string{
 			filepath.Join(bin, "straked"), "--config", config, "--root", filepath.Join(dir, "root"),
 			"--state", filepath.Join(dir, "run"), "--address", socket, "--log-level", "warn",
@@ -177,21 +213,26 @@ func (p *peer) start(work, image string) error {
 			return err
 		}
 	}
-	args, err := p.command(p.dir, p.socket, image)
-	if err != nil {
+	var err error
+	if p.args, err = p.command(p.dir, p.socket, image); err != nil {
 		return err
 	}
-	p.daemon = exec.Command("/bin/sh", append([]string{"-c", `echo $$ >"$0" && exec "$@"`, p.cgroup + "/cgroup.procs"}, args...)...)
-	log, err := os.Create(filepath.Join(p.dir, "log"))
+	if err := p.exec(); err != nil {
+		return err
+	}
+	return p.waitReady()
+}
+
+// exec starts the daemon's process.
+func (p *peer) exec() error {
+	p.daemon = exec.Command("/bin/sh", append([]string{"-c", `echo $$ >"$0" && exec "$@"`, p.cgroup + "/cgroup.procs"}, p.args...)...)
+	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the daemon has its own descriptor
 	p.daemon.Stderr = log
-	if err := p.daemon.Start(); err != nil {
-		return err
-	}
-	return p.waitReady()
+	return p.daemon.Start()
 }
 
 // waitReady waits for the socket; neither daemon has another sign that both have.

@@ -8,20 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../../.."
 [ "$(id -u)" = 0 ] || { echo "test/bench/runtime: needs root" >&2; exit 1; }
 
-# crun refuses a hybrid host whose v2 hierarchy has any controller to offer, even
-# one that is left over because nobody mounted it as v1. So that crun can take
-# part, the list reads empty, in a mount namespace that ends with this script.
-v2=/sys/fs/cgroup/unified/cgroup.controllers
-if [ -z "${STRAKE_BENCH_NS:-}" ] && [ -f $v2 ] && [ -n "$(cat $v2)" ]; then
-	exec env STRAKE_BENCH_NS=1 unshare --mount --propagation private "$0" "$@"
-fi
-
 work=$(mktemp -d /run/strake-bench.XXXXXX)
 trap 'rm -rf "$work"' EXIT
-if [ -n "${STRAKE_BENCH_NS:-}" ]; then
-	: >"$work/no-controllers"
-	mount --bind "$work/no-controllers" $v2
-fi
 cc=${CC:-gcc}
 $cc -O2 -Wall -static -o "$work/floor" test/bench/runtime/floor/floor.c
 $cc -O2 -Wall -static -o "$work/static" test/bench/runtime/floor/static.c
@@ -36,4 +24,4 @@ for name in ${PEERS-crun runc}; do
 done
 # shellcheck disable=SC2206 # words on purpose
 contestants+=(${RUNTIMES:-})
-"$work/bench" -dir "$work" -static "$work/static" -rss "$work/rss" "$@" "${contestants[@]}"
+test/bench/with-crun "$work/bench" -dir "$work" -static "$work/static" -rss "$work/rss" "$@" "${contestants[@]}"
