@@ -922,7 +922,7 @@ func TestMonitorOfIdlePodKilled(t *testing.T) {
 	k := n.monitors[m.monitorAddress(pod)]
 	n.mu.Unlock()
 	n.kill(k)
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		if p, err := m.Pod(pod); err != nil || p.State == PodNotReady {
 			break
 		}

@@ -267,7 +267,7 @@ func (n *realNode) run(m *Manager, c PodConfig) string {
 
 func (n *realNode) sh(m *Manager, id, script string) string {
 	n.t.Helper()
-	r, err := m.ExecSync(n.t.Context(), id, []string{"/bin/sh", "-c", script}, 10*time.Second)
+	r, err := m.ExecSync(n.t.Context(), id, []string{"/bin/sh", "-c", script}, time.Minute)
 	if err != nil {
 		n.t.Fatalf("%s: %v", script, err)
 	}

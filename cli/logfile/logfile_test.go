@@ -175,7 +175,7 @@ func (b *syncBuffer) Write(p []byte) (int, error) {
 
 func (b *syncBuffer) waitFor(t *testing.T, want string) {
 	t.Helper()
-	for deadline := time.After(10 * time.Second); ; {
+	for deadline := time.After(time.Minute); ; {
 		b.mu.Lock()
 		got := b.buf.String()
 		b.mu.Unlock()

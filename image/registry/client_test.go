@@ -292,7 +292,7 @@ func TestBlobFaults(t *testing.T) {
 				f.Suffix = descriptor(blob).Digest.String()
 				s.Misbehave(f)
 			}
-			r := open(t, Config{StallTimeout: 100 * time.Millisecond}, s.Addr+"/a:1", nil)
+			r := open(t, Config{StallTimeout: 500 * time.Millisecond}, s.Addr+"/a:1", nil)
 			body, err := readBlob(t.Context(), r, descriptor(blob))
 			if !errors.Is(err, c.class) {
 				t.Errorf("error %v, want %v", err, c.class)

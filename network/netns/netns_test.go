@@ -90,7 +90,7 @@ func TestNoThreadLeft(t *testing.T) {
 	wg.Wait()
 
 	// A used thread ends a moment after its call has returned.
-	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
 		away := threadsAway(t, home)
 		if len(away) == 0 {
 			return

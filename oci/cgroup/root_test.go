@@ -254,7 +254,7 @@ func TestFreezeAndKill(t *testing.T) {
 		if err := c.Apply(h.Process.Pid); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Freeze(ctxFor(t, 10*time.Second)); err != nil {
+		if err := c.Freeze(ctxFor(t, time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if frozen, err := c.Frozen(); !frozen || err != nil {
@@ -282,13 +282,13 @@ func TestFreezeAndKill(t *testing.T) {
 		if frozen, _ := c.Frozen(); frozen {
 			t.Error("Kill left it frozen")
 		}
-		if err := c.Freeze(ctxFor(t, 10*time.Second)); err != nil {
+		if err := c.Freeze(ctxFor(t, time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Kill(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.WaitEmpty(ctxFor(t, 10*time.Second)); err != nil {
+		if err := c.WaitEmpty(ctxFor(t, time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if err := h.Wait(); err == nil || h.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
@@ -348,7 +348,7 @@ func TestKillFrozenByV1(t *testing.T) {
 		if err := c.Kill(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.WaitEmpty(ctxFor(t, 10*time.Second)); err != nil {
+		if err := c.WaitEmpty(ctxFor(t, time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		_ = h.Wait()
@@ -384,7 +384,7 @@ func TestKillReachesWhoRuns(t *testing.T) {
 		if err := c.Kill(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.WaitEmpty(ctxFor(t, 10*time.Second)); err != nil {
+		if err := c.WaitEmpty(ctxFor(t, time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if frozen, _ := c.Frozen(); frozen {

@@ -91,7 +91,7 @@ func TestTerminal(t *testing.T) {
 	var out string
 	read := func(until string) {
 		t.Helper()
-		_ = p.Console.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = p.Console.SetReadDeadline(time.Now().Add(time.Minute))
 		for !strings.Contains(out, until) {
 			n, err := p.Console.Read(buf)
 			out += string(buf[:n])
@@ -110,7 +110,7 @@ func TestTerminal(t *testing.T) {
 	x.Terminal = true
 	proc, err := c.Exec(t.Context(), ExecOptions{Process: x})
 	must(t, err)
-	_ = proc.Console.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = proc.Console.SetReadDeadline(time.Now().Add(time.Minute))
 	n, _ := proc.Console.Read(buf)
 	contains(t, string(buf[:n]), "/dev/pts/1")
 	if code := wait(t, proc); code != 0 {
@@ -201,7 +201,7 @@ func TestDeleteOfOneFrozenElsewhere(t *testing.T) {
 	c, p = e.start(e.spec("exec sleep 1000"))
 	put(below+"/tasks", itoa(p.Pid))
 	put(below+"/freezer.state", "FROZEN")
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	defer put(below+"/freezer.state", "THAWED")
 	must(t, c.Delete(ctx, true))

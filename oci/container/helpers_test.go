@@ -157,7 +157,7 @@ func collect(t *testing.T) (w *os.File, text func() string) {
 		select {
 		case s := <-done:
 			return s
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("output does not end")
 			return ""
 		}
@@ -251,7 +251,7 @@ func sh(script string) *specs.Process {
 // wait collects a process's exit: its code, or 128 + signal.
 func wait(t *testing.T, p *Process) int {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := sys.WaitReadable(ctx, p.PidFD); err != nil {
 		_ = sys.KillPidFD(sys.Fd(p.PidFD), 9)

@@ -228,7 +228,7 @@ func TestTerminalFromABoundDev(t *testing.T) {
 	s.Mounts = append(s.Mounts[:1], specs.Mount{Destination: "/dev", Source: "/dev", Options: []string{"rbind", "rslave"}})
 	_, p := e.start(s)
 	buf := make([]byte, 100)
-	_ = p.Console.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = p.Console.SetReadDeadline(time.Now().Add(time.Minute))
 	n, _ := p.Console.Read(buf)
 	contains(t, string(buf[:n]), "/dev/pts/")
 

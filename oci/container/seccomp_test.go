@@ -108,7 +108,7 @@ func (a *agent) next() specs.ContainerProcessState {
 	select {
 	case s := <-a.states:
 		return s
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		a.t.Fatal("the agent got nothing")
 	}
 	return specs.ContainerProcessState{}

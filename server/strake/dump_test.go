@@ -50,7 +50,7 @@ func TestLockWaits(t *testing.T) {
 	all.Go(func() { rw.RLock(); defer rw.RUnlock() })
 	want := regexp.MustCompile(`(?s)sync\.Mutex\.Lock.*TestLockWaits.*sync\.RWMutex\.RLock.*TestLockWaits|sync\.RWMutex\.RLock.*TestLockWaits.*sync\.Mutex\.Lock.*TestLockWaits`)
 	var waits string
-	for deadline := time.Now().Add(10 * time.Second); !want.MatchString(waits) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); !want.MatchString(waits) && time.Now().Before(deadline); {
 		var b bytes.Buffer
 		if err := pprof.Lookup("goroutine").WriteTo(&b, 2); err != nil {
 			t.Fatal(err)

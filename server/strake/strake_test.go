@@ -115,7 +115,7 @@ func (f *fakePods) wantRemoved(t *testing.T, want string) {
 		if id != want {
 			t.Errorf("removed %s, want %s", id, want)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("%s was not removed", want)
 	}
 }

@@ -192,7 +192,7 @@ func TestSessions(t *testing.T) {
 					o.Stdin = strings.NewReader(in)
 				}
 				o.Tty = r.Tty
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				err = e.StreamWithContext(ctx, o)
 				return out.String(), errOut.String(), err
@@ -378,7 +378,7 @@ func TestClientGone(t *testing.T) {
 	cancel()
 	select {
 	case <-f.closed:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the session outlived its client")
 	}
 }
@@ -407,7 +407,7 @@ func TestClose(t *testing.T) {
 	}
 	select {
 	case <-f.closed:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the session outlived the server")
 	}
 }

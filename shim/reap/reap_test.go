@@ -69,7 +69,7 @@ func TestWatch(t *testing.T) {
 			if e.Status != want.Status || e.Signal != want.Signal || time.Since(e.At) > time.Minute {
 				t.Errorf("%s: %+v", script, e)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%s: no exit", script)
 		}
 	}
@@ -140,7 +140,7 @@ func TestWatchFD(t *testing.T) {
 	}
 	select {
 	case <-looked:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("nobody looked")
 	}
 }

@@ -37,7 +37,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
-		Deadline:            time.Now().Add(60 * time.Second), // of all; they take seconds
+		Deadline:            time.Now().Add(5 * time.Minute), // of all; they take seconds where nobody else wants the machine
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("STRAKE_ADDRESS", n.Address)
 			e.Setenv("IMAGE", n.Image)

@@ -99,7 +99,7 @@ func (x *terminal) enter(keys string) {
 // expect waits until text is shown, and forgets what came up to it.
 func (x *terminal) expect(text string) {
 	x.t.Helper()
-	for deadline := time.After(15 * time.Second); ; {
+	for deadline := time.After(time.Minute); ; {
 		x.mu.Lock()
 		_, after, found := bytes.Cut(x.shown, []byte(text))
 		if found {
@@ -132,7 +132,7 @@ func (x *terminal) end() int {
 		if err != nil && !errors.As(err, &exit) {
 			x.t.Fatal(err)
 		}
-	case <-time.After(15 * time.Second):
+	case <-time.After(time.Minute):
 		x.t.Fatal("it does not end")
 	}
 	state, err := unix.IoctlGetTermios(int(x.master.Fd()), unix.TCGETS)

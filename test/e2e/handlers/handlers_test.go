@@ -164,7 +164,7 @@ func (p *pod) log(name string) string {
 // until asks again until something is so.
 func until(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !so(); {
+	for end := time.Now().Add(time.Minute); !so(); {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not so after 20 seconds", what)
 		}

@@ -75,7 +75,7 @@ func steal() string {
 		return err.Error()
 	}
 	var loot *os.File
-	for end := time.Now().Add(20 * time.Second); loot == nil; {
+	for end := time.Now().Add(time.Minute); loot == nil; {
 		if time.Now().After(end) {
 			return "caught nothing"
 		}

@@ -32,7 +32,7 @@ func openPTY(t *testing.T) (master, slave *os.File) {
 	t.Cleanup(func() { master.Close() })
 	fd := sys.Fd(master)
 	// What does not come, fails.
-	if err := master.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := master.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	n, err := unix.IoctlGetUint32(fd, unix.TIOCGPTN)

@@ -28,7 +28,7 @@ func waitPid(t *testing.T, pid int) {
 		return // gone
 	}
 	defer f.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := sys.WaitReadable(ctx, f); err != nil {
 		t.Fatalf("process %d does not end: %v", pid, err)
