@@ -297,5 +297,5 @@ func (b *builder) cover(t, empty Reg) {
 
 // emptyDir makes a directory that is empty and stays so.
 func (b *builder) emptyDir() Reg {
-	return b.newFS("tmpfs", "tmpfs", mountOptions{set: abi.MountAttrRdonly, values: [][2]string{{"size", "0"}, {"nr_inodes", "2"}}})
+	return b.newFS("tmpfs", "tmpfs", mountOptions{set: abi.MountAttrRdonly, values: b.labelled([2]string{"size", "0"}, [2]string{"nr_inodes", "2"})})
 }

@@ -65,6 +65,71 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
+// Which operations set an SELinux label, and of what: all that is made for the container
+// has the mounts' label, its keyring and processes the process's.
+func TestSELinuxLabels(t *testing.T) {
+	const process, mounts = "system_u:system_r:container_t:s0:c1,c2", "system_u:object_r:container_file_t:s0:c1,c2"
+	labels := func(p *Program) (list []string) {
+		fs := ""
+		for _, o := range p.Ops {
+			if o.Do == OpFsopen {
+				fs = o.Path + " "
+			}
+			field, on := o.Field, string(o.Do)+" "+o.Path
+			if strings.HasPrefix(field, "linux.maskedPaths[") {
+				field = "linux.maskedPaths"
+			}
+			if o.Do == OpFsset {
+				on = fs + o.Path
+			}
+			switch o.Data {
+			case process:
+				list = append(list, field+": "+on+": process")
+			case mounts:
+				list = append(list, field+": "+strings.TrimSpace(on)+": mount")
+			}
+		}
+		return slices.Compact(list)
+	}
+	labelled := func() *specs.Spec {
+		s := readConfig(t, "docker")
+		s.Process.SelinuxLabel, s.Linux.MountLabel = process, mounts
+		return s
+	}
+	of := []string{
+		"mounts[1]: tmpfs context: mount",  // /dev
+		"mounts[2]: devpts context: mount", // /dev/pts
+		"mounts[3]: tmpfs context: mount",  // /dev/shm
+		"mounts[4]: label: mount",          // /dev/mqueue takes no context
+	}
+	masked := "linux.maskedPaths: tmpfs context: mount" // those that are directories
+	keyring, exec := "process: write self/attr/keycreate: process", "process.selinuxLabel: write self/attr/exec: process"
+	for _, tt := range []struct {
+		name string
+		host Host
+		want []string
+	}{
+		{"version 2", testHost, slices.Concat([]string{keyring}, of, []string{masked, exec})},
+		{"version 1", v1Host(), slices.Concat([]string{keyring}, of, []string{"mounts[6]: tmpfs context: mount", masked, exec})},
+	} {
+		p, err := Create(labelled(), tt.host, Config{ID: "c1", Bundle: "/bundle", CgroupPath: "/pods/c1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := labels(p); !slices.Equal(got, tt.want) {
+			t.Errorf("%s:\n%s\nwant\n%s", tt.name, strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
+		}
+	}
+	x := &specs.Process{Args: []string{"ls"}, Cwd: "/", SelinuxLabel: process}
+	p, err := Exec(labelled(), x, testHost, Config{ID: "c1", Bundle: "/bundle", CgroupPath: "/pods/c1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := labels(p); !slices.Equal(got, []string{keyring, exec}) {
+		t.Errorf("exec: %v", got)
+	}
+}
+
 func TestGoldenPrograms(t *testing.T) {
 	base := Config{ID: "c1", Bundle: "/bundle", CgroupPath: "/pods/c1"}
 	pod := base

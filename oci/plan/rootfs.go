@@ -437,8 +437,8 @@ func (b *builder) fileSystem(m *specs.Mount, dest string, o *mountOptions) (Reg,
 	if slices.Contains(unlabelled, m.Type) || m.Type == "devpts" {
 		o.values = dropValue(o.values, "context")
 	}
-	if label != "" && !slices.Contains(unlabelled, m.Type) && !o.has("context") {
-		o.values = append(o.values, [2]string{"context", label})
+	if !slices.Contains(unlabelled, m.Type) && !o.has("context") {
+		o.values = b.labelled(o.values...)
 	}
 	own := *o
 	if m.Type == "tmpfs" {
@@ -469,6 +469,16 @@ func (b *builder) fileSystem(m *specs.Mount, dest string, o *mountOptions) (Reg,
 	}
 	b.finish(fs, own)
 	return fs, nil
+}
+
+// labelled adds to the options of a file system the SELinux context that what is in it
+// is to have. The hierarchies of cgroups get none: the kernel refuses another one than
+// they have been mounted with before.
+func (b *builder) labelled(values ...[2]string) [][2]string {
+	if label := b.spec.Linux.MountLabel; label != "" {
+		values = append(values, [2]string{"context", label})
+	}
+	return values
 }
 
 func srcFor(kind uint64, src Reg) Reg {
@@ -524,7 +534,7 @@ func (b *builder) cgroupMount(m *specs.Mount, dest string, o mountOptions) error
 		return nil
 	}
 	_, private := b.ns[specs.CgroupNamespace]
-	tmp := b.newFS("tmpfs", "tmpfs", mountOptions{set: o.set &^ abi.MountAttrRdonly, values: [][2]string{{"mode", "755"}}})
+	tmp := b.newFS("tmpfs", "tmpfs", mountOptions{set: o.set &^ abi.MountAttrRdonly, values: b.labelled([2]string{"mode", "755"})})
 	b.op(Op{Do: OpMkpath, Out: target, Dir: b.root, Path: dest, A: KindDir, B: 0o755, C: abi.ResolveNoSymlinks})
 	b.attach(tmp, target)
 	for _, h := range b.host.CgroupV1 {
