@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -237,6 +238,31 @@ func TestLinkedDeviceNodesAreRefused(t *testing.T) {
 	must(t, os.Remove(filepath.Join(dev, "console")))
 	if out := e.mustRun(s); out != "" {
 		t.Errorf("masked file has %q", out)
+	}
+}
+
+// CVE-2025-52565 again: what the terminal is bound from, /dev/pts/N, is a link in a volume
+// that somebody else fills.
+func TestLinkedTerminalIsNotBound(t *testing.T) {
+	e := newEnv(t)
+	vol := t.TempDir()
+	for n := range 20 {
+		must(t, os.Symlink("/proc/sys/kernel/core_pattern", filepath.Join(vol, itoa(n))))
+	}
+	for name, ptmx := range map[string]func(path string) error{
+		"no multiplexer": func(string) error { return nil },
+		"a link to one":  func(path string) error { return os.Symlink("/dev/ptmx", path) },
+		"one of its own": func(path string) error { return syscall.Mknod(path, syscall.S_IFCHR|0o666, 5<<8|2) },
+	} {
+		must(t, ptmx(filepath.Join(vol, "ptmx")))
+		s := e.spec("true")
+		s.Process.Terminal = true
+		i := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev/pts" })
+		s.Mounts[i] = bind("/dev/pts", vol)
+		if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), "process.terminal") {
+			t.Errorf("%s: %v", name, err)
+		}
+		_ = os.Remove(filepath.Join(vol, "ptmx"))
 	}
 }
 

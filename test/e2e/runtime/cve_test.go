@@ -53,7 +53,7 @@ var attempts = []attempt{
 	{"CVE-2025-31133", "runc before 1.2.8, 1.3.3, 1.4.0-rc.3", "/dev/null is swapped with a link when files are masked with it",
 		[]string{"oci/container/cve_test.go:TestLinkedDeviceNodesAreRefused", "oci/container/races_test.go:TestSwappedNullMasksNothingElse"}},
 	{"CVE-2025-52565", "runc before 1.2.8, 1.3.3, 1.4.0-rc.3", "/dev/pts/N is swapped when it is bound to /dev/console",
-		[]string{"oci/container/cve_test.go:TestLinkedDeviceNodesAreRefused"}},
+		[]string{"oci/container/cve_test.go:TestLinkedDeviceNodesAreRefused", "oci/container/cve_test.go:TestLinkedTerminalIsNotBound"}},
 	{"CVE-2025-52881", "runc before 1.2.8, 1.3.3, 1.4.0-rc.3", "writes of labels and sysctls reach another file of procfs",
 		[]string{"oci/container/races_test.go:TestRedirectedSysctlIsNotFollowed"}},
 	{"CVE-2026-30892", "crun before 1.27", "exec --user with a text that begins like a number",
