@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // RequireRoot skips the test unless it runs as root. Why says what needs it.
@@ -28,7 +29,7 @@ func CheckLeaks(tb testing.TB, under ...string) {
 	under = append(under, filepath.Dir(tb.TempDir())) // the parent of all of this test's
 	fds, mounts := openFiles(tb), mountPoints(tb)
 	tb.Cleanup(func() {
-		for _, fd := range added(fds, openFiles(tb)) {
+		for _, fd := range leakedFiles(tb, fds) {
 			tb.Errorf("leaked file descriptor: %s", fd)
 		}
 		for _, m := range added(mounts, mountPoints(tb)) {
@@ -41,6 +42,23 @@ func CheckLeaks(tb testing.TB, under ...string) {
 			tb.Errorf("leaked child process: %s", pid)
 		}
 	})
+}
+
+// leakedFiles are those that were not open before and stay open: a connection is closed by
+// a goroutine of net/http's, some time after it was told to.
+func leakedFiles(tb testing.TB, before []string) []string {
+	tb.Helper()
+	for patience := time.After(10 * time.Second); ; {
+		leaked := added(before, openFiles(tb))
+		if len(leaked) == 0 {
+			return nil
+		}
+		select {
+		case <-patience:
+			return leaked
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // added returns the elements of after that are not in before, counting repeats.
