@@ -100,10 +100,11 @@ func TestDrivers(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			checked := checkNothingElse(t, s)
 			if bytes, inodes, _ := s.Usage(); bytes != 0 || inodes != 0 {
 				t.Errorf("empty, it uses %d bytes, %d inodes", bytes, inodes)
 			}
-			s = checkNothingElse(t, s)
+			s = checked
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}

@@ -4,15 +4,17 @@
 // On disk a Store is an OCI image layout (package layout) plus one directory per
 // layer (package layer); docs/format/images.md describes every file. A pull is
 // one pass: fetch, verify, decompress, verify, write; an atomic rename publishes
-// each layer and one atomic write of index.json the image, so that an image is
-// whole or absent whatever dies when. Opening a store is its recovery.
+// each layer and one atomic write of the index the image, so that an image is
+// whole or absent whatever dies when. Opening a store is its recovery. No verb waits for
+// the device: what it has done holds whoever is killed, and a power cut soon after may
+// undo it, whole (ADR 35).
 //
 // It names directories and mounts (package rootfs), which the pod's monitor mounts;
 // itself it only shows images to people (Mount).
 //
-// Lock order: Store.mountMu, Store.indexMu, Store.mu, then those inside layout and layer. mu is
-// never held over the network, an fsync or the writing of a layer. A process
-// holds the whole store by a lock on ROOT/lock.
+// Lock order: Store.mountMu, Store.indexMu, Store.mu, then those inside layout and layer.
+// Neither indexMu nor mu is held over an fsync, nor mu over the network or the writing of
+// a layer. A process holds the whole store by a lock on ROOT/lock.
 package image
 
 import (

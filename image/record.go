@@ -35,12 +35,6 @@ type name struct {
 	signatures digest.Digest // of a blob; "" is none
 }
 
-// same says that two names differ in nothing but when they were pulled.
-func (n name) same(o name) bool {
-	return n.top.Digest == o.top.Digest && n.top.MediaType == o.top.MediaType && n.manifest == o.manifest &&
-		n.id == o.id && n.origin == o.origin && n.signatures == o.signatures
-}
-
 // record is an image that is whole: all its layers are there.
 type record struct {
 	image  Image // without what the names say
@@ -167,8 +161,8 @@ func (s *Store) layerInfo(key layer.Key) layer.Info {
 	return info
 }
 
-// writeIndex replaces index.json; indexMu is held.
-func (s *Store) writeIndex(names map[string]name) error {
+// writeIndex replaces the index; flushed is as layout.SetIndex says. indexMu is held.
+func (s *Store) writeIndex(names map[string]name, flushed func()) error {
 	entries := make([]v1.Descriptor, 0, len(names))
 	for _, key := range slices.Sorted(maps.Keys(names)) {
 		n := names[key]
@@ -188,28 +182,7 @@ func (s *Store) writeIndex(names map[string]name) error {
 		}
 		entries = append(entries, e)
 	}
-	return s.layout.SetIndex(entries)
-}
-
-// writeIndexLater writes the names as they are then, in the background, once for all
-// who ask meanwhile. A crash before loses when images that were present were pulled
-// last. indexMu is held.
-func (s *Store) writeIndexLater() {
-	if s.indexStale {
-		return
-	}
-	s.indexStale = true
-	s.background.Go(func() {
-		s.indexMu.Lock()
-		defer s.indexMu.Unlock()
-		s.indexStale = false
-		s.mu.Lock()
-		names := maps.Clone(s.names)
-		s.mu.Unlock()
-		if err := s.writeIndex(names); err != nil {
-			s.log.Warn("when images were pulled last is not noted", "error", err)
-		}
-	})
+	return s.layout.SetIndex(entries, flushed)
 }
 
 func cloneConfig(c v1.ImageConfig) v1.ImageConfig {

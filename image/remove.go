@@ -12,8 +12,40 @@ import (
 	"github.com/strake-containers/strake/image/layer"
 )
 
-// publish writes an image's documents and puts keys in the index as its names,
-// then drops what the index no longer leads to.
+// contents are the names of an index and their images. Once made they do not change.
+type contents struct {
+	names  map[string]name    // by normalised name, or "@"+digest for an unnamed image
+	images map[string]*record // by id: those with a name
+}
+
+// replaceContents makes names, of images, all that there is. What they leave out stays on
+// the disk until the index there leaves it out, too: a power cut before that brings back
+// what is whole. indexMu is held.
+func (s *Store) replaceContents(names map[string]name, images map[string]*record) error {
+	c := contents{names, make(map[string]*record, len(images))}
+	for _, n := range names {
+		c.images[n.id] = images[n.id]
+	}
+	if err := s.writeIndex(names, func() { s.flushed(c) }); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.contents = c
+	return nil
+}
+
+// flushed hears that the index on the device is of c.
+func (s *Store) flushed(c contents) {
+	s.indexMu.Lock()
+	defer s.indexMu.Unlock()
+	s.onDisk = c
+	if err := s.collect(); err != nil {
+		s.log.Warn("image garbage stays until the next change", "error", err)
+	}
+}
+
+// publish writes an image's documents and puts keys in the index as its names.
 func (s *Store) publish(keys []string, n name, add *newImage) (Image, error) {
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
@@ -25,61 +57,42 @@ func (s *Store) publish(keys []string, n name, add *newImage) (Image, error) {
 		}
 	}
 	s.mu.Lock()
-	made := add != nil && add.record != nil
-	if _, ok := s.images[n.id]; !made && !ok {
-		s.mu.Unlock()
+	names, images := maps.Clone(s.names), s.images
+	s.mu.Unlock()
+	if add != nil && add.record != nil {
+		images = maps.Clone(images)
+		images[n.id] = add.record
+	} else if images[n.id] == nil {
 		return Image{}, fmt.Errorf("image %s: %w: removed meanwhile", n.id, ErrNotFound)
 	}
-	names := maps.Clone(s.names)
-	s.mu.Unlock()
-	known := !made
 	for _, key := range keys {
-		have, ok := names[key]
-		known = known && ok && have.same(n)
 		names[key] = n
 	}
-	if known {
-		s.writeIndexLater() // it was pulled again: nobody waits for the disk to note when
-	} else if err := s.writeIndex(names); err != nil {
+	if err := s.replaceContents(names, images); err != nil {
 		return Image{}, err
 	}
 	s.mu.Lock()
-	s.names = names
-	if made {
-		s.images[n.id] = add.record
-	}
-	img := s.describe(s.images[n.id])
-	s.mu.Unlock()
-	// A moved tag may have been the last name of another image. The new one is
-	// there whatever becomes of that.
-	if err := s.collect(); err != nil {
-		s.log.Warn("image garbage stays", "error", err)
-	}
-	return img, nil
+	defer s.mu.Unlock()
+	return s.describe(s.images[n.id]), nil
 }
 
 // Remove takes a name from an image, and the image away with its last name; an
-// id takes all its names. An image that is not there is ErrNotFound. Layers
-// that a container holds stay until the last Release.
+// id takes all its names. An image that is not there is ErrNotFound. Its files go in the
+// background, as soon as no power cut can bring the image back; layers that a container
+// holds stay until the last Release.
 func (s *Store) Remove(_ context.Context, ref string) error {
 	q := s.ask(ref)
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
 	s.mu.Lock()
 	rec, key, err := s.find(q)
-	names := maps.Clone(s.names)
+	names, images := maps.Clone(s.names), s.images
 	s.mu.Unlock()
 	if err != nil {
 		return err
 	}
 	removeNames(names, rec.image.ID, key)
-	if err := s.writeIndex(names); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.names = names
-	s.mu.Unlock()
-	return s.collect()
+	return s.replaceContents(names, images)
 }
 
 // removeNames takes from names what removing key means; "" is all of the image.
@@ -115,38 +128,46 @@ func repositoryOf(key string) (repository string, isDigest bool) {
 	return key, false
 }
 
-// collectGarbage is collect for those who hold no lock.
+// collectGarbage is collect for who holds no lock.
 func (s *Store) collectGarbage() error {
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
 	return s.collect()
 }
 
-// collect removes the images without a name, and then layers and blobs that no
-// image, lease or pull in flight needs. Layers vanish by name at once; their
+// collect removes the layers and blobs that no image, here or in the index on the device,
+// no lease and no pull in flight needs. They vanish by name at once; their
 // files are removed in the background. indexMu is held.
 func (s *Store) collect() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	named := map[string]bool{}
-	blobs := map[digest.Digest]bool{}
-	for _, n := range s.names {
-		named[n.id] = true
-		blobs[n.top.Digest], blobs[n.manifest], blobs[digest.Digest(n.id)] = true, true, true
-		blobs[n.signatures] = true
-	}
-	layers := map[layer.Key]bool{}
-	for id, rec := range s.images {
-		if !named[id] {
-			delete(s.images, id)
-			continue
+	layers, blobs := s.live(s.contents, s.onDisk)
+	var errs []error
+	for _, key := range s.layers.Keys() {
+		if !layers[key] {
+			errs = append(errs, s.layers.Remove(key))
 		}
-		layers[rec.root] = true
-		blobs[rec.config] = true
-		for _, l := range rec.layers {
-			layers[l.key] = true
-			if s.options.KeepLayerBlobs { // a config may be the same blob
-				blobs[l.blob.Digest] = true
+	}
+	return errors.Join(append(errs, s.layout.Collect(blobs))...)
+}
+
+// live are the layers and blobs that some contents lead to, or a lease or a pull in
+// flight. mu is held.
+func (s *Store) live(of ...contents) (layers map[layer.Key]bool, blobs map[digest.Digest]bool) {
+	layers, blobs = map[layer.Key]bool{}, map[digest.Digest]bool{}
+	for _, c := range of {
+		for _, n := range c.names {
+			blobs[n.top.Digest], blobs[n.manifest], blobs[digest.Digest(n.id)] = true, true, true
+			blobs[n.signatures] = true
+		}
+		for _, rec := range c.images {
+			layers[rec.root] = true
+			blobs[rec.config] = true
+			for _, l := range rec.layers {
+				layers[l.key] = true
+				if s.options.KeepLayerBlobs { // a config may be the same blob
+					blobs[l.blob.Digest] = true
+				}
 			}
 		}
 	}
@@ -159,11 +180,5 @@ func (s *Store) collect() error {
 		layers[layer.Key(what)] = true
 		blobs[digest.Digest(what)] = true
 	}
-	var errs []error
-	for _, key := range s.layers.Keys() {
-		if !layers[key] {
-			errs = append(errs, s.layers.Remove(key))
-		}
-	}
-	return errors.Join(append(errs, s.layout.Collect(blobs))...)
+	return layers, blobs
 }

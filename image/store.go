@@ -76,17 +76,15 @@ type Store struct {
 	// mountMu serialises what Mount and Unmount do. It is taken before all others.
 	mountMu sync.Mutex
 
-	// indexMu serialises changes of index.json and the collection of what it no
-	// longer leads to. It is taken before mu and held over an fsync.
-	indexMu    sync.Mutex
-	indexStale bool           // writeIndexLater has not begun; under indexMu
-	background sync.WaitGroup // writeIndexLater
+	// indexMu serialises changes of the index and the collection of what it no
+	// longer leads to. It is taken before mu.
+	indexMu sync.Mutex
+	onDisk  contents // what index.json on the device leads to; under indexMu
 
-	mu     sync.Mutex
-	names  map[string]name    // by normalised name, or "@"+digest for an unnamed image
-	images map[string]*record // by id
-	leases map[string]lease   // by holder
-	busy   map[string]int     // layer keys and blob digests that pulls in flight need
+	mu sync.Mutex
+	contents
+	leases map[string]lease // by holder
+	busy   map[string]int   // layer keys and blob digests that pulls in flight need
 	pulls  map[string]*flight
 	unpack map[string]chan struct{} // layers and roots being made, for turn
 }
@@ -106,8 +104,7 @@ func Open(root string, o Options) (_ *Store, err error) {
 	}
 	s := &Store{
 		root: root, options: o, log: o.Logger, pinned: map[string]bool{}, parallel: make(chan struct{}, o.Parallel),
-		names: map[string]name{}, images: map[string]*record{}, leases: map[string]lease{},
-		busy: map[string]int{}, pulls: map[string]*flight{}, unpack: map[string]chan struct{}{},
+		leases: map[string]lease{}, busy: map[string]int{}, pulls: map[string]*flight{}, unpack: map[string]chan struct{}{},
 	}
 	for _, p := range o.Pinned {
 		ref, err := registry.ParseReference(p)
@@ -127,7 +124,7 @@ func Open(root string, o Options) (_ *Store, err error) {
 			err = errors.Join(fmt.Errorf("image store %s: %w", root, err), s.Close())
 		}
 	}()
-	if s.layout, err = layout.Open(root); err != nil {
+	if s.layout, err = layout.Open(root, s.log); err != nil {
 		return nil, err
 	}
 	if err := s.checkForm(); err != nil {
@@ -181,7 +178,7 @@ func takeLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// recover reads index.json and the leases, and collects the rest.
+// recover reads the index and the leases, and collects the rest.
 func (s *Store) recover() error {
 	if err := atomicfile.RemoveLeftovers(filepath.Join(s.root, leasesDir)); err != nil {
 		return err
@@ -192,7 +189,6 @@ func (s *Store) recover() error {
 	if err := s.forgetMounts(); err != nil {
 		return err
 	}
-	dropped := false
 	entries, err := s.layout.Index()
 	if errors.Is(err, layout.ErrCorrupt) {
 		// Only a broken disk or a person makes this. The images can be pulled
@@ -205,20 +201,22 @@ func (s *Store) recover() error {
 	} else if err != nil {
 		return err
 	}
+	names, images := map[string]name{}, map[string]*record{}
 	for _, e := range entries {
 		key, n, rec, err := s.restore(context.Background(), e)
 		if err != nil {
 			s.log.Warn("image dropped: pull it again", "image", key, "reason", err)
-			dropped = true
 			continue
 		}
-		s.names[key] = n
-		s.images[n.id] = rec
+		names[key] = n
+		images[n.id] = rec
 	}
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
-	if dropped {
-		if err := s.writeIndex(s.names); err != nil {
+	s.contents = contents{names, images}
+	s.onDisk = s.contents
+	if len(names) < len(entries) {
+		if err := s.replaceContents(names, images); err != nil {
 			return err
 		}
 	}
@@ -231,10 +229,12 @@ func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
-	s.background.Wait()
 	var err error
+	if s.layout != nil {
+		err = s.layout.Close()
+	}
 	if s.layers != nil {
-		err = s.layers.Close()
+		err = errors.Join(err, s.layers.Close())
 	}
 	if s.client != nil {
 		s.client.Close()

@@ -235,10 +235,10 @@ func TestPullNames(t *testing.T) {
 	if err := s.Remove(t.Context(), other.ID[:19]); err != nil {
 		t.Fatal(err)
 	}
-	if bytes, inodes, err := s.Usage(); bytes != 0 || inodes != 0 || err != nil || len(s.List()) != 0 {
-		t.Errorf("empty, it uses %d bytes, %d inodes, %v", bytes, inodes, err)
-	}
 	checkNothingElse(t, s)
+	if bytes, inodes, err := s.Usage(); bytes != 0 || inodes != 0 || err != nil || len(s.List()) != 0 {
+		t.Errorf("empty, it used %d bytes, %d inodes, %v", bytes, inodes, err)
+	}
 }
 
 func TestPullMovedTag(t *testing.T) {
@@ -775,6 +775,7 @@ func TestLoadLayout(t *testing.T) {
 	if err := s.Remove(t.Context(), want.ID); err != nil {
 		t.Fatal(err)
 	}
+	s = checkNothingElse(t, s)
 	if _, err := s.LoadLayout(t.Context(), s.Root(), ""); err == nil {
 		t.Error("loaded from nothing")
 	}

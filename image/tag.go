@@ -57,7 +57,7 @@ func (s *Store) Untag(refs ...string) error {
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
 	s.mu.Lock()
-	names := maps.Clone(s.names)
+	names, images := maps.Clone(s.names), s.images
 	s.mu.Unlock()
 	for _, ref := range refs {
 		parsed, err := registry.ParseReference(ref)
@@ -78,13 +78,7 @@ func (s *Store) Untag(refs ...string) error {
 			names["@"+n.top.Digest.String()] = n
 		}
 	}
-	if err := s.writeIndex(names); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	s.names = names
-	s.mu.Unlock()
-	return s.collect()
+	return s.replaceContents(names, images)
 }
 
 // PruneOptions says what Prune removes. Images that a container holds and pinned
@@ -95,7 +89,8 @@ type PruneOptions struct {
 	UsedBefore   time.Time // last held by a container, or made; zero: whenever
 }
 
-// Prune removes images and returns them, and how many bytes became free.
+// Prune removes images and returns them, and how many bytes that frees (as Remove does,
+// in the background).
 func (s *Store) Prune(o PruneOptions) (removed []Image, freed int64, err error) {
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
@@ -104,6 +99,7 @@ func (s *Store) Prune(o PruneOptions) (removed []Image, freed int64, err error) 
 	for _, l := range s.leases {
 		held[l.Image] = true
 	}
+	before := s.contents
 	names := maps.Clone(s.names)
 	for id, rec := range s.images {
 		img := s.describe(rec)
@@ -124,21 +120,30 @@ func (s *Store) Prune(o PruneOptions) (removed []Image, freed int64, err error) 
 		return nil, 0, nil
 	}
 	slices.SortFunc(removed, func(a, b Image) int { return cmp.Compare(a.ID, b.ID) })
-	before, _, err := s.Usage()
-	if err != nil {
+	if err := s.replaceContents(names, before.images); err != nil {
 		return nil, 0, err
 	}
-	if err := s.writeIndex(names); err != nil {
-		return nil, 0, err
-	}
+	return removed, s.freed(before), nil
+}
+
+// freed is what the contents of before led to and nothing does now, in bytes.
+func (s *Store) freed(before contents) (bytes int64) {
 	s.mu.Lock()
-	s.names = names
-	s.mu.Unlock()
-	if err := s.collect(); err != nil {
-		return removed, 0, err
+	defer s.mu.Unlock()
+	oldLayers, oldBlobs := s.live(before)
+	layers, blobs := s.live(s.contents)
+	for key := range oldLayers {
+		if !layers[key] {
+			i := s.layerInfo(key)
+			bytes += i.Bytes + i.Recipe
+		}
 	}
-	after, _, err := s.Usage()
-	return removed, int64(before) - int64(after), err
+	for d := range oldBlobs {
+		if !blobs[d] {
+			bytes += s.layout.Size(d)
+		}
+	}
+	return bytes
 }
 
 // ImageUsage is what one image takes.

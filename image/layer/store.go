@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/boot"
 	"github.com/strake-containers/strake/internal/sys"
 )
 
@@ -118,7 +119,7 @@ func OpenStore(root string, form Form, log *slog.Logger) (*Store, error) {
 	if err := os.Chmod(filepath.Join(root, emptyDir), 0o755); err != nil {
 		return nil, err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := boot.ID()
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +127,7 @@ func OpenStore(root string, form Form, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, fd: fd, form: form, bootID: strings.TrimSpace(string(boot)), log: log, layers: map[Key]Info{}}
+	s := &Store{root: root, fd: fd, form: form, bootID: bootID, log: log, layers: map[Key]Info{}}
 	if err := s.recover(); err != nil {
 		_ = sys.CloseFd(fd)
 		return nil, err

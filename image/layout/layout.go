@@ -2,9 +2,11 @@
 // which says what of them is there for a reason. It knows neither images nor
 // registries.
 //
-// Durability: index.json is fsynced and replaced atomically; blobs are not
-// fsynced one by one but verified whenever they are read, so that a power cut costs
-// at most a blob, which is then absent. What index.json does not lead to is garbage.
+// Durability: nobody waits for the device. A new index is written beside index.json,
+// where it counts for this boot whoever is killed, and fsynced into its place in the
+// background: a power cut before that leaves the index of before, whole. Blobs are not
+// fsynced but verified whenever they are read, so that a power cut costs at most a blob,
+// which is then absent. What the index does not lead to is garbage.
 //
 // Sources: OCI image-spec image-layout.md.
 package layout
@@ -19,6 +21,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -29,11 +32,13 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/boot"
 )
 
 const (
 	blobsDir  = "blobs"
-	ingestDir = "ingest" // blobs on their way; emptied at start
+	ingestDir = "ingest"          // blobs on their way in or out; emptied at start
+	nextFile  = "index.next.json" // the index that is on its way to index.json
 	maxIndex  = 64 << 20
 )
 
@@ -43,17 +48,40 @@ var ErrCorrupt = errors.New("corrupt")
 
 // Layout is an open image layout. Methods may run concurrently.
 type Layout struct {
-	root string
+	root   string
+	bootID string
+	log    *slog.Logger
+	work   sync.WaitGroup // flushIndex, and blobs that are being removed
+
+	indexMu  sync.Mutex // held over no fsync
+	next     *change    // what index.json is to be; nil: it is that
+	flushing bool       // flushIndex runs
 
 	mu    sync.Mutex
 	bytes int64 // of all blobs
 	count int64
 }
 
+// change is an index that is on its way to the device.
+type change struct {
+	index   v1.Index
+	flushed func() // told when it has arrived
+}
+
+// nextIndex is index.next.json.
+type nextIndex struct {
+	BootID string   `json:"bootID"` // of the only boot in which it counts
+	Index  v1.Index `json:"index"`
+}
+
 // Open makes or opens a layout and empties its ingest directory: the caller has
-// locked it.
-func Open(root string) (*Layout, error) {
-	l := &Layout{root: root}
+// locked it, and closes it.
+func Open(root string, log *slog.Logger) (*Layout, error) {
+	bootID, err := boot.ID()
+	if err != nil {
+		return nil, err
+	}
+	l := &Layout{root: root, bootID: bootID, log: log}
 	if err := os.MkdirAll(filepath.Join(root, blobsDir, digest.SHA256.String()), 0o700); err != nil {
 		return nil, err
 	}
@@ -84,7 +112,59 @@ func Open(root string) (*Layout, error) {
 			l.count++
 		}
 	}
-	return l, nil
+	return l, l.readNext()
+}
+
+// readNext finishes what another process of this boot left on its way to index.json.
+// That of another boot may be torn, and goes.
+func (l *Layout) readNext() error {
+	data, err := os.ReadFile(l.nextPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var next nextIndex
+	if err := json.Unmarshal(data, &next); err != nil || next.BootID != l.bootID {
+		return os.Remove(l.nextPath())
+	}
+	if err := l.writeIndex(next.Index); err != nil { // a full disk is no reason not to start
+		l.log.Warn("image index not flushed: a power cut undoes its last changes", "error", err)
+		l.next = &change{next.Index, func() {}}
+		return nil
+	}
+	return os.Remove(l.nextPath())
+}
+
+func (l *Layout) nextPath() string { return filepath.Join(l.root, nextFile) }
+
+// Close finishes what is under way in the background: index.json is on the device then.
+// Nobody may call anything else by then.
+func (l *Layout) Close() error {
+	l.work.Wait()
+	if l.next != nil { // it failed
+		if err := l.writeIndex(l.next.index); err != nil {
+			return err
+		}
+		l.next.flushed()
+		l.work.Wait()
+		l.next = nil
+		_ = os.Remove(l.nextPath()) // if it stays, it says the same
+	}
+	return nil
+}
+
+// Size of a blob; 0 if it is not there.
+func (l *Layout) Size(d digest.Digest) int64 {
+	if d.Validate() != nil {
+		return 0
+	}
+	info, err := os.Stat(l.path(d))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // Usage counts the blobs.
@@ -125,17 +205,72 @@ func (l *Layout) SetIndexAside() (string, error) {
 	return path + ".broken", os.Rename(path, path+".broken")
 }
 
-// Index gives the entries of index.json.
-func (l *Layout) Index() ([]v1.Descriptor, error) { return ReadIndex(l.root) }
+// Index gives the entries of the index.
+func (l *Layout) Index() ([]v1.Descriptor, error) {
+	l.indexMu.Lock()
+	defer l.indexMu.Unlock()
+	if l.next != nil {
+		return l.next.index.Manifests, nil
+	}
+	return ReadIndex(l.root)
+}
 
-// SetIndex replaces all entries of index.json and survives a power cut.
-func (l *Layout) SetIndex(entries []v1.Descriptor) error {
+// SetIndex replaces all entries of the index, for this process and whichever opens the
+// layout next, and does not wait for the device: until flushed is called, from another
+// goroutine, a power cut leaves the index of before. It is not called if this one was
+// replaced before it was written, or cannot be.
+func (l *Layout) SetIndex(entries []v1.Descriptor, flushed func()) error {
 	if entries == nil {
 		entries = []v1.Descriptor{} // the specification wants the field
 	}
-	data, err := json.Marshal(v1.Index{
+	index := v1.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: entries,
-	})
+	}
+	data, err := json.Marshal(nextIndex{l.bootID, index})
+	if err != nil {
+		return err
+	}
+	l.indexMu.Lock()
+	defer l.indexMu.Unlock()
+	if err := atomicfile.WriteVolatile(l.nextPath(), data, 0o600); err != nil {
+		return err
+	}
+	l.next = &change{index, flushed}
+	if !l.flushing {
+		l.flushing = true
+		l.work.Go(l.flushIndex)
+	}
+	return nil
+}
+
+// flushIndex makes index.json the index of now, until nobody has changed it meanwhile.
+func (l *Layout) flushIndex() {
+	l.indexMu.Lock()
+	defer l.indexMu.Unlock()
+	defer func() { l.flushing = false }()
+	for l.next != nil {
+		next := l.next
+		l.indexMu.Unlock()
+		err := l.writeIndex(next.index)
+		if err == nil {
+			next.flushed()
+		}
+		l.indexMu.Lock()
+		switch {
+		case l.next != next:
+		case err != nil:
+			l.log.Warn("image index not flushed: a power cut undoes its last changes", "error", err)
+			return
+		default:
+			l.next = nil
+			_ = os.Remove(l.nextPath()) // if it stays, it says the same
+		}
+	}
+}
+
+// writeIndex replaces index.json and waits for the device.
+func (l *Layout) writeIndex(index v1.Index) error {
+	data, err := json.Marshal(index)
 	if err != nil {
 		return err
 	}
@@ -294,7 +429,7 @@ func (w *BlobWriter) Discard() {
 	_ = os.Remove(w.file.Name())
 }
 
-// Delete removes a blob, if it is there.
+// Delete removes a blob, if it is there: at once by name, its content in the background.
 func (l *Layout) Delete(d digest.Digest) error {
 	if err := d.Validate(); err != nil {
 		return err
@@ -308,11 +443,17 @@ func (l *Layout) Delete(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(l.path(d)); err != nil {
+	rubbish := filepath.Join(l.root, ingestDir, rand.Text())
+	if err := os.Rename(l.path(d), rubbish); err != nil {
 		return err
 	}
 	l.bytes -= info.Size()
 	l.count--
+	l.work.Go(func() {
+		if err := os.Remove(rubbish); err != nil {
+			l.log.Warn("a removed blob stays on the disk until the next start", "file", rubbish, "error", err)
+		}
+	})
 	return nil
 }
 

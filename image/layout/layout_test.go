@@ -3,6 +3,7 @@ package layout
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,11 +11,13 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/strake-containers/strake/internal/boot"
 )
 
 func TestBlobs(t *testing.T) {
 	root := t.TempDir()
-	l, err := Open(root)
+	l, err := Open(root, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +61,7 @@ func TestBlobs(t *testing.T) {
 	if _, err := l.Get(d, 7); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a torn blob: %v", err)
 	}
-	if l, err = Open(root); err != nil {
+	if l, err = Open(root, slog.Default()); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Put(d, body); err != nil {
@@ -78,25 +81,83 @@ func TestBlobs(t *testing.T) {
 	}
 }
 
+// setIndex waits until index.json is what it is set to.
+func setIndex(t *testing.T, l *Layout, entries []v1.Descriptor) {
+	t.Helper()
+	flushed := make(chan struct{})
+	if err := l.SetIndex(entries, func() { close(flushed) }); err != nil {
+		t.Fatal(err)
+	}
+	<-flushed
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(l.nextPath()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s stays: %v", nextFile, err)
+	}
+}
+
+// TestIndexOnItsWay opens a layout whose process was killed before index.json was written.
+func TestIndexOnItsWay(t *testing.T) {
+	id, err := boot.ID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func(bootID string) string {
+		return `{"bootID":"` + bootID + `","index":{"schemaVersion":2,"manifests":[{"digest":"sha256:new"}]}}`
+	}
+	for _, c := range []struct {
+		name, next string
+		want       digest.Digest
+	}{
+		{"in this boot", next(id), "sha256:new"},
+		{"in another boot", next("another"), "sha256:old"},
+		{"torn", next(id)[:50], "sha256:old"},
+		{"empty", "", "sha256:old"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			root := t.TempDir()
+			for file, content := range map[string]string{
+				"index.json": `{"schemaVersion":2,"manifests":[{"digest":"sha256:old"}]}`, nextFile: c.next,
+			} {
+				if err := os.WriteFile(filepath.Join(root, file), []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l, err := Open(root, slog.Default())
+			if err != nil {
+				t.Fatal(err)
+			}
+			have, err := l.Index()
+			if err != nil || len(have) != 1 || have[0].Digest != c.want {
+				t.Errorf("%v, %v", have, err)
+			}
+			have, err = ReadIndex(root)
+			if err != nil || len(have) != 1 || have[0].Digest != c.want {
+				t.Errorf("index.json: %v, %v", have, err)
+			}
+			if _, err := os.Stat(l.nextPath()); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s stays: %v", nextFile, err)
+			}
+		})
+	}
+}
+
 func TestIndex(t *testing.T) {
 	root := t.TempDir()
-	l, err := Open(root)
+	l, err := Open(root, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if entries, err := l.Index(); err != nil || len(entries) != 0 {
 		t.Errorf("a new layout has %v, %v", entries, err)
 	}
-	if err := l.SetIndex(nil); err != nil {
-		t.Fatal(err)
-	}
+	setIndex(t, l, nil)
 	if data, err := os.ReadFile(filepath.Join(root, "index.json")); err != nil || !strings.Contains(string(data), `"manifests":[]`) {
 		t.Errorf("empty: %s, %v", data, err)
 	}
 	want := v1.Descriptor{MediaType: v1.MediaTypeImageManifest, Digest: digest.FromString("x"), Size: 1, Annotations: map[string]string{"a": "b"}}
-	if err := l.SetIndex([]v1.Descriptor{want}); err != nil {
-		t.Fatal(err)
-	}
+	setIndex(t, l, []v1.Descriptor{want})
 	entries, err := ReadIndex(root)
 	if err != nil || len(entries) != 1 || entries[0].Digest != want.Digest || entries[0].Annotations["a"] != "b" {
 		t.Errorf("%+v, %v", entries, err)

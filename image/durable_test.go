@@ -1,0 +1,64 @@
+package image
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/strake-containers/strake/internal/testutil"
+)
+
+// TestNobodyWaitsForTheDisk changes a store while the disk is busy with a flush of
+// somebody else's that does not end.
+func TestNobodyWaitsForTheDisk(t *testing.T) {
+	testutil.RequireRoot(t, "mounts")
+	root := t.TempDir()
+	device := newDisk(t, root, "data=ordered")
+	reg := startRegistry(t)
+	add(t, reg, "a", "1", tarOf(t, "own=1"))
+	ref := reg.Addr + "/a:1"
+	for _, keep := range []bool{false, true} {
+		s := openStore(t, filepath.Join(root, "images"), Options{KeepLayerBlobs: keep})
+		pullImage(t, s, ref)
+		if err := s.Close(); err != nil { // all of it is on the disk
+			t.Fatal(err)
+		}
+		s = openStore(t, filepath.Join(root, "images"), Options{KeepLayerBlobs: keep})
+
+		waiting, other := device.hold(), make(chan error, 1)
+		go func() {
+			f, err := os.Create(filepath.Join(root, "another's"))
+			if err == nil {
+				_, err = f.WriteString("data")
+				err = errors.Join(err, f.Sync(), f.Close())
+			}
+			other <- err
+		}()
+		<-waiting
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.Pull(t.Context(), ref, PullOptions{}) // it is present
+			done <- errors.Join(err, s.Tag(ref, "local/a:1"), s.Remove(t.Context(), ref), s.Remove(t.Context(), "local/a:1"))
+		}()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Error("a pull, tag or removal waits for another's flush")
+		}
+		if list := s.List(); len(list) != 0 {
+			t.Errorf("removed, there is %v", list)
+		}
+		device.release()
+		if err := <-other; err != nil {
+			t.Error(err)
+		}
+		if err := checkNothingElse(t, s).Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
