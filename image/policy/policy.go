@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -52,7 +53,7 @@ type Requirement struct {
 	RekorKeyData  []byte   `json:"rekorPublicKeyData,omitempty"`
 	RekorKeyDatas [][]byte `json:"rekorPublicKeyDatas,omitempty"`
 
-	BaseLayerIdent []json.RawMessage `json:"baseLayerIdentity,omitempty"` // not verified here
+	BaseLayerIdentity *Identity `json:"baseLayerIdentity,omitempty"` // of signedBaseLayer
 }
 
 // Identity says which name a signature must have been made for.
@@ -66,10 +67,11 @@ type Identity struct {
 
 // The kinds of requirement.
 const (
-	AcceptAnything = "insecureAcceptAnything"
-	Reject         = "reject"
-	SignedBy       = "signedBy"
-	SigstoreSigned = "sigstoreSigned"
+	AcceptAnything  = "insecureAcceptAnything"
+	Reject          = "reject"
+	SignedBy        = "signedBy"
+	SignedBaseLayer = "signedBaseLayer" // rejects, as in containers/image
+	SigstoreSigned  = "sigstoreSigned"
 )
 
 // Parse reads a policy.json. Unknown and repeated keys, empty lists and what does
@@ -97,17 +99,16 @@ func Parse(data []byte) (*Policy, error) {
 
 // strictly decodes one JSON value into what it must have the form of.
 func strictly(data []byte, into any) error {
-	if err := noDuplicates(json.NewDecoder(bytes.NewReader(data)), ""); err != nil {
+	if err := exactly(json.NewDecoder(bytes.NewReader(data)), "", reflect.TypeOf(into)); err != nil {
 		return err
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	return dec.Decode(into)
+	return json.Unmarshal(data, into)
 }
 
-// noDuplicates reads one JSON value and refuses a key that is there twice: Go's
-// decoder would let the last one win.
-func noDuplicates(dec *json.Decoder, at string) error {
+// exactly reads one JSON value, refuses a key that is there twice, of which Go's decoder
+// would take the last, and one that a struct in t, which it is to be decoded into, does
+// not have; the decoder would take it in any case. A nil t has any keys.
+func exactly(dec *json.Decoder, at string, t reflect.Type) error {
 	token, err := dec.Token()
 	if err != nil {
 		return err
@@ -118,7 +119,7 @@ func noDuplicates(dec *json.Decoder, at string) error {
 	}
 	seen := map[string]bool{}
 	for dec.More() {
-		where := at
+		where, inner := at, element(t)
 		if open == '{' {
 			key, err := dec.Token()
 			if err != nil {
@@ -130,8 +131,11 @@ func noDuplicates(dec *json.Decoder, at string) error {
 			}
 			seen[name] = true
 			where = at + "." + name
+			if inner, ok = member(t, name); !ok {
+				return fmt.Errorf("unknown field %q", strings.TrimPrefix(where, "."))
+			}
 		}
-		if err := noDuplicates(dec, where); err != nil {
+		if err := exactly(dec, where, inner); err != nil {
 			return err
 		}
 	}
@@ -142,6 +146,39 @@ func noDuplicates(dec *json.Decoder, at string) error {
 		}
 	}
 	return err
+}
+
+// member is the type of what t has by a key; nil is any.
+func member(t reflect.Type, key string) (_ reflect.Type, known bool) {
+	t = behind(t)
+	switch {
+	case t == nil || t.Kind() != reflect.Struct && t.Kind() != reflect.Map:
+		return nil, true // of the wrong form, which the decoder says
+	case t.Kind() == reflect.Map:
+		return t.Elem(), true
+	}
+	for f := range t.Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name == key {
+			return f.Type, true
+		}
+	}
+	return nil, false
+}
+
+// element is the type of a list's elements; nil is any.
+func element(t reflect.Type) reflect.Type {
+	t = behind(t)
+	if t == nil || t.Kind() != reflect.Slice {
+		return nil
+	}
+	return t.Elem()
+}
+
+func behind(t reflect.Type) reflect.Type {
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t
 }
 
 func checkList(where string, list []Requirement) error {
@@ -158,16 +195,20 @@ func checkList(where string, list []Requirement) error {
 
 // check refuses fields that do not belong to the type.
 func (r Requirement) check() error {
-	gpgOnly := r.KeyType != "" || r.BaseLayerIdent != nil
 	logs := count(r.RekorKeyPath != "", r.RekorKeyPaths != nil, r.RekorKeyData != nil, r.RekorKeyDatas != nil)
 	sigstoreOnly := r.KeyDatas != nil || r.Fulcio != nil || r.PKI != nil || logs > 0
 	keys := count(r.KeyPath != "", r.KeyPaths != nil, r.KeyData != nil, r.KeyDatas != nil, r.Fulcio != nil, r.PKI != nil)
 	switch r.Type {
 	case AcceptAnything, Reject:
-		if keys > 0 || gpgOnly || sigstoreOnly || r.Identity != nil {
+		if keys > 0 || r.KeyType != "" || sigstoreOnly || r.Identity != nil || r.BaseLayerIdentity != nil {
 			return fmt.Errorf("%s has no other keys", r.Type)
 		}
 		return nil
+	case SignedBaseLayer:
+		if keys > 0 || r.KeyType != "" || sigstoreOnly || r.Identity != nil || r.BaseLayerIdentity == nil {
+			return fmt.Errorf("%s has baseLayerIdentity and no other keys", r.Type)
+		}
+		return r.BaseLayerIdentity.check()
 	case SignedBy:
 		if r.KeyType != "GPGKeys" {
 			return fmt.Errorf("keyType %q is not GPGKeys", r.KeyType)
@@ -176,11 +217,14 @@ func (r Requirement) check() error {
 			return errors.New("signedBy has keyPath, keyPaths or keyData")
 		}
 	case SigstoreSigned:
-		if gpgOnly {
-			return errors.New("sigstoreSigned has no keyType and no baseLayerIdentity")
+		if r.KeyType != "" {
+			return errors.New("sigstoreSigned has no keyType")
 		}
 	default:
-		return fmt.Errorf("type %q is not one of %s, %s, %s, %s", r.Type, AcceptAnything, Reject, SignedBy, SigstoreSigned)
+		return fmt.Errorf("type %q is not one of %s, %s, %s, %s, %s", r.Type, AcceptAnything, Reject, SignedBy, SignedBaseLayer, SigstoreSigned)
+	}
+	if r.BaseLayerIdentity != nil {
+		return fmt.Errorf("%s has no baseLayerIdentity", r.Type)
 	}
 	if keys != 1 || r.KeyPaths != nil && len(r.KeyPaths) == 0 || r.KeyDatas != nil && len(r.KeyDatas) == 0 {
 		return errors.New("it takes exactly one of the keys that name keys, and not an empty one")
@@ -324,12 +368,11 @@ func (r Requirement) decide(ref *Reference, manifest string, have Signatures, re
 		return nil
 	case Reject:
 		return errors.New("no image is let in from there")
+	case SignedBaseLayer:
+		return errors.New("base layers' signatures are not verified: nobody does (containers-policy.json(5))")
 	}
 	if ref == nil {
 		return errors.New("an image without a name in a registry cannot be signed")
-	}
-	if r.BaseLayerIdent != nil {
-		return errors.New("baseLayerIdentity is not supported")
 	}
 	var all []error
 	try := func(payload []byte, kind string, err error) bool {

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -22,7 +21,7 @@ import (
 func TestParse(t *testing.T) {
 	ok := `{"default":[{"type":"reject"}],"transports":{"docker":{"":[{"type":"insecureAcceptAnything"}],
 		"a.io/b":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/k","signedIdentity":{"type":"remapIdentity","prefix":"a","signedPrefix":"b"}},
-		{"type":"sigstoreSigned","keyDatas":["aGk="]}]},"dir":{"/x":[{"type":"reject"}]}}}`
+		{"type":"sigstoreSigned","keyDatas":["aGk="]},{"type":"signedBaseLayer","baseLayerIdentity":{"type":"matchRepository"}}]},"dir":{"/x":[{"type":"reject"}]}}}`
 	if _, err := Parse([]byte(ok)); err != nil {
 		t.Fatal(err)
 	}
@@ -31,18 +30,26 @@ func TestParse(t *testing.T) {
 		`{}`:                                 "default: an empty list",
 		`{"default":[]}`:                     "an empty list",
 		`{"default":[{"type":"reject"}]} {}`: "something follows",
-		`{"default":[{"type":"reject"}],"default":[{"type":"insecureAcceptAnything"}]}`:                              `"default" is there twice`,
-		`{"default":[{"type":"reject","type":"insecureAcceptAnything"}]}`:                                            "is there twice",
-		`{"default":[{"type":"reject"}],"transport":{}}`:                                                             "unknown field",
-		`{"default":[{"type":"reject","keyPath":"/x"}]}`:                                                             "no other keys",
-		`{"default":[{"type":"maybe"}]}`:                                                                             `type "maybe" is not one of`,
-		`{"default":[{"type":"signedBy","keyPath":"/x"}]}`:                                                           "is not GPGKeys",
-		`{"default":[{"type":"signedBy","keyType":"GPGKeys"}]}`:                                                      "exactly one",
-		`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/x","keyData":"aGk="}]}`:                      "exactly one",
-		`{"default":[{"type":"sigstoreSigned","keyPaths":[]}]}`:                                                      "exactly one",
-		`{"default":[{"type":"sigstoreSigned","keyPath":"/x","signedIdentity":{"type":"exactReference"}}]}`:          "signedIdentity",
-		`{"default":[{"type":"sigstoreSigned","keyPath":"/x","signedIdentity":{"type":"matchExact","prefix":"x"}}]}`: "signedIdentity",
-		`{"default":[{"type":"reject"}],"transports":{"docker":{"a":[]}}}`:                                           `transports.docker["a"]: an empty list`,
+		`{"default":[{"type":"reject"}],"default":[{"type":"insecureAcceptAnything"}]}`:                                  `"default" is there twice`,
+		`{"default":[{"type":"reject","type":"insecureAcceptAnything"}]}`:                                                "is there twice",
+		`{"default":[{"type":"reject"}],"transport":{}}`:                                                                 `unknown field "transport"`,
+		`{"default":[{"type":"reject","keyPath":"/x"}]}`:                                                                 "no other keys",
+		`{"Default":[{"type":"reject"}]}`:                                                                                `unknown field "Default"`,
+		`{"default":[{"type":"signedBy","keytype":"GPGKeys","keyPath":"/x"}]}`:                                           `unknown field "default.keytype"`,
+		`{"default":[{"type":"sigstoreSigned","keyPath":"/x","signedIdentity":{"Type":"matchExact"}}]}`:                  `unknown field "default.signedIdentity.Type"`,
+		`{"default":[{"type":"sigstoreSigned","pki":{"caRootsPath":"/x","SubjectEmail":"e"}}]}`:                          `unknown field "default.pki.SubjectEmail"`,
+		`{"default":[{"type":"reject"}],"transports":{"docker":{"":[{"TYPE":"reject"}]}}}`:                               `unknown field "transports.docker..TYPE"`,
+		`{"default":[{"type":"signedBaseLayer"}]}`:                                                                       "baseLayerIdentity",
+		`{"default":[{"type":"signedBaseLayer","baseLayerIdentity":{"type":"x"}}]}`:                                      "unknown type",
+		`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/x","baseLayerIdentity":{"type":"matchExact"}}]}`: "no baseLayerIdentity",
+		`{"default":[{"type":"maybe"}]}`:                                                                                 `type "maybe" is not one of`,
+		`{"default":[{"type":"signedBy","keyPath":"/x"}]}`:                                                               "is not GPGKeys",
+		`{"default":[{"type":"signedBy","keyType":"GPGKeys"}]}`:                                                          "exactly one",
+		`{"default":[{"type":"signedBy","keyType":"GPGKeys","keyPath":"/x","keyData":"aGk="}]}`:                          "exactly one",
+		`{"default":[{"type":"sigstoreSigned","keyPaths":[]}]}`:                                                          "exactly one",
+		`{"default":[{"type":"sigstoreSigned","keyPath":"/x","signedIdentity":{"type":"exactReference"}}]}`:              "signedIdentity",
+		`{"default":[{"type":"sigstoreSigned","keyPath":"/x","signedIdentity":{"type":"matchExact","prefix":"x"}}]}`:     "signedIdentity",
+		`{"default":[{"type":"reject"}],"transports":{"docker":{"a":[]}}}`:                                               `transports.docker["a"]: an empty list`,
 	} {
 		if _, err := Parse([]byte(text)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", text, err, want)
@@ -243,7 +250,7 @@ func TestSigstore(t *testing.T) {
 	}
 	// What is not verified never accepts.
 	for _, r := range []Requirement{
-		{Type: SigstoreSigned, KeyData: public, RekorKeyPath: "/x"}, {Type: SigstoreSigned, KeyData: []byte("x")}, {Type: SignedBy, KeyData: public, BaseLayerIdent: []json.RawMessage{}},
+		{Type: SigstoreSigned, KeyData: public, RekorKeyPath: "/x"}, {Type: SigstoreSigned, KeyData: []byte("x")}, {Type: SignedBaseLayer, BaseLayerIdentity: &Identity{Type: "matchExact"}},
 	} {
 		if err := decide(r, right); !errors.Is(err, ErrRejected) {
 			t.Errorf("%+v: %v", r, err)

@@ -101,7 +101,7 @@ func loggedAt(logs []*ecdsa.PublicKey, s Sigstore, der []byte) (time.Time, error
 		return fail("none of the policy's keys has signed the entry")
 	}
 
-	if err := noDuplicates(json.NewDecoder(bytes.NewReader(body)), ""); err != nil {
+	if err := exactly(json.NewDecoder(bytes.NewReader(body)), "", nil); err != nil {
 		return fail("%w", err)
 	}
 	var record hashedRekord

@@ -150,6 +150,8 @@ func (r *Repository) canResolve(h *host) bool {
 
 func canPull(h *host) bool { return h.pull }
 
+func canRefer(h *host) bool { return h.refers }
+
 // eachHost runs try on the hosts in order until one succeeds. The error names
 // what each of them said.
 func (r *Repository) eachHost(what string, may func(*host) bool, try func(*host) error) error {

@@ -30,6 +30,7 @@ type endpoint struct {
 	resolve  bool    // trusted to say what a tag means
 	pull     bool
 	push     bool
+	refers   bool        // trusted to say what refers to a manifest
 	fallback bool        // the endpoint before it, another way: for when that cannot be spoken to
 	path     string      // of the repository there; "" is the reference's own
 	exact    bool        // the address is the mirror's own: it is not told for whom
@@ -93,7 +94,7 @@ func hostDirs(domain string) []string {
 // defaultEndpoints is the registry itself. On a loopback address, as in docker,
 // neither encryption nor a known certificate is asked for.
 func defaultEndpoints(domain string, conf *tls.Config) []endpoint {
-	ep := endpoint{upstream: true, resolve: true, pull: true, push: true, tls: conf}
+	ep := endpoint{upstream: true, resolve: true, pull: true, push: true, refers: true, tls: conf}
 	ep.base = url.URL{Scheme: "https", Host: upstreamHost(domain), Path: "/v2"}
 	if conf != nil || !isLoopback(domain) {
 		return []endpoint{ep}
@@ -239,7 +240,7 @@ func (t hostTable) endpoint(address, dir string) (endpoint, error) {
 		ep.base.Path = p + "/v2"
 	}
 	if t.Capabilities == nil {
-		ep.resolve, ep.pull, ep.push = true, true, true
+		ep.resolve, ep.pull, ep.push, ep.refers = true, true, true, true
 	}
 	for _, c := range t.Capabilities {
 		switch c {
@@ -250,8 +251,9 @@ func (t hostTable) endpoint(address, dir string) (endpoint, error) {
 		case "push":
 			ep.push = true
 		case "referrers":
+			ep.refers = true
 		default:
-			return endpoint{}, fmt.Errorf("unknown capability %q: use pull, resolve, push", c)
+			return endpoint{}, fmt.Errorf("unknown capability %q: use pull, resolve, push, referrers", c)
 		}
 	}
 	if ep.header, err = t.headers(); err != nil {

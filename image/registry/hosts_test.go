@@ -27,7 +27,7 @@ func describe(eps []endpoint) string {
 		for _, f := range []struct {
 			on   bool
 			name string
-		}{{ep.upstream, "upstream"}, {ep.resolve, "resolve"}, {ep.pull, "pull"}, {ep.tls != nil && ep.tls.InsecureSkipVerify, "insecure"}} {
+		}{{ep.upstream, "upstream"}, {ep.resolve, "resolve"}, {ep.pull, "pull"}, {ep.refers && !ep.pull, "referrers"}, {ep.tls != nil && ep.tls.InsecureSkipVerify, "insecure"}} {
 			if f.on {
 				line += " " + f.name
 			}
@@ -54,6 +54,9 @@ server = "https://docker.io"
 
 [host."https://path.example/v2/mirror"]
   override_path = true
+
+[host."https://signatures.example"]
+  capabilities = ["referrers"]
 `)
 	write(t, dir, "quay.io/hosts.toml", `[host."mirror.example:80"]`)
 	write(t, dir, "with.example_5000_/hosts.toml", `server = "http://elsewhere.example"`)
@@ -64,6 +67,7 @@ skip_verify = true`)
 		"docker.io": `https://zz.example:8443/proxy/v2 pull insecure
 http://aa.example/v2 resolve pull
 https://path.example/v2/mirror resolve pull
+https://signatures.example/v2 referrers
 https://registry-1.docker.io/v2 upstream resolve pull`,
 		"quay.io": `http://mirror.example:80/v2 resolve pull
 https://quay.io/v2 upstream resolve pull`,

@@ -278,7 +278,7 @@ func (r *Repository) Target(ctx context.Context) (*Repository, error) {
 		return nil, err
 	}
 	only := *h
-	only.pull, only.resolve = true, true
+	only.pull, only.resolve, only.refers = true, true, true
 	return &Repository{ref: r.ref, client: r.client, hosts: []*host{&only}, pushTo: &only}, nil
 }
 

@@ -25,7 +25,7 @@ const (
 // part of the protocol has them under a tag (distribution-spec 1.1, Referrers Tag Schema).
 func (r *Repository) Referrers(ctx context.Context, d digest.Digest, artifactType string) ([]v1.Descriptor, error) {
 	var found []v1.Descriptor
-	err := r.eachHost("referrers of "+d.String(), canPull, func(h *host) (err error) {
+	err := r.eachHost("referrers of "+d.String(), canRefer, func(h *host) (err error) {
 		found, err = r.referrers(ctx, h, d, artifactType)
 		return err
 	})

@@ -94,6 +94,9 @@ func (c *registriesConf) merge(file string, data []byte) error {
 		}
 		return fmt.Errorf("%s: %w", file, err)
 	}
+	if f.LayerHelper != "" {
+		return fmt.Errorf("%s: additional-layer-store-auth-helper: %w: there are no additional layer stores here", file, ErrUnsupported)
+	}
 	if f.V1 != nil {
 		return fmt.Errorf("%s: [registries.*]: %w: this is version 1 of the file: write [[registry]] tables", file, ErrUnsupported)
 	}

@@ -108,6 +108,7 @@ insecure = true
 	}
 	for text, want := range map[string]string{
 		"[[registry]]\nlocaton = 'x'":                                                             "unknown key",
+		"additional-layer-store-auth-helper = 'x'":                                                "no additional layer stores",
 		"[registries.search]\nregistries = ['x']":                                                 "version 1",
 		"[[registry]]\nblocked = true":                                                            "neither prefix nor location",
 		"[[registry]]\nprefix = 'a.*.b'\nlocation = 'x'":                                          "beginning of a host name",

@@ -164,7 +164,7 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	c, ok := r.lookup(repository, kind, id)
 	if !ok {
-		fail(w, http.StatusNotFound, strings.ToUpper(kind)+"_UNKNOWN", id+" is not in "+repository)
+		fail(w, http.StatusNotFound, strings.ToUpper(strings.TrimSuffix(kind, "s"))+"_UNKNOWN", id+" is not in "+repository)
 		return
 	}
 	if fault != nil && fault.serve(w, req, &c) {
