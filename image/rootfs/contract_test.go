@@ -53,7 +53,7 @@ type entry struct {
 	content string
 	mode    int64
 	uid     int
-	xattr   string // of user.test
+	xattr   string // of user.test, or NAME=VALUE
 }
 
 var old = time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC)
@@ -74,7 +74,11 @@ func tarOf(t *testing.T, entries []entry) []byte {
 			h.Mode = 0o755
 		}
 		if e.xattr != "" {
-			h.PAXRecords = map[string]string{"SCHILY.xattr.user.test": e.xattr}
+			attr, value, named := strings.Cut(e.xattr, "=")
+			if !named {
+				attr, value = "user.test", e.xattr
+			}
+			h.PAXRecords = map[string]string{"SCHILY.xattr." + attr: value}
 			h.Format = tar.FormatPAX
 		}
 		if err := w.WriteHeader(&h); err != nil {

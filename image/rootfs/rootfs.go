@@ -170,6 +170,11 @@ func (m Mount) Open() (*os.File, error) {
 		}
 		return mount, err
 	}
+	return sys.NewOverlay(m.overlayOptions())
+}
+
+// overlayOptions are the options of an overlay as sys.NewOverlay takes them.
+func (m Mount) overlayOptions() []string {
 	var options []string
 	for _, o := range m.Options {
 		list, ok := strings.CutPrefix(o, "lowerdir=")
@@ -186,7 +191,7 @@ func (m Mount) Open() (*os.File, error) {
 			options = append(options, "lowerdir+="+l)
 		}
 	}
-	return sys.NewOverlay(options)
+	return options
 }
 
 // splitLowers undoes lowerOptions.
