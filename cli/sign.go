@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	maxSecret = 64 << 10
+	maxSecret = 32 << 10 // less than a pipe holds (pipe(7))
 	// passwordVariable is where cosign looks for a key's passphrase.
 	passwordVariable = "COSIGN_PASSWORD" //nolint:gosec // the name of a variable
 )
@@ -157,7 +157,7 @@ func gpgSign(ctx context.Context, key string, passphrase, payload []byte, stderr
 			return nil, err
 		}
 		defer func() { _ = r.Close() }()           // the child's
-		_, err = w.Write(append(passphrase, '\n')) // a pipe holds it
+		_, err = w.Write(append(passphrase, '\n')) // the pipe holds it
 		if err = errors.Join(err, w.Close()); err != nil {
 			return nil, err
 		}

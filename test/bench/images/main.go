@@ -126,9 +126,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	b := &bench{registry: o.from, work: o.work, got: map[string]figures{}}
 	if o.from == "" {
-		server, err := serve(ctx, filepath.Join(o.work, "packages"), cmp.Or(o.serve, "127.0.0.1:0"))
-		if err != nil {
-			return err
+		server, serveErr := serve(ctx, filepath.Join(o.work, "packages"), cmp.Or(o.serve, "127.0.0.1:0"))
+		if serveErr != nil {
+			return serveErr
 		}
 		defer func() { err = errors.Join(err, server.Close()) }()
 		b.registry = server.Addr
@@ -334,23 +334,20 @@ func (b *bench) pull(ctx context.Context, d *daemon, s subject) error {
 	if err := timed("again s", fetch(image)); err != nil {
 		return err
 	}
-	remove := []string{image}
+	remove := func(ref string) error {
+		_, err := d.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: ref}})
+		return err
+	}
 	if s.repository == "big" {
 		more := fmt.Sprintf("%s/bench/more:%s", b.registry, s.compression)
 		if err := timed("one layer more s", fetch(more)); err != nil {
 			return err
 		}
-		remove = []string{more, image}
-	}
-	for _, ref := range remove {
-		if err := timed("remove s", func() error {
-			_, err := d.images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: ref}})
-			return err
-		}); err != nil {
+		if err := remove(more); err != nil { // its last layer only
 			return err
 		}
 	}
-	return nil
+	return timed("remove s", func() error { return remove(image) })
 }
 
 func (d *daemon) proc(file string) string {
