@@ -70,6 +70,24 @@ func TestBeforeGo(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(root, "gone")); !os.IsNotExist(err) {
 		t.Errorf("delete leaves the state directory: %v", err)
 	}
+	// One that runs is killed by force.
+	victim := exec.Command("sleep", "1000")
+	if err := victim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if start, err = container.StartTime(victim.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	record("victim", fmt.Sprintf(`"pid":%d,"startTime":%d`, victim.Process.Pid, start))
+	if out, code, started := runTraced(t, program, []string{"--root", root, "delete", "--force", "victim"}); code != 0 || started {
+		t.Errorf("delete --force: exit code %d, Go's runtime starts: %v: %s", code, started, out)
+	}
+	if err := victim.Wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the process of a container that is deleted: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(root, "victim")); !os.IsNotExist(err) {
+		t.Errorf("delete --force leaves the state directory: %v", err)
+	}
 	// What else is in the directory is left to who knows about it.
 	if err := os.WriteFile(filepath.Join(root, "ended", "more"), nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -61,10 +61,7 @@ func (r *record) removeCgroup() bool {
 	if mount == "" {
 		return false
 	}
-	if events, errno := r.readCgroup(mount, "/cgroup.events"); errno != 0 || !contains(events, "populated 0\n") {
-		return false
-	}
-	if !r.removeBelow(mount) {
+	if !r.emptied(mount) || !r.removeBelow(mount) {
 		return false
 	}
 	if mount == cgroupRoot {
@@ -88,6 +85,31 @@ func (r *record) removeCgroup() bool {
 		at = end + 1
 	}
 	return true
+}
+
+// emptied says whether nobody is in the cgroup, with patience for the last of those that
+// die with init.
+func (r *record) emptied(mount string) bool {
+	if !paths.cgroup.set(mount, r.cgroup, "/cgroup.events", "") {
+		return false
+	}
+	fd, errno := call(syscall.SYS_OPENAT, atFDCWD, paths.cgroup.at(), syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if errno != 0 {
+		return false
+	}
+	empty := false
+	const changes = 10 // are more than the end of a container makes
+	for range changes {
+		n, errno := call(syscall.SYS_PREAD64, fd, uintptr(unsafe.Pointer(&cgroupText)), unsafe.Sizeof(cgroupText), 0)
+		if errno != 0 || n == 0 {
+			break
+		}
+		if empty = contains(unsafe.String(&cgroupText[0], int(n)), "populated 0\n"); empty || r.sharedPID || !wait(fd, pollPri) {
+			break // or nothing has changed since it was read
+		}
+	}
+	closeFD(fd)
+	return empty
 }
 
 // removeBelow removes the cgroup from one hierarchy.

@@ -42,6 +42,7 @@ type command struct {
 	log      string
 	verb, id string
 	signal   uintptr
+	force    bool
 }
 
 // Run does what a command line says, given as the kernel passes it: argc, then argv.
@@ -143,7 +144,7 @@ func (c *command) parse(args []string) bool {
 			return false
 		}
 	case c.verb == "delete" && (c.id == "--force" || c.id == "-f") && len(rest) == 1:
-		c.id = rest[0] // of a stopped container it is the same
+		c.id, c.force = rest[0], true
 	case len(rest) != 0:
 		return false
 	}

@@ -26,7 +26,7 @@ func TestParse(t *testing.T) {
 		{"-root=/r --log /l --log-format json --systemd-cgroup kill a 9", command{root: "/r", log: "/l", verb: "kill", id: "a", signal: 9}},
 		{"--root=/r kill a SIGKILL", command{root: "/r", verb: "kill", id: "a", signal: 9}},
 		{"--root=/r kill a", command{root: "/r", verb: "kill", id: "a", signal: 15}},
-		{"--root=/r delete --force a", command{root: "/r", verb: "delete", id: "a", signal: 15}},
+		{"--root=/r delete --force a", command{root: "/r", verb: "delete", id: "a", signal: 15, force: true}},
 		{"--root=/r kill a SIGRTMIN+1", command{}},
 		{"--root=/r kill a 65", command{}},
 		{"--root=/r kill --all a", command{}},

@@ -24,6 +24,27 @@ func call(number, a, b, c, d uintptr) (uintptr, syscall.Errno) {
 
 func closeFD(fd uintptr) { _, _ = call(syscall.SYS_CLOSE, fd, 0, 0, 0) }
 
+// Events of poll(2).
+const (
+	pollIn  = 0x1
+	pollPri = 0x2
+)
+
+// wait waits, with patience, for an event of a descriptor.
+func wait(fd uintptr, event int16) bool {
+	poll := struct {
+		fd               int32
+		events, returned int16
+	}{int32(fd), event, 0}
+	left := syscall.Timespec{Sec: patience} // less what the kernel has waited for already
+	for {
+		n, errno := call(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&poll)), 1, uintptr(unsafe.Pointer(&left)), 0)
+		if errno != syscall.EINTR {
+			return errno == 0 && n == 1
+		}
+	}
+}
+
 // path is the name of a file, with the NUL that the kernel wants.
 type path struct{ name [1024]byte }
 

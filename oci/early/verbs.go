@@ -165,12 +165,13 @@ func (c *command) start(r *record) bool {
 	return true
 }
 
-// delete removes a stopped container that nobody has anything to say about.
+// delete removes a container that nobody has anything to say about: one that is stopped
+// or has not been started or, with force, one that runs.
 func (c *command) delete(r *record) bool {
 	if r.hooks || r.more || r.cgroupTop != "" && r.cgroupTop != r.cgroup {
 		return false
 	}
-	if r.status() != stopped || !paths.dir.set(c.root, "/", c.id, "") || !c.onlyOurs() {
+	if !paths.dir.set(c.root, "/", c.id, "") || !c.onlyOurs() || !c.end(r) {
 		return false
 	}
 	if !r.removeCgroup() {
@@ -189,6 +190,33 @@ func (c *command) delete(r *record) bool {
 	}
 	_, errno := call(syscall.SYS_UNLINKAT, atFDCWD, paths.dir.at(), atRemoveDir, 0)
 	return errno == 0
+}
+
+// patience is how long what was killed may take to be gone. Whoever is frozen in a v1
+// cgroup is not gone before he is thawed.
+const patience = 1 // second
+
+// end makes sure that init has ended, if it may be made to.
+func (c *command) end(r *record) bool {
+	s := r.status()
+	if s == stopped {
+		return true
+	}
+	if s == running && !c.force || r.sharedPID || r.cgroup != "" && v2Mount() == "" {
+		return false // or more is to be killed than init takes along
+	}
+	pidfd, errno := call(sysPidfdOpen, uintptr(r.pid), 0, 0, 0)
+	if errno != 0 {
+		return false
+	}
+	// Read with the pidfd open, it is init's that is killed.
+	ended := false
+	if s = r.status(); s == created || s == running && c.force {
+		_, errno = call(sysPidfdSendSignal, pidfd, uintptr(syscall.SIGKILL), 0, 0)
+		ended = errno == 0 && wait(pidfd, pollIn)
+	}
+	closeFD(pidfd)
+	return ended
 }
 
 // onlyOurs says whether nothing else is in the state directory than what is removed
