@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 
+	_ "github.com/strake-containers/strake/internal/growstack" // before anything else
 	"github.com/strake-containers/strake/oci/early"
 )
 
@@ -18,11 +19,11 @@ var noG [64]uintptr //nolint:unused // by entry
 // Before main, Go's runtime prepares for as many threads at once as there are
 // processors: with 64 of them a start takes a third longer and 1 MB more, with 192
 // twice as long. It would take another number from the environment, GOMAXPROCS. So
-// entry puts that there itself, unless its caller has: one thread for what works, one
-// for what waits in the kernel for signals or a terminal.
+// entry puts that there itself, unless its caller has. One is enough for what does one
+// thing after the other; what does not says so (sys.Concurrent).
 
-// twoThreads is an element of environ(7).
-var twoThreads = [...]byte{'G', 'O', 'M', 'A', 'X', 'P', 'R', 'O', 'C', 'S', '=', '2', 0} //nolint:unused // by entry
+// oneThread is an element of environ(7).
+var oneThread = [...]byte{'G', 'O', 'M', 'A', 'X', 'P', 'R', 'O', 'C', 'S', '=', '1', 0} //nolint:unused // by entry
 
 // entered says that entry has put it there.
 var entered bool

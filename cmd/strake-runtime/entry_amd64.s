@@ -37,7 +37,7 @@ absent:
 	MOVQ	SP, DI
 	CLD
 	REP; MOVSQ
-	LEAQ	·twoThreads(SB), AX
+	LEAQ	·oneThread(SB), AX
 	MOVQ	AX, 0(DI) // in envp twice, so that the stack stays aligned
 	MOVQ	AX, 8(DI)
 	MOVB	$1, ·entered(SB)

@@ -37,7 +37,7 @@ move:
 	MOVD.P	R7, 8(R5)
 	SUB	$1, R3
 	CBNZ	R3, move
-	MOVD	$·twoThreads(SB), R7
+	MOVD	$·oneThread(SB), R7
 	MOVD	R7, 0(R5) // in envp twice, so that the stack stays aligned
 	MOVD	R7, 8(R5)
 	MOVD	$1, R8

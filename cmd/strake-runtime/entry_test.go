@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestEntry: linked with its own entry, the program has two threads' worth of Go's
+// TestEntry: linked with its own entry, the program has one thread's worth of Go's
 // scheduler, or what its caller wants, and finds its arguments and environment.
 func TestEntry(t *testing.T) {
 	program := withEntry(t)
@@ -18,8 +18,8 @@ func TestEntry(t *testing.T) {
 		env  []string
 		want string
 	}{
-		{nil, "gomaxprocs=2 "},
-		{[]string{"HOME=/", "X="}, "gomaxprocs=2 "},
+		{nil, "gomaxprocs=1 "},
+		{[]string{"HOME=/", "X="}, "gomaxprocs=1 "},
 		{[]string{"A=1", "GOMAXPROCS=3", "B=2"}, "gomaxprocs=3 "},
 	} {
 		if got := schedulerOf(t, program, append(c.env, "GODEBUG=schedtrace=1")); !strings.Contains(got, c.want) {
@@ -47,15 +47,15 @@ func withEntry(t *testing.T) string {
 }
 
 // schedulerOf is the first line by which a program's scheduler describes itself. The
-// program waits meanwhile, for its config.
+// program waits meanwhile, for a reader of its log (and --debug has it wait there, and
+// not before Go starts).
 func schedulerOf(t *testing.T, program string, env []string) string {
 	t.Helper()
-	bundle := t.TempDir()
-	config := filepath.Join(bundle, "config.json")
-	if err := syscall.Mkfifo(config, 0o600); err != nil {
+	log := filepath.Join(t.TempDir(), "log")
+	if err := syscall.Mkfifo(log, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "plan", bundle)
+	cmd := exec.Command(program, "--debug", "--log", log, "list")
 	cmd.Env = env
 	stderr, err := cmd.StderrPipe()
 	if err == nil {

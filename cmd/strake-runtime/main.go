@@ -33,6 +33,7 @@ import (
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/version"
 	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/oci/early"
 	"github.com/strake-containers/strake/oci/launch"
 )
 
@@ -83,6 +84,7 @@ func verbs() []verb {
 }
 
 func main() {
+	sys.ShortLife(early.TimerSlack)
 	leaveEnvironment()
 	os.Exit(run(os.Args))
 }
@@ -232,8 +234,9 @@ func (a *app) call(name string, v *verb, args []string) error {
 		return printVerbHelp(name, v, &f)
 	}
 	switch v.name {
-	case "create", "run", "exec", "delete", "restore": // of the others it would take as much as it saves
-		sys.ShortLife()
+	case "create", "start", "run", "exec", "state", "kill", "delete": // do one thing after the other, as a rule
+	default:
+		sys.Concurrent()
 	}
 	ctx := context.Background()
 	if v.waits {

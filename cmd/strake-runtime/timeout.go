@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // timeoutError is a --timeout that is over.
@@ -28,5 +30,6 @@ func within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 	if d == 0 {
 		return context.WithCancel(ctx)
 	}
+	sys.Concurrent()
 	return context.WithTimeoutCause(ctx, d, &timeoutError{d})
 }

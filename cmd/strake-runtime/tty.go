@@ -30,6 +30,7 @@ func openTTY(console *os.File) (*tty, error) {
 	if err := errors.Join(err, console.Close()); err != nil {
 		return nil, fmt.Errorf("terminal: %w", err)
 	}
+	sys.Concurrent()
 	t := &tty{master: master, restore: func() error { return nil }}
 	if !sys.IsTerminal(os.Stdout) { // who reads a pipe or a file wants lines as they were written
 		if err := sys.PlainNewlines(master); err != nil {

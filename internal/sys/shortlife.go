@@ -1,51 +1,55 @@
 package sys
 
 import (
-	"syscall"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
 
-// growStack returns at once, but it has room for a frame of 14 KiB.
-func growStack()
+// callersSlack is the timer slack (prctl(2), PR_SET_TIMERSLACK) that this program was
+// started with, in nanoseconds; 0 if all its threads have that.
+var callersSlack uintptr
 
-// ShortLife suits Go's runtime to a program that has ended before it would have
-// got going. What it does may fail, for then the program is as slow as any other.
+// ShortLife suits Go's runtime to a program that has ended before it would have got
+// going, started with one thread's worth of scheduler and, by its entry, with a timer
+// slack of 10 ms, for which slack is what it was before (0: nothing was changed). It is
+// called first of all by main, which begins on the thread that the program starts on.
 //
-//   - The stack grows to its final size while there is nothing on it. Otherwise it
-//     doubles four times, and copying it has the runtime read tables from all over
-//     the program's file.
-//   - The runtime's monitor thread wakes up every 20 µs until it has seen a
-//     millisecond of calm, then less often, up to every 10 ms. It gets the longest
-//     pause from the start: a timer slack (prctl(2), PR_SET_TIMERSLACK). Thirty
-//     switches of threads are a tenth of what a container's start takes.
-func ShortLife() {
-	growStack()
-	const monitorPause = "10000000" // ns
-	if tid := monitorThread(); tid != "" {
-		fd, err := open("/proc/"+tid+"/timerslack_ns", unix.O_WRONLY, 0)
-		if err == nil {
-			_, _ = unix.Write(fd, []byte(monitorPause)) // takes CAP_SYS_NICE
-			_ = unix.Close(fd)
-		}
+// The runtime's monitor thread, which it starts before any init, wakes up every 20 µs
+// until it has seen a millisecond of calm, then less often, up to every 10 ms. The slack,
+// which threads inherit, gives it the longest pause from the start: thirty switches of
+// threads are a tenth of what a container's start takes. The thread that is called on
+// gets the caller's back, and what is started gets it by CallersSlack.
+func ShortLife(slack uintptr) {
+	callersSlack = slack
+	restoreSlack()
+}
+
+func restoreSlack() {
+	if callersSlack != 0 {
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, callersSlack, 0, 0, 0) // it cannot fail
 	}
 }
 
-// monitorThread is the first thread that the runtime made, and the second that the
-// kernel lists: runtime.main starts it before anything else.
-func monitorThread() (tid string) {
-	dir, err := open("/proc/self/task", unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return ""
+// CallersSlack is the timer slack that a thread has to give itself before it clones a
+// process, in nanoseconds; 0 none: a thread that the monitor thread has started has
+// inherited that one's.
+func CallersSlack() uintptr { return callersSlack }
+
+// StartProgram calls start, which starts another program, on a thread with the caller's
+// timer slack.
+func StartProgram(start func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	restoreSlack()
+	return start()
+}
+
+// Concurrent is for who has goroutines wait for several things at once. With one thread's
+// worth of scheduler, whoever waits in the kernel (for a terminal, for a program's end)
+// has the others wait until the monitor thread comes by.
+func Concurrent() {
+	if runtime.GOMAXPROCS(0) == 1 {
+		runtime.GOMAXPROCS(2)
 	}
-	defer func() { _ = unix.Close(dir) }()
-	var buf [512]byte
-	n, err := syscall.ReadDirent(dir, buf[:])
-	if err != nil {
-		return ""
-	}
-	if _, _, names := syscall.ParseDirent(buf[:n], 2, nil); len(names) == 2 {
-		return names[1]
-	}
-	return ""
 }

@@ -2,44 +2,61 @@ package sys
 
 import (
 	"os"
-	"strconv"
-	"strings"
+	"os/exec"
+	"runtime"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
-// TestShortLife: one thread, and not the one that the program starts on, pauses
-// longer than before.
-func TestShortLife(t *testing.T) {
+// TestCallersSlack: a program that is started gets the caller's timer slack, whichever
+// thread starts it.
+func TestCallersSlack(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("needs root: others may not read it from /proc")
 	}
-	slacks := func() map[string]string {
-		dir, err := os.ReadDir("/proc/self/task")
+	t.Cleanup(func() { callersSlack = 0 })
+	runtime.LockOSThread() // with another slack, it ends with the test
+	const callers, monitors = 77_000, 10_000_000
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, monitors, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	slack := func(run func(*exec.Cmd) error) string {
+		out, err := os.CreateTemp(t.TempDir(), "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		of := map[string]string{}
-		for _, e := range dir {
-			slack, err := os.ReadFile("/proc/" + e.Name() + "/timerslack_ns")
-			if err == nil { // else the thread has ended
-				of[e.Name()] = strings.TrimSpace(string(slack))
-			}
+		cmd := exec.Command("cat", "/proc/self/timerslack_ns")
+		cmd.Stdout = out
+		if err := run(cmd); err != nil {
+			t.Fatal(err)
 		}
-		return of
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(out.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(got)
 	}
-	before := slacks()
-	ShortLife()
-	changed := 0
-	for tid, slack := range slacks() {
-		if was, ok := before[tid]; !ok || was == slack {
-			continue
-		}
-		changed++
-		if tid == strconv.Itoa(os.Getpid()) || slack != "10000000" {
-			t.Errorf("thread %s has a slack of %s, and had %s", tid, slack, before[tid])
-		}
+	if got := slack((*exec.Cmd).Start); got != "10000000\n" {
+		t.Fatalf("the control has a slack of %s", got)
 	}
-	if changed != 1 {
-		t.Errorf("%d threads have another slack, want 1", changed)
+	callersSlack = callers
+	if got := slack(func(cmd *exec.Cmd) error { return StartProgram(cmd.Start) }); got != "77000\n" {
+		t.Errorf("a program has a slack of %s, want 77000", got)
+	}
+}
+
+// TestConcurrent: only one thread's worth is made two.
+func TestConcurrent(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for before, want := range map[int]int{1: 2, 2: 2, 5: 5} {
+		runtime.GOMAXPROCS(before)
+		Concurrent()
+		if got := runtime.GOMAXPROCS(0); got != want {
+			t.Errorf("GOMAXPROCS %d has become %d, want %d", before, got, want)
+		}
 	}
 }

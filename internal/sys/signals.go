@@ -15,7 +15,7 @@ import (
 // threads for each signal that it is asked for: 60 of them cost a program that
 // is to pass all signals on a millisecond. Here a handler of a few instructions
 // writes the signal's number to a pipe, whichever thread it runs on (signals_*.s).
-type Signals struct{ pipe int }
+type Signals struct{ pipe *os.File }
 
 // signalPipe is where the handler writes to.
 var signalPipe int32 = -1 //nolint:unused // by the handler
@@ -41,14 +41,10 @@ const (
 // that (nohup(1)). It can be called once.
 func CatchSignals(list ...syscall.Signal) (*Signals, error) {
 	var ends [2]int
-	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
 	}
-	// A handler must not wait: what finds 64 Ki signals unread is lost.
-	if err := unix.SetNonblock(ends[1], true); err != nil {
-		return nil, os.NewSyscallError("fcntl(O_NONBLOCK)", err)
-	}
-	signalPipe = int32(ends[1])
+	signalPipe = int32(ends[1]) // a handler does not wait: what finds 64 Ki signals unread is lost
 	var ours, old kernelAction
 	ours.handler, ours.restorer = addresses()
 	ours.flags = saRestorer | saOnStack | saRestart
@@ -61,7 +57,7 @@ func CatchSignals(list ...syscall.Signal) (*Signals, error) {
 			return nil, err
 		}
 	}
-	return &Signals{ends[0]}, nil
+	return &Signals{os.NewFile(uintptr(ends[0]), "signals")}, nil
 }
 
 func sigaction(sig syscall.Signal, set, old *kernelAction) error {
@@ -73,17 +69,11 @@ func sigaction(sig syscall.Signal, set, old *kernelAction) error {
 	return nil
 }
 
-// Next waits for a signal. It blocks a thread.
+// Next waits for a signal.
 func (s *Signals) Next() (syscall.Signal, error) {
 	var number [1]byte
-	for {
-		n, err := unix.Read(s.pipe, number[:])
-		switch {
-		case err == unix.EINTR:
-		case err != nil:
-			return 0, os.NewSyscallError("read", err)
-		case n == 1:
-			return syscall.Signal(number[0]), nil
-		}
+	if _, err := s.pipe.Read(number[:]); err != nil {
+		return 0, err
 	}
+	return syscall.Signal(number[0]), nil
 }

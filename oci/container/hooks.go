@@ -132,7 +132,11 @@ func runHook(ctx context.Context, h specs.Hook, state []byte) error {
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second // for a grandchild that keeps the output open
-	err := cmd.Run()
+	sys.Concurrent()
+	err := sys.StartProgram(cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("killed: %w", context.Cause(ctx))

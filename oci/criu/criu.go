@@ -79,9 +79,9 @@ func Start(ctx context.Context, c Config) (_ *Service, err error) {
 	}
 	s.cmd.ExtraFiles = append([]*os.File{theirs}, c.Files...)
 	if c.MountNS != nil {
-		err = sys.InMountNS(c.MountNS, s.cmd.Start)
+		err = sys.InMountNS(c.MountNS, func() error { return sys.StartProgram(s.cmd.Start) })
 	} else {
-		err = s.cmd.Start()
+		err = sys.StartProgram(s.cmd.Start)
 	}
 	err = errors.Join(err, theirs.Close()) // or nobody would see CRIU's end of it closed
 	if err != nil {

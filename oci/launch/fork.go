@@ -46,6 +46,8 @@ type forkArgs struct {
 	// can see it, so no thread stays changed.
 	pidNS, ownPidNS int
 
+	timerSlack uintptr // of the child, if not that of whichever thread clones it
+
 	child child
 }
 
@@ -67,6 +69,9 @@ func fork(f *forkArgs) (pid uintptr, errno syscall.Errno, atSetns bool) {
 			afterFork()
 			return 0, errno, true
 		}
+	}
+	if f.timerSlack != 0 {
+		_, _, _ = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, f.timerSlack, 0) // it cannot fail
 	}
 	pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&f.clone)), unsafe.Sizeof(f.clone), 0)
 	if errno == 0 && pid == 0 {

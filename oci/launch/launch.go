@@ -323,7 +323,7 @@ func (c *conversation) close() {
 }
 
 func (c *conversation) fork() error {
-	f := &forkArgs{pidNS: -1, ownPidNS: -1}
+	f := &forkArgs{pidNS: -1, ownPidNS: -1, timerSlack: sys.CallersSlack()}
 	f.clone = cloneArgs{
 		flags:      c.Program.CloneFlags | unix.CLONE_PIDFD,
 		exitSignal: uint64(unix.SIGCHLD),

@@ -103,6 +103,35 @@ func bound(t *testing.T, to, back *unix.CPUSet, do func() string) string {
 	return got
 }
 
+// What strake-runtime gives its own threads is not what it gives containers.
+func TestTimerSlack(t *testing.T) {
+	h := newHost(t)
+	const callers, normal = 77_000, 0 // ns; 0 is what the thread began with
+	h.must("run", "--detach", "--bundle", h.bundle(nil, "sleep"), "b")
+	defer h.must("delete", "--force", "b")
+	out := filepath.Join(h.root, "hook")
+	hook := func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "cat /proc/self/timerslack_ns > " + out}}}}
+	}
+	for _, args := range [][]string{{"run", "--bundle", h.bundle(hook, "slack"), "a"}, {"exec", "b", "/inside", "slack"}} {
+		runtime.LockOSThread()
+		if err := unix.Prctl(unix.PR_SET_TIMERSLACK, callers, 0, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		got := h.must(args...)
+		if err := unix.Prctl(unix.PR_SET_TIMERSLACK, normal, 0, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		runtime.UnlockOSThread()
+		if got != "77000 <nil>\n" {
+			t.Errorf("%s: %q", args[0], got)
+		}
+	}
+	if got, err := os.ReadFile(out); err != nil || string(got) != "77000\n" {
+		t.Errorf("a hook has %q (%v)", got, err)
+	}
+}
+
 // A terminal's lines reach a pipe as the program wrote them.
 func TestTerminalToPipe(t *testing.T) {
 	h := newHost(t)

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/strake-containers/strake/internal/testutil"
 )
@@ -59,6 +60,8 @@ func inside(args []string) int {
 				fmt.Print(line)
 			}
 		}
+	case "slack": // of its timers, in nanoseconds
+		fmt.Println(unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)) // threads inherit it
 	case "env":
 		fmt.Println(os.Getenv(args[1]))
 	case "cgroups":

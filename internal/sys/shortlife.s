@@ -1,5 +1,0 @@
-#include "textflag.h"
-
-// func growStack()
-TEXT ·growStack(SB),0,$14336-0
-	RET
