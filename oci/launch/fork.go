@@ -8,18 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The three functions that make a fork of a Go process safe: they block signals
-// and, in the child, put signal handlers back to default. Go keeps them
-// linkable for gVisor (go.dev/issue/67401).
+// The two functions that make a fork of a Go process safe: they block signals, and
+// keep the scheduler off the thread. Go keeps them linkable for gVisor
+// (go.dev/issue/67401). The third, for the child, is not needed: the clone itself puts
+// signal handlers back to default, and the program begins with pSignals.
 
 //go:linkname beforeFork syscall.runtime_BeforeFork
 func beforeFork()
 
 //go:linkname afterFork syscall.runtime_AfterFork
 func afterFork()
-
-//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
-func afterForkInChild()
 
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
@@ -48,7 +46,8 @@ type forkArgs struct {
 
 	timerSlack uintptr // of the child, if not that of whichever thread clones it
 
-	child child
+	memory memory
+	child  child
 }
 
 // fork clones. In the child it never returns. It returns the pid, or 0 and the
@@ -64,6 +63,7 @@ func fork(f *forkArgs) (pid uintptr, errno syscall.Errno, atSetns bool) {
 	beforeFork()
 	// Only now: until here the stack, and f if it lives there, may have moved.
 	f.clone.pidfd = uint64(uintptr(unsafe.Pointer(&f.pidfd)))
+	f.memory.stack(uintptr(unsafe.Pointer(f)), unsafe.Sizeof(*f))
 	if f.pidNS >= 0 {
 		if _, _, errno = syscall.RawSyscall(unix.SYS_SETNS, uintptr(f.pidNS), unix.CLONE_NEWPID, 0); errno != 0 {
 			afterFork()
@@ -73,11 +73,12 @@ func fork(f *forkArgs) (pid uintptr, errno syscall.Errno, atSetns bool) {
 	if f.timerSlack != 0 {
 		_, _, _ = syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_TIMERSLACK, f.timerSlack, 0) // it cannot fail
 	}
+	f.memory.hide()
 	pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&f.clone)), unsafe.Sizeof(f.clone), 0)
 	if errno == 0 && pid == 0 {
-		afterForkInChild()
 		f.child.run()
 	}
+	f.memory.show()
 	if f.pidNS >= 0 {
 		if _, _, e := syscall.RawSyscall(unix.SYS_SETNS, uintptr(f.ownPidNS), unix.CLONE_NEWPID, 0); e != 0 {
 			// The thread would give its later children to the container. This

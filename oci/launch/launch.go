@@ -325,7 +325,7 @@ func (c *conversation) close() {
 func (c *conversation) fork() error {
 	f := &forkArgs{pidNS: -1, ownPidNS: -1, timerSlack: sys.CallersSlack()}
 	f.clone = cloneArgs{
-		flags:      c.Program.CloneFlags | unix.CLONE_PIDFD,
+		flags:      c.Program.CloneFlags | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND,
 		exitSignal: uint64(unix.SIGCHLD),
 	}
 	if c.CgroupFD >= 0 {
@@ -354,7 +354,13 @@ func (c *conversation) fork() error {
 		const parentTID = 24 // offset in struct clone_args
 		binary.NativeEndian.PutUint64(m.mem[m.forkArgs+parentTID:], uint64(f.child.progress)+siblingAt)
 	}
+	f.memory.add(0, f.child.code, f.child.ncode*unsafe.Sizeof(instr{}))
+	f.memory.add(1, f.child.regs, 8*uintptr(len(m.regs)))
+	f.memory.add(2, f.child.mem, uintptr(len(m.mem)))
+	// Whoever forks meanwhile, without CLONE_VM, would have a child without a heap.
+	syscall.ForkLock.Lock()
 	pid, errno, atSetns := fork(f)
+	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(m)
 	if errno != 0 {
 		if atSetns {

@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -82,6 +86,86 @@ func TestAllowedErrorsSkipsAndExec(t *testing.T) {
 	if out != "value\n0 1 2 3 " { // 3 is ls's own
 		t.Errorf("output %q", out)
 	}
+}
+
+// A child has the program and its stack of our heap, and nothing else. If this fails, Go's
+// heap has changed, and memory.go has to.
+func TestChildHasNoHeap(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to look into the child")
+	}
+	secret := inArenaOfStack(t)
+	for i := range secret {
+		secret[i] = 's'
+	}
+	_, err := Run(t.Context(), Request{Program: program(plan.Op{Do: plan.OpSync, A: 7}), CgroupFD: -1,
+		Sync: func(_, pid int) error {
+			mem, err := os.Open("/proc/" + strconv.Itoa(pid) + "/mem")
+			if err != nil {
+				t.Error(err)
+				return err
+			}
+			defer func() { _ = mem.Close() }()
+			at := func(p unsafe.Pointer) error {
+				var b [1]byte
+				_, err := mem.ReadAt(b[:], int64(uintptr(p)))
+				return err
+			}
+			if err := at(unsafe.Pointer(&pageSize)); err != nil { // the control
+				t.Errorf("a variable of the program cannot be read: %v", err)
+			}
+			for _, offset := range []int{0, len(secret) / 2, len(secret) - 1} {
+				if err := at(unsafe.Pointer(&secret[offset])); err == nil {
+					t.Errorf("byte %d of something in the heap can be read", offset)
+				}
+			}
+			return syscall.Kill(pid, syscall.SIGKILL)
+		}})
+	if !errors.Is(err, ErrKilled) {
+		t.Errorf("error %v", err)
+	}
+	runtime.KeepAlive(secret)
+}
+
+// inArenaOfStack is memory of the heap from the arena that the caller's stack is in: the
+// first, unless the tests before have needed more.
+func inArenaOfStack(t *testing.T) []byte {
+	t.Helper()
+	var here byte
+	stack := uintptr(unsafe.Pointer(&here)) / arenaSize
+	var tried [][]byte
+	for range 200 {
+		b := make([]byte, 1<<20)
+		if uintptr(unsafe.Pointer(&b[0]))/arenaSize == stack {
+			return b
+		}
+		tried = append(tried, b) // or it would be the same again
+	}
+	t.Fatalf("the stack is not in an arena of Go's heap any more: see memory.go (%d tried)", len(tried))
+	return nil
+}
+
+// Processes are made beside each other, and beside programs that are executed.
+func TestManyAtOnce(t *testing.T) {
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 5 {
+				_, err := Run(t.Context(), Request{Program: program(plan.Op{Do: plan.OpExit, A: 3}), CgroupFD: -1})
+				if !errors.Is(err, ErrKilled) {
+					t.Errorf("error %v", err)
+				}
+			}
+		})
+		wg.Go(func() {
+			for range 3 {
+				if err := exec.Command("/bin/true").Run(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestAKilledChildIsSaidToBe(t *testing.T) {
