@@ -8,15 +8,16 @@ import (
 	"github.com/strake-containers/strake/internal/abi"
 )
 
-// Sizes of makePath's memory: what of the path has been resolved, what is left of
-// it, and the next link's target with what is left behind it.
+// Sizes of makePath's memory: struct open_how, what of the path has been resolved, what
+// is left of it, and the next link's target with what is left behind it. All paths of a
+// program have it in common: each use of other pages takes four faults and a flush.
 const (
 	pathMax   = 4096
-	pathSize  = 3*pathMax + openHowSize
+	pathSize  = openHowSize + 3*pathMax
 	pathSteps = 1024 // components and links that one path may have, also while somebody renames
 )
 
-// pathMaker is makePath's state: addresses in memory of its own.
+// pathMaker is makePath's state: addresses in its memory.
 type pathMaker struct {
 	root, how  uintptr
 	done, rest uintptr
@@ -26,7 +27,7 @@ type pathMaker struct {
 
 // makePath is pMakePath: out = path args[1] below the directory in register args[0],
 // made as kind args[2] (a value or a register) with mode args[3]. It opens the path as
-// openat2(2) with resolve args[4] does, O_PATH, and makes what is missing of it:
+// openat2(2) with resolve args[4] does, O_PATH, with memory at args[5], and makes what is missing of it:
 // directories and, in the end, a file of that type and mode. A link that leads to
 // nothing is followed like any other: what it leads to is made, inside root. Each
 // thing is made in a directory that the kernel has resolved inside root, so whoever
@@ -40,16 +41,12 @@ func (c *child) makePath(in *instr) syscall.Errno {
 	if in.isReg&(1<<2) != 0 {
 		kind = uintptr(*c.reg(kind))
 	}
-	base, _, errno := syscall.RawSyscall6(unix.SYS_MMAP, 0, pathSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uintptr(0), 0)
-	if errno != 0 {
-		return errno
-	}
-	m := pathMaker{root: root, done: base, rest: a[1], spare: base + pathMax, end: 1, how: base + 3*pathMax}
+	base := a[5] + openHowSize
+	m := pathMaker{root: root, done: base, rest: a[1], spare: base + pathMax, end: 1, how: a[5]}
 	store(base, '.') // and NULs
 	store(m.how, abi.OPath|abi.OCloexec)
 	store(m.how+16, a[4])
 	fd, errno := m.walk(kind, a[3], base+2*pathMax)
-	_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, base, pathSize, 0, 0, 0, 0)
 	if errno == 0 {
 		*c.reg(uintptr(in.out)) = int64(fd)
 	}

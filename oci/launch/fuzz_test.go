@@ -157,6 +157,9 @@ func verify(t *testing.T, m *image) {
 			jump(in.args[0])
 		case pIfOpen, pIfEmpty:
 			jump(in.args[1])
+		case pMakePath:
+			fits(1, 1)
+			fits(5, pathSize)
 		case pSignals:
 			fits(0, 32)
 		case pStore:

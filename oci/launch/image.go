@@ -29,6 +29,7 @@ package launch
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"unsafe"
 )
@@ -151,7 +152,7 @@ func (m *image) str(s string) (int, error) {
 func (m *image) space(n int) int {
 	m.align(8)
 	off := len(m.mem)
-	m.mem = append(m.mem, make([]byte, n)...)
+	m.mem = slices.Grow(m.mem, n)[:off+n] // what is behind the end is zero: nobody has been there
 	return off
 }
 

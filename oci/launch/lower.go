@@ -50,6 +50,7 @@ type lowering struct {
 	scratch plan.Reg // first register that is ours
 	found   plan.Reg // what lookup found
 	emptyP  int      // offset of ""
+	paths   int      // offset of makePath's memory, 0 none
 	allow   []int    // of the current operation
 	gated   bool     // behind the gate: instructions carry text
 }
@@ -79,8 +80,9 @@ func lower(p *plan.Program, self fileID, viaStub bool) (*image, error) {
 	if p.Regs < 0 || p.Target < 0 || p.Regs > most || p.Target > most || n > most {
 		return nil, fmt.Errorf("program of %d registers and %d descriptors: %w", p.Regs, p.Target, errTooLarge)
 	}
-	l := &lowering{image: &image{mem: make([]byte, 0, 64<<10), code: make([]instr, 0, 4*len(p.Ops))}, prog: p,
-		scratch: plan.Reg(p.Regs + 1)}
+	// Room for what programs have: three instructions for two operations, one address for each.
+	l := &lowering{image: &image{mem: make([]byte, 0, 64<<10), code: make([]instr, 0, 2*len(p.Ops)), ptrArgs: make([]ptrArg, 0, 3*len(p.Ops)/2)},
+		prog: p, jumps: make([]jumpFix, 0, len(p.Ops)/8), scratch: plan.Reg(p.Regs + 1)}
 	l.found = l.scratch + 7
 	if viaStub {
 		l.stub = int(l.scratch) + 8
@@ -479,6 +481,9 @@ func (l *lowering) mkpath(o *plan.Op) {
 		l.emit(pLoad, l.scratch, ptr(st+statxMode), num(2), num(abi.SIFMT))
 		kind = reg(l.scratch)
 	}
-	l.emit(pMakePath, o.Out, reg(o.Dir), ptr(path), kind, num(o.B), num(uint64(inRoot)|o.C))
+	if l.paths == 0 {
+		l.paths = l.space(pathSize)
+	}
+	l.emit(pMakePath, o.Out, reg(o.Dir), ptr(path), kind, num(o.B), num(uint64(inRoot)|o.C), ptr(l.paths))
 	l.jumpHere(have, 1)
 }
