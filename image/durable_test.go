@@ -47,7 +47,7 @@ func TestNobodyWaitsForTheDisk(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("a pull, tag or removal waits for another's flush")
 		}
 		if list := s.List(); len(list) != 0 {
