@@ -78,8 +78,13 @@ var errInjected = errors.New("injected")
 
 func newNode(tb testing.TB) *node {
 	tb.Helper()
+	dir, err := os.MkdirTemp("", "strake-pod-test-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { removeAll(tb, dir) })
 	n := &node{
-		tb: tb, root: filepath.Join(tb.TempDir(), "root"), state: filepath.Join(tb.TempDir(), "state"),
+		tb: tb, root: filepath.Join(dir, "root"), state: filepath.Join(dir, "state"),
 		leases: map[string]string{}, attached: map[string]bool{}, teardowns: map[string]int{},
 		netns: map[string]bool{}, monitors: map[string]*fakeMonitor{}, stuck: map[string]bool{},
 	}
@@ -87,6 +92,21 @@ func newNode(tb testing.TB) *node {
 		tb.Fatal(err)
 	}
 	return n
+}
+
+// removeAll removes dir, in which a Manager that counts as killed may still be writing
+// a record.
+func removeAll(tb testing.TB, dir string) {
+	tb.Helper()
+	err := os.RemoveAll(dir)
+	for range 100 {
+		if err == nil {
+			return
+		}
+		<-time.After(50 * time.Millisecond)
+		err = os.RemoveAll(dir)
+	}
+	tb.Error(err)
 }
 
 // open returns a Manager of the next epoch.

@@ -30,6 +30,9 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 	if err := bundle.ValidatePod(&c); err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
+	if err := refuseAnnotations(c.Annotations); err != nil {
+		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
+	}
 	if c.UserNS() != nil && !m.host.UserNS {
 		return "", fmt.Errorf("run pod %s/%s: linux.security_context.namespace_options.userns_options: not supported: a user namespace of the pod's own needs Linux 6.8: %w",
 			c.Namespace, c.Name, bundle.ErrUnsupported)

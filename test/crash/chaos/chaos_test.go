@@ -49,8 +49,8 @@ const (
 	// on a busy machine straked is killed faster than it gets one done.
 	enduring = 20 * time.Second
 	// patience is how long a verb may go on failing after that, when nothing goes wrong
-	// any more.
-	patience = 90 * time.Second
+	// any more and the others begin nothing new.
+	patience = 4 * time.Minute
 	// fewest is how many verbs a run has at least: with fewer it says nothing.
 	fewest = 100
 	// longest is how long a run goes on beyond its time until it has them.
@@ -68,7 +68,7 @@ type world struct {
 
 	verbs, retries atomic.Int64
 	hostPort       atomic.Int32
-	calm           atomic.Int32 // how many clients ask for it: nothing new goes wrong meanwhile
+	calm           atomic.Int32 // how many clients ask for it: nothing new goes wrong or begins meanwhile
 
 	mu     sync.Mutex
 	killed map[string]bool // containers of which we killed a process

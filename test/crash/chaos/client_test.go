@@ -90,13 +90,29 @@ func newClient(w *world, i int) *client {
 
 // work carries out verbs until enough is closed.
 func (c *client) work(enough <-chan struct{}) {
-	for c.ctx.Err() == nil {
+	for c.ctx.Err() == nil && c.awaitCalm(enough) {
+		c.step()
+	}
+}
+
+// awaitCalm waits until no other client asks for calm, and says whether there is more to
+// do.
+func (w *world) awaitCalm(enough <-chan struct{}) bool {
+	for {
 		select {
 		case <-enough:
-			return
+			return false
 		default:
 		}
-		c.step()
+		if w.calm.Load() == 0 {
+			return true
+		}
+		select {
+		case <-enough:
+		case <-w.ctx.Done():
+			return false
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
 }
 
@@ -531,12 +547,7 @@ func (c *client) checkLog(p *podModel, k *containerModel) {
 // or without that, nothing stays.
 func (w *world) commandLine(i int, enough <-chan struct{}) {
 	rng := rand.New(rand.NewPCG(*seed, uint64(500+i)))
-	for n := 0; w.ctx.Err() == nil; n++ {
-		select {
-		case <-enough:
-			return
-		default:
-		}
+	for n := 0; w.ctx.Err() == nil && w.awaitCalm(enough); n++ {
 		args := []string{"--address", w.Address, "run", "--rm", "--network", "host", "--name", fmt.Sprintf("cli%d-%d", i, n)}
 		detached := rng.IntN(3) == 0
 		if detached {
