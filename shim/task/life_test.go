@@ -39,7 +39,9 @@ func TestLife(t *testing.T) {
 	if _, err := p.monitor.Delete(ctx, b.id, ""); !errors.Is(err, client.ErrNotRunning) {
 		t.Errorf("delete of a running container: %v", err)
 	}
-	r, err := p.monitor.ExecSync(ctx, b.id, p.process("sh", "-c", "echo one; echo two >&2; exit 3"), 0, 1<<20)
+	// It waits until the container has got to its last step: a start ends with the execve.
+	const started = "until cat /proc/[0-9]*/comm | grep -qx sleep; do :; done; "
+	r, err := p.monitor.ExecSync(ctx, b.id, p.process("sh", "-c", started+"echo one; echo two >&2; exit 3"), 0, 1<<20)
 	if err != nil || string(r.Stdout) != "one\n" || string(r.Stderr) != "two\n" || r.ExitCode != 3 {
 		t.Errorf("exec: %q %q %d, %v", r.Stdout, r.Stderr, r.ExitCode, err)
 	}
