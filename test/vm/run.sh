@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # run.sh - the tests that touch cgroups, again, on a kernel with cgroup v2 only
 # (and AppArmor): a virtual machine, because the host may have v1; those of systemd's
-# scopes, in one that boots systemd; and those of checkpoints. Slow: the machine is
-# emulated.
+# scopes, in one that boots systemd; and those of checkpoints and of killed monitors.
+# Slow: the machine is emulated.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -32,6 +32,7 @@ run oci/cgroup
 run oci/container
 run oci/container --disk 512 -- -test.run 'I[Dd][Mm]apped|MappedSource' # ext4 takes id mappings, this kernel's tmpfs not
 run test/e2e/cri --mem 2048 --disk 512 --lsm none -- -test.run '^TestCheckpoint' # with CRIU, which knows this kernel
+run pod --mem 2048 -- -test.run '^TestReal.*Killed' # on a kernel that keeps no exit codes (ADR 31)
 run oci/cgroup --systemd -- -test.run Scope
 run shim/task --systemd --mem 2048 -- -test.run Scope
 echo "$passed passed, $failed failed"
