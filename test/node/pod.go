@@ -78,6 +78,21 @@ func (n *Node) Pull(ctx context.Context) error {
 	return err
 }
 
+// RemoveImage removes the image, of those there are the only one, and waits until its
+// layers are gone: they go when no power cut can bring it back any more (ADR 35).
+func (n *Node) RemoveImage(ctx context.Context) error {
+	if _, err := n.Images.RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: n.Image}}); err != nil {
+		return err
+	}
+	for {
+		fs, err := n.Images.ImageFsInfo(ctx, &cri.ImageFsInfoRequest{})
+		if err != nil || fs.ImageFilesystems[0].UsedBytes.Value == 0 {
+			return err
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
 // RunPod runs a pod; its log directory is made as the kubelet does.
 func (n *Node) RunPod(ctx context.Context, config *cri.PodSandboxConfig) (string, error) {
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {

@@ -98,7 +98,7 @@ func layerOf(t *testing.T, n *node.Node) string {
 	if err := n.Pull(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Images.RemoveImage(t.Context(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: n.Image}}); err != nil {
+	if err := n.RemoveImage(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	requests := n.Registry.Requests()

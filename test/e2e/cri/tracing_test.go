@@ -88,11 +88,10 @@ func TestTraces(t *testing.T) {
 	if _, err := n.Runtime.RemovePodSandbox(in(3), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
 		t.Fatal(err)
 	}
-	pull := &cri.PullImageRequest{Image: &cri.ImageSpec{Image: n.Image}}
-	if _, err := n.Images.RemoveImage(t.Context(), &cri.RemoveImageRequest{Image: pull.Image}); err != nil {
+	if err := n.RemoveImage(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Images.PullImage(in(4), pull); err != nil {
+	if err := n.Pull(in(4)); err != nil {
 		t.Fatal(err)
 	}
 
