@@ -122,7 +122,7 @@ func (a *app) run(ctx context.Context, c *client, o *runOptions, image string, a
 
 	// 5. Its life.
 	if o.detach {
-		if err := cause(ctx, c.start(making, id)); err != nil {
+		if err := cause(ctx, c.start(ctx, id)); err != nil {
 			return err
 		}
 		keep = true
@@ -206,8 +206,23 @@ func (c *client) hold(ctx context.Context, owner string) (release func(), err er
 	return func() { cancel(); <-ended }, <-first
 }
 
+// start starts a container that was just made, whatever becomes of ctx meanwhile. If
+// straked goes away in the middle, the next one, for which ctx says how long to wait,
+// knows whether it was started.
 func (c *client) start(ctx context.Context, id string) error {
-	_, err := c.pods.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: id})
+	request := &cri.StartContainerRequest{ContainerId: id}
+	_, err := c.pods.StartContainer(context.WithoutCancel(ctx), request)
+	for status.Code(err) == codes.Unavailable && pause(ctx) {
+		is, statusErr := c.pods.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: id}, grpc.WaitForReady(true))
+		switch {
+		case statusErr != nil:
+			err = statusErr
+		case is.Status.State != cri.ContainerState_CONTAINER_CREATED:
+			return nil
+		default:
+			_, err = c.pods.StartContainer(context.WithoutCancel(ctx), request)
+		}
+	}
 	return err
 }
 

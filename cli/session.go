@@ -85,7 +85,7 @@ func (s *session) run(ctx context.Context) (code int, err error) {
 	})
 	err = context.Cause(ctx)
 	if err == nil && !s.running {
-		err = s.client.start(context.WithoutCancel(ctx), s.id)
+		err = s.client.start(ctx, s.id)
 		s.running = err == nil
 	}
 	close(started)

@@ -228,7 +228,9 @@ func TestTerminal(t *testing.T) {
 	})
 
 	t.Run("progress", func(t *testing.T) {
-		strake(t, n, "rmi", n.Image)
+		if err := n.RemoveImage(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		x := open(t, command(n, "pull", n.Image))
 		x.expect(": Done")
 		x.expect("@sha256:")
