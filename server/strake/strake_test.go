@@ -322,6 +322,33 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// Attach shows the size that it can know before it is connected.
+func (f *fakePods) Attach(_ context.Context, _ string, s pod.Streams) error {
+	select {
+	case z := <-s.Resize:
+		_, err := fmt.Fprint(s.Stdout, z)
+		return err
+	default:
+		return errors.New("no size")
+	}
+}
+
+// The size comes with the request to attach: what comes behind it may be late.
+func TestAttachSize(t *testing.T) {
+	c := dial(t, t.Context(), Deps{Pods: newFakePods()})
+	stream, err := c.Attach(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := &strakev1.AttachStart{ContainerId: "c", Output: true, Size: &strakev1.Size{Width: 80, Height: 24}}
+	if err := stream.Send(&strakev1.Input{Event: &strakev1.Input_Attach{Attach: start}}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := stream.Recv(); err != nil || string(out.GetStdout()) != "{80 24}" {
+		t.Errorf("got %v, %v", out, err)
+	}
+}
+
 // fakeImages pulls three layers, with more news than anybody wants.
 type fakeImages struct{ Images }
 

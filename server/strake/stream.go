@@ -48,7 +48,6 @@ func (s *service) Exec(stream bidi) error {
 	if !start.Stdin {
 		streams.Stdin = nil
 	}
-	conn.resize(start.Size)
 	go conn.receive()
 	ctx, end := s.untilEnd(stream.Context())
 	defer end()
@@ -71,6 +70,7 @@ func (s *service) Attach(stream bidi) error {
 	}
 	conn := newConnection(stream, start.Stdin)
 	streams := conn.streams()
+	conn.resize(start.Size) // it is the terminal's before the client starts its program
 	streams.Connected = conn.ready
 	if start.Output {
 		streams.Stdout, streams.Stderr = conn.stdout(), conn.stderr()

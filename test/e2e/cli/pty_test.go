@@ -76,7 +76,11 @@ func open(t *testing.T, cmd *exec.Cmd) *terminal {
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it has ended, if all is well
-		<-x.ended
+		select {
+		case <-x.ended:
+		case <-time.After(time.Minute):
+			t.Error("somebody still has the terminal")
+		}
 		master.Close()
 	})
 	return x
