@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -22,24 +23,25 @@ type contents struct {
 // the disk until the index there leaves it out, too: a power cut before that brings back
 // what is whole. indexMu is held.
 func (s *Store) replaceContents(names map[string]name, images map[string]*record) error {
-	c := contents{names, make(map[string]*record, len(images))}
+	c := &contents{names, make(map[string]*record, len(images))}
 	for _, n := range names {
 		c.images[n.id] = images[n.id]
 	}
 	if err := s.writeIndex(names, func() { s.flushed(c) }); err != nil {
 		return err
 	}
+	s.onDisk = append(s.onDisk, c)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.contents = c
+	s.contents = *c
 	return nil
 }
 
 // flushed hears that the index on the device is of c.
-func (s *Store) flushed(c contents) {
+func (s *Store) flushed(c *contents) {
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
-	s.onDisk = c
+	s.onDisk = slices.Delete(s.onDisk, 0, slices.Index(s.onDisk, c))
 	if err := s.collect(); err != nil {
 		s.log.Warn("image garbage stays until the next change", "error", err)
 	}
@@ -135,13 +137,13 @@ func (s *Store) collectGarbage() error {
 	return s.collect()
 }
 
-// collect removes the layers and blobs that no image, here or in the index on the device,
-// no lease and no pull in flight needs. They vanish by name at once; their
+// collect removes the layers and blobs that no image, here or in an index that may be on
+// the device, no lease and no pull in flight needs. They vanish by name at once; their
 // files are removed in the background. indexMu is held.
 func (s *Store) collect() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	layers, blobs := s.live(s.contents, s.onDisk)
+	layers, blobs := s.live(s.onDisk...)
 	var errs []error
 	for _, key := range s.layers.Keys() {
 		if !layers[key] {
@@ -153,7 +155,7 @@ func (s *Store) collect() error {
 
 // live are the layers and blobs that some contents lead to, or a lease or a pull in
 // flight. mu is held.
-func (s *Store) live(of ...contents) (layers map[layer.Key]bool, blobs map[digest.Digest]bool) {
+func (s *Store) live(of ...*contents) (layers map[layer.Key]bool, blobs map[digest.Digest]bool) {
 	layers, blobs = map[layer.Key]bool{}, map[digest.Digest]bool{}
 	for _, c := range of {
 		for _, n := range c.names {

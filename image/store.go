@@ -79,7 +79,10 @@ type Store struct {
 	// indexMu serialises changes of the index and the collection of what it no
 	// longer leads to. It is taken before mu.
 	indexMu sync.Mutex
-	onDisk  contents // what index.json on the device leads to; under indexMu
+	// onDisk are the contents that a power cut may leave: those of index.json on the
+	// device, and those that have replaced them since, of which the newest are those
+	// of now. Each may be on its way to the device. Under indexMu.
+	onDisk []*contents
 
 	mu sync.Mutex
 	contents
@@ -214,7 +217,7 @@ func (s *Store) recover() error {
 	s.indexMu.Lock()
 	defer s.indexMu.Unlock()
 	s.contents = contents{names, images}
-	s.onDisk = s.contents
+	s.onDisk = []*contents{{names, images}}
 	if len(names) < len(entries) {
 		if err := s.replaceContents(names, images); err != nil {
 			return err

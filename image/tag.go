@@ -130,8 +130,8 @@ func (s *Store) Prune(o PruneOptions) (removed []Image, freed int64, err error) 
 func (s *Store) freed(before contents) (bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	oldLayers, oldBlobs := s.live(before)
-	layers, blobs := s.live(s.contents)
+	oldLayers, oldBlobs := s.live(&before)
+	layers, blobs := s.live(&s.contents)
 	for key := range oldLayers {
 		if !layers[key] {
 			i := s.layerInfo(key)
