@@ -62,7 +62,12 @@ func (f Files) load(protocol string) (*tls.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate %s with key %s: %w", f.Cert, f.Key, err)
 	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{protocol}, Certificates: []tls.Certificate{pair}}
+	c := &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{protocol}, Certificates: []tls.Certificate{pair},
+		// A ticket would let in whom the authority of before knew, and bring back the
+		// server's name of then: its keys are not of this configuration but of the outer one.
+		SessionTicketsDisabled: true,
+	}
 	if f.ClientCA == "" {
 		return c, nil
 	}

@@ -55,18 +55,26 @@ func TestRenewal(t *testing.T) {
 	}()
 	// dial returns the server's name; from TLS 1.3 on, only a read says that the client
 	// was taken.
+	sessions := tls.NewLRUClientSessionCache(0)
 	dial := func(ca *testutil.CA, clients ...tls.Certificate) (string, error) {
-		conn, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: ca.Pool, Certificates: clients, NextProtos: []string{"h2"}})
+		conn, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{
+			RootCAs: ca.Pool, Certificates: clients, NextProtos: []string{"h2"}, ClientSessionCache: sessions,
+		})
 		if err != nil {
 			return "", err
 		}
 		defer func() { _ = conn.Close() }()
 		_, err = conn.Read(make([]byte, 1))
+		if conn.ConnectionState().DidResume {
+			t.Error("a session was resumed, with a certificate of before")
+		}
 		return conn.ConnectionState().PeerCertificates[0].Subject.CommonName, err
 	}
 	oldClient, nextClient := old.Pair("client"), next.Pair("client")
-	if name, err := dial(old, oldClient); err != nil || name != "first" {
-		t.Errorf("%q, %v", name, err)
+	for range 2 { // the second time with a session to resume
+		if name, err := dial(old, oldClient); err != nil || name != "first" {
+			t.Errorf("%q, %v", name, err)
+		}
 	}
 	if _, err := dial(old); err == nil {
 		t.Error("a client without a certificate was taken")
