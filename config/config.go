@@ -509,11 +509,11 @@ func (c Config) validate() []problem {
 			bad("metrics.address", "%q is not IP:PORT, such as 127.0.0.1:9090", c.Metrics.Address)
 		}
 	}
-	c.validateTracing(bad)
+	c.validateTracing(bad, oneOf)
 	return ps
 }
 
-func (c Config) validateTracing(bad func(key, format string, args ...any)) {
+func (c Config) validateTracing(bad func(key, format string, args ...any), oneOf func(key, value string, values ...string)) {
 	t := c.Tracing
 	u, err := url.Parse(t.Endpoint)
 	switch {
@@ -523,9 +523,7 @@ func (c Config) validateTracing(bad func(key, format string, args ...any)) {
 	case t.Protocol == "grpc" && strings.Trim(u.Path, "/") != "":
 		bad("tracing.endpoint", "%q has a path, which only protocol http/protobuf has", t.Endpoint)
 	}
-	if !slices.Contains(tracingProtocols, t.Protocol) {
-		bad("tracing.protocol", "%q is not one of %s", t.Protocol, strings.Join(tracingProtocols, ", "))
-	}
+	oneOf("tracing.protocol", t.Protocol, tracingProtocols...)
 	if n := t.SamplesPerMillion; n < 0 || n > 1_000_000 {
 		bad("tracing.samples_per_million", "%d is not between 0 and 1000000", n)
 	}
