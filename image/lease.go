@@ -96,14 +96,11 @@ func (r Rootfs) ApplyChanges(ctx context.Context, dir string, changes *os.File) 
 	if rootfs.Whole(dir) {
 		return fmt.Errorf("%w: changes are not applied to a whole root, as this driver makes", ErrUnsupported)
 	}
-	size, err := changes.Seek(0, io.SeekEnd)
-	if err == nil {
-		_, err = changes.Seek(0, io.SeekStart)
+	if _, err := changes.Seek(0, io.SeekStart); err != nil {
+		return err
 	}
 	h := digest.SHA256.Digester()
-	if err == nil {
-		_, err = io.Copy(h.Hash(), untilDone{ctx, changes})
-	}
+	size, err := io.Copy(h.Hash(), untilDone{ctx, changes})
 	if err != nil {
 		return err
 	}

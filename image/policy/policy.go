@@ -198,14 +198,15 @@ func (r Requirement) check() error {
 	logs := count(r.RekorKeyPath != "", r.RekorKeyPaths != nil, r.RekorKeyData != nil, r.RekorKeyDatas != nil)
 	sigstoreOnly := r.KeyDatas != nil || r.Fulcio != nil || r.PKI != nil || logs > 0
 	keys := count(r.KeyPath != "", r.KeyPaths != nil, r.KeyData != nil, r.KeyDatas != nil, r.Fulcio != nil, r.PKI != nil)
+	others := keys > 0 || r.KeyType != "" || sigstoreOnly || r.Identity != nil // than baseLayerIdentity
 	switch r.Type {
 	case AcceptAnything, Reject:
-		if keys > 0 || r.KeyType != "" || sigstoreOnly || r.Identity != nil || r.BaseLayerIdentity != nil {
+		if others || r.BaseLayerIdentity != nil {
 			return fmt.Errorf("%s has no other keys", r.Type)
 		}
 		return nil
 	case SignedBaseLayer:
-		if keys > 0 || r.KeyType != "" || sigstoreOnly || r.Identity != nil || r.BaseLayerIdentity == nil {
+		if others || r.BaseLayerIdentity == nil {
 			return fmt.Errorf("%s has baseLayerIdentity and no other keys", r.Type)
 		}
 		return r.BaseLayerIdentity.check()
