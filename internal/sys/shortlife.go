@@ -10,6 +10,9 @@ import (
 // started with, in nanoseconds; 0 if all its threads have that.
 var callersSlack uintptr
 
+// shortLived is whether the program has called ShortLife.
+var shortLived bool
+
 // ShortLife suits Go's runtime to a program that has ended before it would have got
 // going, started with one thread's worth of scheduler and, by its entry, with a timer
 // slack of 10 ms, for which slack is what it was before (0: nothing was changed). It is
@@ -21,7 +24,7 @@ var callersSlack uintptr
 // threads are a tenth of what a container's start takes. The thread that is called on
 // gets the caller's back, and what is started gets it by CallersSlack.
 func ShortLife(slack uintptr) {
-	callersSlack = slack
+	shortLived, callersSlack = true, slack
 	restoreSlack()
 }
 
@@ -47,9 +50,10 @@ func StartProgram(start func() error) error {
 
 // Concurrent is for who has goroutines wait for several things at once. With one thread's
 // worth of scheduler, whoever waits in the kernel (for a terminal, for a program's end)
-// has the others wait until the monitor thread comes by.
+// has the others wait until the monitor thread comes by. It changes nothing in a program
+// that has not called ShortLife: that one has chosen its number of threads for itself.
 func Concurrent() {
-	if runtime.GOMAXPROCS(0) == 1 {
+	if shortLived && runtime.GOMAXPROCS(0) == 1 {
 		runtime.GOMAXPROCS(2)
 	}
 }

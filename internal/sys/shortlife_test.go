@@ -49,14 +49,23 @@ func TestCallersSlack(t *testing.T) {
 	}
 }
 
-// TestConcurrent: only one thread's worth is made two.
+// TestConcurrent: only one thread's worth is made two, and only where ShortLife has made
+// it one: a long-lived program with one thread keeps it.
 func TestConcurrent(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	for before, want := range map[int]int{1: 2, 2: 2, 5: 5} {
-		runtime.GOMAXPROCS(before)
+	t.Cleanup(func() { shortLived = false })
+	for _, c := range []struct {
+		shortLived   bool
+		before, want int
+	}{
+		{true, 1, 2}, {true, 2, 2}, {true, 5, 5},
+		{false, 1, 1}, {false, 5, 5},
+	} {
+		shortLived = c.shortLived
+		runtime.GOMAXPROCS(c.before)
 		Concurrent()
-		if got := runtime.GOMAXPROCS(0); got != want {
-			t.Errorf("GOMAXPROCS %d has become %d, want %d", before, got, want)
+		if got := runtime.GOMAXPROCS(0); got != c.want {
+			t.Errorf("GOMAXPROCS %d has become %d, want %d (ShortLife: %t)", c.before, got, c.want, c.shortLived)
 		}
 	}
 }
