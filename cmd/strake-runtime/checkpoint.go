@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/strake-containers/strake/internal/sdnotify"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/container"
 )
@@ -105,7 +106,7 @@ func bindRestore(a *app, f *flags) func(context.Context, []string) error {
 		if o.Bundle, err = filepath.Abs(bundle); err != nil {
 			return fmt.Errorf("--bundle: %w", err)
 		}
-		name, err := notifySocket()
+		name, err := sdnotify.Socket()
 		if err != nil {
 			return err
 		}

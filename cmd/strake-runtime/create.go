@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/strake-containers/strake/internal/cleanup"
+	"github.com/strake-containers/strake/internal/sdnotify"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/container"
 )
@@ -55,7 +56,7 @@ func (c *createFlags) options(a *app, id string) (container.CreateOptions, error
 		return o, err
 	}
 	o.Env = activation()
-	name, err := notifySocket()
+	name, err := sdnotify.Socket()
 	o.Notify = name != ""
 	return o, err
 }

@@ -6,22 +6,12 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/strake-containers/strake/internal/sdnotify"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/container"
 )
-
-// notifySocket is where a service manager wants to be told that the service is ready
-// (sd_notify(3)); "" if nobody does.
-func notifySocket() (string, error) {
-	name := os.Getenv("NOTIFY_SOCKET")
-	if name != "" && !strings.HasPrefix(name, "/") && !strings.HasPrefix(name, "@") {
-		return "", fmt.Errorf("NOTIFY_SOCKET: %q is neither an absolute path nor an abstract name: unset it, if the container is no service", name)
-	}
-	return name, nil
-}
 
 // notifier passes on to the service manager that a container's program is ready: a
 // service is not, before its program says so. The zero value has nobody to tell.
@@ -29,7 +19,7 @@ type notifier struct{ from *container.Notifications }
 
 // listen begins to listen to a container that is about to be started.
 func (n *notifier) listen(c *container.Container) error {
-	name, err := notifySocket()
+	name, err := sdnotify.Socket()
 	if err != nil || name == "" {
 		return err
 	}
@@ -49,7 +39,7 @@ func (n *notifier) pass(ctx context.Context, mainPid int) (err error) {
 	if err != nil || !ready {
 		return err
 	}
-	name, err := notifySocket()
+	name, err := sdnotify.Socket()
 	if err != nil {
 		return err
 	}

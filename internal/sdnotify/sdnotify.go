@@ -4,8 +4,8 @@
 package sdnotify
 
 import (
+	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -21,22 +21,28 @@ const (
 	Watchdog = "WATCHDOG=1"
 )
 
-// Send sends a state, several separated by newlines.
-func Send(state string) error {
+// Socket is where the service manager wants to be told, a path or, after @, an abstract
+// name (NOTIFY_SOCKET); "" if nobody does.
+func Socket() (string, error) {
 	name := os.Getenv("NOTIFY_SOCKET")
-	if name == "" {
-		return nil
+	if name != "" && !strings.HasPrefix(name, "/") && !strings.HasPrefix(name, "@") {
+		return "", fmt.Errorf("NOTIFY_SOCKET: %q is neither an absolute path nor an abstract name: unset it, if this is no service", name)
 	}
-	if !strings.HasPrefix(name, "/") && !strings.HasPrefix(name, "@") {
-		return fmt.Errorf("notify systemd: NOTIFY_SOCKET %q is neither a path nor abstract", name)
+	return name, nil
+}
+
+// Send sends a state, several separated by newlines.
+func Send(state string) (err error) {
+	name, err := Socket()
+	if err != nil || name == "" {
+		return err
 	}
-	// The net package turns a leading @ into the zero byte of an abstract name.
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	to, err := sys.DialDatagram(name)
 	if err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
-	defer func() { _ = conn.Close() }()
-	if _, err := conn.Write([]byte(state)); err != nil {
+	defer func() { err = errors.Join(err, to.Close()) }()
+	if _, err := to.WriteString(state); err != nil {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	return nil

@@ -21,6 +21,11 @@ func DialDatagram(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// DialDatagramIn connects to a socket of ListenDatagram.
+func DialDatagramIn(dir, name string) (*os.File, error) {
+	return socketIn(dir, name, unix.SOCK_DGRAM, func(fd int, addr *unix.SockaddrUnix) error { return unix.Connect(fd, addr) })
+}
+
 // ListenDatagram makes a unix socket in a directory that takes datagrams; it is for
 // the runtime's poller. The path is resolved as ListenPacket's.
 func ListenDatagram(dir, name string) (*os.File, error) {

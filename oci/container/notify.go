@@ -15,7 +15,6 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/sys"
-	"github.com/strake-containers/strake/oci/spec"
 )
 
 // Where a container that notifies has its socket (CreateOptions.Notify), and the
@@ -30,13 +29,10 @@ const (
 // maxNotification is how much of a datagram is read: as much as systemd reads.
 const maxNotification = 4096
 
-// addNotify gives a config the socket's directory and its process the variable. A
-// config that has the variable itself has its own arrangement, and keeps it.
-func addNotify(o *CreateOptions, raw []byte) ([]byte, error) {
-	s, err := spec.Decode(raw)
-	if err != nil {
-		return nil, err
-	}
+// addNotify gives a config the socket's directory and its process the variable, and
+// returns the config's text. A config that has the variable itself has its own
+// arrangement, and keeps it.
+func addNotify(o *CreateOptions, s *specs.Spec, raw []byte) ([]byte, error) {
 	if s.Process == nil || slices.ContainsFunc(s.Process.Env, func(kv string) bool { return strings.HasPrefix(kv, notifyVariable+"=") }) {
 		o.Notify = false
 		return raw, nil
@@ -82,7 +78,7 @@ func (c *Container) ListenNotify() (*Notifications, error) {
 	n.socket, err = sys.ListenDatagram(dir, notifySocket)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		// Of a start that is under way, or of one that was killed.
-		if other, dialErr := sys.DialDatagram(filepath.Join(dir, notifySocket)); dialErr == nil {
+		if other, dialErr := sys.DialDatagramIn(dir, notifySocket); dialErr == nil {
 			_ = other.Close()
 			return nil, errors.Join(fmt.Errorf("container %s: somebody else is starting it", c.id), n.Close())
 		}

@@ -70,17 +70,19 @@ func loadSpec(o *CreateOptions) (*specs.Spec, []byte, error) {
 // decodeSpec returns the config with what the options add to it, and its text without
 // what they add to the environment: an exec has that of the config.
 func decodeSpec(o *CreateOptions, raw []byte) (*specs.Spec, []byte, error) {
+	s, err := spec.Decode(raw)
+	if err != nil {
+		return nil, nil, err
+	}
 	if o.Notify {
-		var err error
-		if raw, err = addNotify(o, raw); err != nil {
+		if raw, err = addNotify(o, s, raw); err != nil {
 			return nil, nil, err
 		}
 	}
-	s, err := spec.Decode(raw)
-	if err == nil && s.Process != nil {
+	if s.Process != nil {
 		s.Process.Env = append(s.Process.Env, o.Env...)
 	}
-	return s, raw, err
+	return s, raw, nil
 }
 
 func (c *Container) makeDir(root string) error {
