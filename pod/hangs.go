@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // maxHanging bounds how many processes hangs looks at.
@@ -26,7 +27,7 @@ func hangs(pid int) string {
 			first = text
 		}
 		if len(queue) < maxHanging {
-			queue = append(queue, children(queue[0])...)
+			queue = append(queue, sys.Children(queue[0])...)
 		}
 	}
 	return first
@@ -62,23 +63,4 @@ func hang(pid int) (text string, cause bool) {
 		}
 	}
 	return fmt.Sprintf("process %d (%s): %s", pid, name, is), cause
-}
-
-// children are those of all threads of a process, where the kernel tells
-// (CONFIG_PROC_CHILDREN).
-func children(pid int) []int {
-	var out []int
-	tasks := "/proc/" + strconv.Itoa(pid) + "/task"
-	for _, thread := range names(tasks) {
-		list, err := os.ReadFile(tasks + "/" + thread + "/children")
-		if err != nil {
-			continue
-		}
-		for text := range strings.FieldsSeq(string(list)) {
-			if child, err := strconv.Atoi(text); err == nil && !slices.Contains(out, child) {
-				out = append(out, child)
-			}
-		}
-	}
-	return out
 }

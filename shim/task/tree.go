@@ -3,7 +3,6 @@ package task
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,7 +26,7 @@ func (t *task) killTree(p *process) {
 	}
 	var found []*os.File
 	for queue := []int{p.pid}; len(queue) > 0; queue = queue[1:] {
-		for _, child := range childrenOf(queue[0]) {
+		for _, child := range sys.Children(queue[0]) {
 			fd, err := sys.OpenPidFD(child)
 			if err != nil {
 				continue // it has ended
@@ -55,27 +54,6 @@ func (t *task) killTree(p *process) {
 // treeDies is how long killTree waits for what it has killed: whoever hears that
 // a process has timed out finds nothing of it any more.
 const treeDies = time.Second
-
-// childrenOf lists the children of all threads of a process.
-func childrenOf(pid int) []int {
-	files, err := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/children")
-	if err != nil {
-		return nil // the pattern is constant but for the number
-	}
-	var pids []int
-	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			continue // the thread has ended
-		}
-		for _, field := range strings.Fields(string(data)) {
-			if child, err := strconv.Atoi(field); err == nil {
-				pids = append(pids, child)
-			}
-		}
-	}
-	return pids
-}
 
 // parentOf returns the parent of a process, or 0.
 func parentOf(pid int) int {
