@@ -69,10 +69,11 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Tracing, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
-	exporter := &reporting{SpanExporter: otlptrace.NewUnstarted(client), log: log, endpoint: c.Endpoint}
-	if err := client.Start(ctx); err != nil {
+	sender, err := otlptrace.New(ctx, client)
+	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
+	exporter := &reporting{SpanExporter: sender, log: log, endpoint: c.Endpoint}
 	return &Tracing{sdktrace.NewTracerProvider(
 		sdktrace.WithResource(about),
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(float64(c.SamplesPerMillion)/1e6))),
