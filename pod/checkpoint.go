@@ -35,7 +35,7 @@ func (m *Manager) CheckpointContainer(ctx context.Context, id, location string, 
 		timeout = verbTimeout
 	}
 	c.pod.mu.Lock()
-	if c.lane[verbCheckpoint] != nil {
+	if c.checkpointing() {
 		c.pod.mu.Unlock()
 		return errorf(ErrState, "checkpoint container %s: another checkpoint of it is being made", c.what)
 	}
@@ -44,6 +44,12 @@ func (m *Manager) CheckpointContainer(ctx context.Context, id, location string, 
 	})
 	c.pod.mu.Unlock()
 	return w.wait(ctx)
+}
+
+// checkpointing says whether a checkpoint of the container or of its pod is being made:
+// two would let it go on in the middle of each other. The pod's mu is held.
+func (c *container) checkpointing() bool {
+	return c.lane[verbCheckpoint] != nil || c.pod.lane[verbCheckpointPod] != nil
 }
 
 func cleanPath(field, p string) error {

@@ -13,12 +13,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/testutil"
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/shim/client"
 )
 
 // archived are the entries of a checkpoint archive.
@@ -177,6 +179,75 @@ func TestCheckpointAndRestore(t *testing.T) {
 func archivedMemory(images string) string {
 	data, _ := os.ReadFile(filepath.Join(images, "pages-1.img"))
 	return string(data)
+}
+
+// TestOneCheckpointAtATime: a checkpoint of a container and one of its pod would let each
+// other's containers go on, so the second is refused.
+func TestOneCheckpointAtATime(t *testing.T) {
+	testutil.RequireRoot(t, "makes whiteouts of overlayfs")
+	n := newNode(t)
+	m := n.open()
+	pod, id := mustRun(t, m, "web")
+	ofContainer := func() error {
+		return m.CheckpointContainer(t.Context(), id, filepath.Join(t.TempDir(), "checkpoint.tar"), 0)
+	}
+	ofPod := func() error { return m.CheckpointPod(t.Context(), pod, t.TempDir(), []string{id}) }
+	for name, c := range map[string]struct{ first, second func() error }{
+		"container, pod":       {ofContainer, ofPod},
+		"pod, container":       {ofPod, ofContainer},
+		"container, container": {ofContainer, ofContainer},
+		"pod, pod":             {ofPod, ofPod},
+	} {
+		t.Run(name, func(t *testing.T) {
+			goOn := n.slows("Checkpoint")
+			first := make(chan error, 1)
+			go func() { first <- c.first() }()
+			for !slices.ContainsFunc(m.Dump().Verbs, func(v VerbUnderWay) bool { return v.Stage == "processes" }) {
+				time.Sleep(time.Millisecond)
+			}
+			if err := c.second(); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "is being made") {
+				t.Errorf("the second: %v", err)
+			}
+			goOn()
+			if err := <-first; err != nil {
+				t.Errorf("the first: %v", err)
+			}
+			if err := c.second(); err != nil {
+				t.Errorf("after the first: %v", err)
+			}
+		})
+	}
+}
+
+// TestRestoreByAnotherRuntime: which runtime a pod has is asked of the settings as they
+// are now, not as they were when straked started.
+func TestRestoreByAnotherRuntime(t *testing.T) {
+	testutil.RequireRoot(t, "makes whiteouts of overlayfs")
+	n := newNode(t)
+	m := n.open()
+	_, id := mustRun(t, m, "web")
+	location := filepath.Join(t.TempDir(), "checkpoint.tar")
+	if err := m.CheckpointContainer(t.Context(), id, location, 0); err != nil {
+		t.Fatal(err)
+	}
+	is := *m.settings()
+	is.Runtimes = maps.Clone(is.Runtimes)
+	is.Runtimes["foreign"] = Runtime{Monitor: "monitor", Handler: client.Handler{Program: "/usr/bin/runc"}}
+	if _, err := m.Change(is); err != nil {
+		t.Fatal(err)
+	}
+	pod, err := m.RunPod(t.Context(), podConfig("other"), "foreign")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := containerConfig("again")
+	c.Image, c.UserImage = location, location
+	if _, err := m.CreateContainer(t.Context(), pod, c); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `the runtime handler "foreign"`) {
+		t.Errorf("restored by runc: %v", err)
+	}
+	if err := errors.Join(m.StopPod(t.Context(), pod), m.RemovePod(t.Context(), pod)); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestCheckpointRefusals(t *testing.T) {

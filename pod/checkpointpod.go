@@ -52,9 +52,9 @@ func (m *Manager) CheckpointPod(ctx context.Context, id, out string, ids []strin
 
 	// 2. The archives, or none.
 	p.mu.Lock()
-	if p.lane[verbCheckpointPod] != nil {
+	if slices.ContainsFunc(containers, (*container).checkpointing) {
 		p.mu.Unlock()
-		return errorf(ErrState, "checkpoint pod %s: another checkpoint of it is being made", p.what)
+		return errorf(ErrState, "checkpoint pod %s: another checkpoint of it or of its containers is being made", p.what)
 	}
 	w := m.join(ctx, &p.mu, p.lane, verbCheckpointPod, p.what, verbTimeout, func(ctx context.Context, w *work) error {
 		ctx, cancel := m.untilStopping(ctx, p)

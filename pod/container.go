@@ -116,12 +116,12 @@ func (r *containerRecord) holders() []string {
 
 func imageMountHolder(id string, mount int) string { return id + "-mount-" + strconv.Itoa(mount) }
 
-// status is a copy of the container's state; the pod's mu is held.
 // attributes describe the container, and its pod, in traces.
 func (c *container) attributes() []attribute.KeyValue {
 	return append(c.pod.attributes(), span.ContainerID.String(c.id), span.ContainerName.String(c.key.name))
 }
 
+// status is a copy of the container's state; the pod's mu is held.
 func (c *container) status() ContainerStatus {
 	r := &c.record
 	s := ContainerStatus{

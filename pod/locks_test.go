@@ -423,7 +423,7 @@ func (a *analysis) call(e *effects, call *ast.CallExpr, held []string) {
 		return
 	}
 	for _, arg := range call.Args {
-		a.run(e, a.function(arg), call.Pos(), held)
+		a.run(e, a.callee(arg), call.Pos(), held)
 	}
 }
 
@@ -458,7 +458,7 @@ func (a *analysis) hand(f *types.Func, args []ast.Expr) {
 		if i >= params.Len() {
 			return
 		}
-		given := a.function(arg)
+		given := a.callee(arg)
 		if given == nil {
 			continue
 		}
@@ -467,17 +467,6 @@ func (a *analysis) hand(f *types.Func, args []ast.Expr) {
 			a.again = true
 		}
 	}
-}
-
-// function is what an expression that is a function stands for; nil if it is none.
-func (a *analysis) function(x ast.Expr) any {
-	if lit, ok := x.(*ast.FuncLit); ok {
-		return lit
-	}
-	if f := a.callee(x); f != nil {
-		return f
-	}
-	return nil
 }
 
 // callee is the function or the parameter that is called; nil for what is not of the
@@ -512,7 +501,7 @@ func (a *analysis) callee(x ast.Expr) any {
 // quick are functions of packages with I/O that do none.
 var quick = []string{
 	"os.IsNotExist", "os.Getpid", "os.Geteuid", "os.Getenv", "m.store.PodDir", "m.store.ContainerDir", "m.plugins().Active",
-	"client.NewHeld", "sys.KernelAtLeast",
+	"client.NewHeld",
 }
 
 // foreign names a call of somebody else's that is I/O; "" for one that is not.

@@ -247,7 +247,10 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	if now, e := c.pod.live(); e == nil {
 		monitor = now // it may have been replaced
 	}
-	if c.waits() {
+	c.pod.mu.Lock()
+	waits := c.waits()
+	c.pod.mu.Unlock()
+	if waits {
 		if errors.Is(err, client.ErrNotFound) {
 			return // for its start
 		}

@@ -37,8 +37,7 @@ func (m *Manager) openArchive(ctx context.Context, c *container, dir string) (*u
 	if c.pod.record.Config.UserNS() != nil {
 		return nil, errorf(ErrInvalid, "image.image: a checkpoint cannot be restored into a pod with a user namespace of its own")
 	}
-	runtime := m.o.Runtimes[c.pod.record.Runtime]
-	if !runtime.Handler.Native() {
+	if !m.native(c.pod) {
 		return nil, errorf(ErrInvalid, "image.image: a checkpoint cannot be restored by the runtime handler %q, only by the monitor itself", c.pod.record.Runtime)
 	}
 	to := filepath.Join(dir, "checkpoint")
@@ -145,25 +144,21 @@ func (m *Manager) restore(ctx context.Context, w *work, c *container) error {
 // cancelRestore ends a container that waits for its start, and says whether that was
 // so. A start under way comes first.
 func (m *Manager) cancelRestore(ctx context.Context, c *container) (bool, error) {
-	p := c.pod
-	p.mu.Lock()
-	for c.waits() {
-		starting := c.lane[verbStart]
-		if starting == nil {
-			c.cancelled = true
-			p.mu.Unlock()
+	for {
+		c.pod.mu.Lock()
+		waits, starting := c.waits(), c.lane[verbStart]
+		c.cancelled = c.cancelled || waits && starting == nil
+		c.pod.mu.Unlock()
+		switch {
+		case !waits:
+			return false, nil
+		case starting == nil:
 			m.finish(c, false, func(r *containerRecord) { r.ended(client.Exit{Status: exitLost}) })
 			c.forgotten()
 			return true, nil
 		}
-		p.mu.Unlock()
-		select {
-		case <-starting.done:
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
+		if err := settle(ctx, []*work{starting}); err != nil {
+			return false, err
 		}
-		p.mu.Lock()
 	}
-	p.mu.Unlock()
-	return false, nil
 }

@@ -94,7 +94,7 @@ func (m *Manager) endContainer(ctx context.Context, w *work, c *container) error
 	case <-c.exited:
 		return nil
 	case <-timeout.C:
-		return errorf(ErrTimeout, "%s: it did not end within %s of SIGKILL", describe("kill", pid), killTimeout)
+		return errorf(ErrTimeout, "%s: it did not end within %s of SIGKILL", w.at(), killTimeout)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
