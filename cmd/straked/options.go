@@ -227,9 +227,9 @@ func runtimeList(c *config.Config) ([]*strakev1.Runtime, string) {
 	for _, name := range slices.Sorted(maps.Keys(c.Runtimes)) {
 		rt := c.Runtimes[name]
 		r, err := runtimeOf(rt)
-		path := program(r)
-		if err != nil {
-			path = ""
+		var path string
+		if err == nil {
+			path = program(r)
 		}
 		out = append(out, &strakev1.Runtime{Name: name, Type: rt.Type, Path: path})
 	}

@@ -130,13 +130,14 @@ func (c *CNI) Status(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
+	now := c.now.Load()
 	for _, n := range networks {
 		for _, p := range n.list.Plugins {
-			if _, err := (&runner{}).FindInPath(p.Network.Type, c.now.Load().binDirs); err != nil {
+			if _, err := (&runner{}).FindInPath(p.Network.Type, now.binDirs); err != nil {
 				return fmt.Errorf("%w: %s: %w", network.ErrNotReady, n, err)
 			}
 		}
-		if err := c.now.Load().libcni.GetStatusNetworkList(ctx, n.list); err != nil {
+		if err := now.libcni.GetStatusNetworkList(ctx, n.list); err != nil {
 			return fmt.Errorf("%w: %s: STATUS: %w", network.ErrNotReady, n, err)
 		}
 	}

@@ -94,10 +94,12 @@ func (r *Reaper) Watch(pid int, pidfd *os.File, done func(Exit)) error {
 			}
 			// It may have ended and be its tracer's to collect first (ptrace(2)), at
 			// its leisure.
-			if zombie, ended := sys.ZombieExit(int(fd), pid); ended && !told {
-				told = true
-				zombie.Pid = pid
-				done(exitOf(zombie, time.Now()))
+			if !told {
+				var zombie sys.ChildExit
+				if zombie, told = sys.ZombieExit(int(fd), pid); told {
+					zombie.Pid = pid
+					done(exitOf(zombie, time.Now()))
+				}
 			}
 			return false
 		})

@@ -462,7 +462,8 @@ func (c *client) verifyContainer(k *containerModel) {
 	}
 	// Of a start that was not yet written when straked was killed, the monitor's time
 	// counts, which is a little later.
-	if later := time.Duration(s.StartedAt - k.startedAt); later > 0 && later < patience {
+	const little = 90 * time.Second
+	if later := time.Duration(s.StartedAt - k.startedAt); later > 0 && later < little {
 		k.startedAt = s.StartedAt
 	}
 	if s.CreatedAt != k.createdAt || s.StartedAt != k.startedAt {

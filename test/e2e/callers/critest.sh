@@ -90,9 +90,9 @@ specs() {
 	END
 }
 
-specs io.containerd.runc.v2 "$@" | sort -k2 >"$WORK/runc"
-specs io.containerd.strake.v2 "$@" | sort -k2 >"$WORK/strake"
 for of in runc strake; do
+	specs "io.containerd.$of.v2" "$@" >"$WORK/$of" # in this shell: the trap knows the daemon
+	sort -k2 -o "$WORK/$of" "$WORK/$of"
 	echo "$of: $(cut -d' ' -f1 "$WORK/$of" | sort | uniq -c | xargs)"
 done
 [ -s "$WORK/runc" ] && [ "$(wc -l <"$WORK/runc")" = "$(wc -l <"$WORK/strake")" ]

@@ -166,7 +166,7 @@ func until(t *testing.T, what string, so func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !so(); {
 		if time.Now().After(end) {
-			t.Fatalf("%s: not so after 20 seconds", what)
+			t.Fatalf("%s: not so after a minute", what)
 		}
 		<-time.After(10 * time.Millisecond)
 	}
