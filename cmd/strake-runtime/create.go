@@ -67,17 +67,19 @@ const maxPreserved = 1 << 16
 // extraFiles are the descriptors from 3 on that the container is to have: those
 // of socket activation (sd_listen_fds(3)), then those of --preserve-fds.
 func (a *app) extraFiles(preserve int) ([]*os.File, error) {
-	if preserve >= 0 {
-		preserve += activated()
+	listen := activated()
+	if preserve < 0 || preserve > maxPreserved-listen {
+		return nil, fmt.Errorf("--preserve-fds: %d is not 0 to %d", preserve, maxPreserved-listen)
 	}
-	if preserve < 0 || preserve > maxPreserved {
-		return nil, fmt.Errorf("--preserve-fds: %d is not 0 to %d", preserve, maxPreserved)
-	}
-	files := make([]*os.File, 0, preserve)
-	for fd := 3; fd < 3+preserve; fd++ {
+	files := make([]*os.File, 0, listen+preserve)
+	for fd := 3; fd < 3+listen+preserve; fd++ {
 		f, err := sys.InheritedFile(fd, fmt.Sprintf("descriptor %d", fd))
 		if err != nil {
-			return nil, fmt.Errorf("--preserve-fds=%d: descriptor %d is not open: %w", preserve, fd, err)
+			who := fmt.Sprintf("--preserve-fds=%d", preserve)
+			if fd < 3+listen {
+				who = fmt.Sprintf("environment: LISTEN_FDS=%d", listen)
+			}
+			return nil, fmt.Errorf("%s: descriptor %d is not open: %w", who, fd, err)
 		}
 		files = append(files, f)
 	}
@@ -92,7 +94,7 @@ func activated() int {
 	if pid := os.Getenv("LISTEN_PID"); err != nil || n < 0 || pid != "" && pid != strconv.Itoa(os.Getpid()) {
 		return 0
 	}
-	return min(n, maxPreserved+1)
+	return min(n, maxPreserved)
 }
 
 // activation tells the container's program of them.

@@ -367,7 +367,13 @@ func TestDescriptors(t *testing.T) {
 	if res := h.finish(cmd); !strings.Contains(res.out, "bad file descriptor") {
 		t.Errorf("%+v", res)
 	}
-	h.fails(1, "descriptor 3 is not open", "run", "--preserve-fds", "1", "--bundle", h.bundle(nil, "exit", "0"), "a")
+	h.fails(1, "--preserve-fds=1: descriptor 3 is not open", "run", "--preserve-fds", "1", "--bundle", h.bundle(nil, "exit", "0"), "a")
+	// What is missing is told by the name of who promised it.
+	cmd = h.command("run", "--bundle", h.bundle(nil, "exit", "0"), "a")
+	cmd.Env = append(os.Environ(), "LISTEN_FDS=1")
+	if res := h.finish(cmd); res.code != 1 || !strings.Contains(res.err, "LISTEN_FDS=1: descriptor 3 is not open") {
+		t.Errorf("%+v", res)
+	}
 }
 
 func TestShow(t *testing.T) {
