@@ -169,7 +169,14 @@ type Runtime struct {
 	Options     map[string]string `toml:"options" json:"options"`
 	// SeccompProfile is the profile that RuntimeDefault means; "" is docker's.
 	SeccompProfile string `toml:"seccomp_profile" json:"seccomp_profile"`
+	// AllowedAnnotations are those of pods that are honoured with this handler, where that
+	// is not so by itself.
+	AllowedAnnotations []string `toml:"allowed_annotations" json:"allowed_annotations"`
 }
+
+// Annotations are what AllowedAnnotations can have: both CRI-O's names of its seccomp
+// notifier, of which either allows both.
+var Annotations = []string{"seccomp-notifier-action.crio.io", "io.kubernetes.cri-o.seccompNotifierAction"}
 
 // Stream configures the server of exec, attach and port-forward. Without TLS, it is on
 // loopback.
@@ -265,7 +272,7 @@ func Default() Config {
 			Driver: "auto", SignaturePolicy: "/etc/containers/policy.json", RegistriesD: "/etc/containers/registries.d",
 			MaxLayerBytes: 128 << 30, MaxLayerEntries: 4_000_000, MaxLayerRatio: 200, MaxLayerHoles: 1 << 30,
 		},
-		Runtimes:     map[string]Runtime{"strake": {Type: "strake"}},
+		Runtimes:     map[string]Runtime{"strake": {Type: "strake", AllowedAnnotations: []string{}}},
 		Stream:       Stream{Address: "127.0.0.1:0"},
 		Tracing:      Tracing{Protocol: "grpc"},
 		Monitor:      Monitor{Pods: 50},
@@ -599,6 +606,13 @@ func (c Config) validateRuntimes(bad func(key, format string, args ...any), abso
 		}
 		if rt.Type != "oci" && len(rt.Args) > 0 {
 			bad(key+".args", "only type oci has it")
+		}
+		for _, a := range rt.AllowedAnnotations {
+			if !slices.Contains(Annotations, a) {
+				bad(key+".allowed_annotations", "%q is not one of %s", a, strings.Join(Annotations, ", "))
+			} else if rt.Type != "strake" {
+				bad(key+".allowed_annotations", "%q: only type strake has it", a)
+			}
 		}
 		if rt.Type != "shim" {
 			for _, option := range slices.Sorted(maps.Keys(rt.Options)) {

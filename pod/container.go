@@ -42,6 +42,12 @@ type containerRecord struct {
 	// creation.
 	Restore *restoring `json:"restore,omitempty"`
 
+	// CountForbidden and StopForbidden say what becomes of system calls that its seccomp
+	// profile forbids; Forbidden is how often it made which, once it has ended.
+	CountForbidden bool              `json:"countForbidden,omitempty"`
+	StopForbidden  bool              `json:"stopForbidden,omitempty"`
+	Forbidden      map[string]uint64 `json:"forbidden,omitempty"`
+
 	// Abandoned is as in podRecord.
 	Abandoned bool `json:"abandoned,omitempty"`
 
@@ -185,6 +191,8 @@ func (r *containerRecord) ended(e client.Exit) {
 	switch {
 	case e.OOMKilled:
 		r.Reason = ReasonOOMKilled
+	case e.Forbidden:
+		r.Reason, r.Message = ReasonForbidden, usedForbidden(r.Forbidden)
 	case e.Lost:
 		r.ExitCode, r.Reason, r.Message = exitLost, ReasonUnknown, unseen
 	case e.Status == 0:

@@ -66,6 +66,7 @@ func (m *Manager) beginContainer(caller context.Context, p *sandbox, config Cont
 	if config.Resources != nil {
 		c.record.Resources = *config.Resources
 	}
+	c.record.CountForbidden, c.record.StopForbidden = notifier(p.record.Config.Annotations, config.Name)
 	verb := "create container " + c.id
 	c.making = m.tracker.start(span.Continue(m.life, caller), "create container", c.what, verbTimeout, func(ctx context.Context, w *work) error {
 		return m.createContainer(ctx, w, c)
@@ -255,6 +256,7 @@ func (m *Manager) createOptions(r *containerRecord, bundleDir string, rootfs cli
 	o := client.CreateOptions{
 		ID: r.ID, Bundle: bundleDir, Rootfs: []client.Mount{rootfs}, Terminal: r.Config.TTY,
 		StdinOnce: r.Config.StdinOnce, RuntimeRoot: m.runtimeState(), LogMaxBytes: m.o.MaxLogBytes,
+		CountForbidden: r.CountForbidden, StopForbidden: r.StopForbidden,
 	}
 	o.Stdout = log
 	if !r.Config.TTY {

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,7 +31,9 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 	if err := bundle.ValidatePod(&c); err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
-	if err := refuseAnnotations(c.Annotations); err != nil {
+	settings := m.settings()
+	handler := cmp.Or(runtimeHandler, settings.DefaultRuntime)
+	if err := checkAnnotations(c.Annotations, handler, settings.Runtimes[handler]); err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
 	if c.UserNS() != nil && !m.host.UserNS {

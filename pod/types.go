@@ -42,6 +42,9 @@ const (
 	ReasonOOMKilled  = "OOMKilled"
 	ReasonStartError = "StartError" // the process could not be executed
 	ReasonUnknown    = "Unknown"    // lost with a reboot or with its monitor
+	// ReasonForbidden is of one that was ended for calls that its seccomp profile forbids,
+	// as CRI-O calls it.
+	ReasonForbidden = "seccomp killed"
 )
 
 // PodStatus is a pod as it is now. It shares no memory with the Manager's own

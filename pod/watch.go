@@ -86,12 +86,17 @@ func (m *Manager) recordExit(c *container, exit client.Exit) {
 	}
 	// The file knows more than the rpc: whether memory ran out, or nobody saw it.
 	if e, err := client.ReadExit(m.containerState(c.pod.id, c.id)); err == nil {
-		exit.OOMKilled, exit.Signal, exit.Lost = e.OOMKilled, e.Signal, e.Lost
+		exit.OOMKilled, exit.Signal, exit.Lost, exit.Forbidden = e.OOMKilled, e.Signal, e.Lost, e.Forbidden
+	}
+	var forbidden map[string]uint64
+	if c.record.CountForbidden { // since its birth
+		forbidden = m.forbidden(c)
 	}
 	c.pod.mu.Lock()
 	failed := c.startError
 	c.pod.mu.Unlock()
 	m.finish(c, exit.OOMKilled, func(r *containerRecord) {
+		r.Forbidden = forbidden
 		r.ended(exit)
 		if failed != "" {
 			r.ExitCode, r.Reason, r.Message = exitStartError, ReasonStartError, failed

@@ -123,10 +123,14 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	closers.Push("close streams", streams.Close)
 	series := metrics.New(func() metrics.Counts {
 		i := pods.Info()
-		return metrics.Counts{
+		c := metrics.Counts{
 			Pods: i.Pods, Containers: i.Containers, Running: i.Running, VerbsUnderWay: len(i.Stages),
 			OOMKilled: i.OOMKilled, MonitorsReplaced: i.MonitorsReplaced,
 		}
+		for _, f := range pods.ForbiddenCalls() {
+			c.Forbidden = append(c.Forbidden, metrics.Forbidden(f))
+		}
+		return c
 	})
 	if c.Metrics.Address != "" {
 		scrapes, err := series.Listen(ctx, c.Metrics.Address)

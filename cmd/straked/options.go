@@ -129,7 +129,7 @@ func monitors(c config.Config) (map[string]pod.Runtime, error) {
 		if err != nil {
 			return nil, fmt.Errorf("runtimes.%s.%w", name, err)
 		}
-		r.SeccompProfile = rt.SeccompProfile
+		r.SeccompProfile, r.AllowedAnnotations = rt.SeccompProfile, rt.AllowedAnnotations
 		runtimes[name] = r
 	}
 	return runtimes, nil

@@ -44,7 +44,7 @@ var allowed = []struct {
 	{"shim/client", []string{"shim/api/...", "shim/wire", "internal/..."}},
 	{"shim/foreign", []string{"shim/wire", "internal/..."}},
 	{"shim/program", []string{"oci/container", "oci/cgroup", "internal/..."}},
-	{"shim/task", []string{"shim/...", "oci/container", "oci/cgroup", "internal/..."}},
+	{"shim/task", []string{"shim/...", "oci/container", "oci/cgroup", "oci/host", "oci/seccomp", "internal/..."}},
 
 	{"image/registry", []string{"image/...", "internal/..."}},
 	{"image", []string{"image/...", "internal/..."}},

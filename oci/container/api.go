@@ -100,6 +100,11 @@ type CreateOptions struct {
 	// NOTIFY_SOCKET, unless the config has one.
 	Notify bool
 
+	// Agent, if not nil, gets the listeners of the seccomp filters of the container's
+	// processes, instead of the agent at linux.seccomp.listenerPath. It borrows them.
+	// Container.SetAgent is for a container that was created before.
+	Agent func(listener *os.File) error
+
 	NoPivot      bool   // MS_MOVE and chroot instead of pivot_root (ramfs)
 	NoNewKeyring bool   // keep the caller's session keyring
 	PidFile      string // gets init's pid, atomically, before the program can run

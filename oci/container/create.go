@@ -154,6 +154,9 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 			return ready(&o, proc)
 		},
 		Listener: func(pid int, f *os.File) error {
+			if o.Agent != nil {
+				return o.Agent(f)
+			}
 			state := specs.State{Version: specs.Version, ID: o.ID, Status: specs.StateCreating, Pid: pid, Bundle: o.Bundle, Annotations: s.Annotations}
 			return sendListener(s, state, pid, f)
 		},
@@ -185,7 +188,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 // takes the id, its record, and its cgroup with all limits. Undo takes it back, and
 // lets the poststop hooks run.
 func claim(ctx context.Context, undo *cleanup.Stack, o *CreateOptions, s *specs.Spec, raw []byte, cg *cgroup.Cgroup, restored bool) (*Container, *record, error) {
-	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID)}
+	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID), agent: o.Agent}
 	if err := c.makeDir(o.StateRoot); err != nil {
 		return nil, nil, err
 	}

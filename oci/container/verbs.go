@@ -21,7 +21,11 @@ import (
 // Container is one container below a state root.
 type Container struct {
 	id, dir string
+	agent   func(listener *os.File) error // see CreateOptions.Agent
 }
+
+// SetAgent is CreateOptions.Agent of a container that was created before.
+func (c *Container) SetAgent(agent func(listener *os.File) error) { c.agent = agent }
 
 // ID is the container's id.
 func (c *Container) ID() string { return c.id }
@@ -155,8 +159,12 @@ func (c *Container) undoStart(ctx context.Context, cause error) error {
 	return errors.Join(fmt.Errorf("start container %s: %w", c.id, cause), c.Delete(context.WithoutCancel(ctx), true))
 }
 
-// giveListener hands a seccomp listener to the agent that the config names.
+// giveListener hands a seccomp listener to our own agent, or to the one that the config
+// names.
 func (c *Container) giveListener(status specs.ContainerState, r *record, pid int, f *os.File) error {
+	if c.agent != nil {
+		return c.agent(f)
+	}
 	s, err := c.Spec()
 	if err != nil {
 		return err

@@ -51,6 +51,9 @@ func read() (plan.Host, error) {
 	return h, nil
 }
 
+// Arch is this host's architecture as seccomp profiles name it.
+const Arch = arch
+
 func startsWith(path string, c byte) bool {
 	data, err := sys.ReadFile(path, 64)
 	return err == nil && strings.HasPrefix(string(data), string(c))

@@ -29,6 +29,14 @@ import (
 type Counts struct {
 	Pods, Containers, Running, VerbsUnderWay int
 	OOMKilled, MonitorsReplaced              uint64
+	Forbidden                                []Forbidden
+}
+
+// Forbidden is how often a container has made a system call that its seccomp profile
+// forbids.
+type Forbidden struct {
+	Namespace, Pod, Container, Call string
+	Times                           uint64
 }
 
 // node collects the Counts: they are asked for once a scrape.
@@ -51,6 +59,7 @@ func (n *node) Describe(to chan<- *prometheus.Desc) {
 	for _, s := range n.series {
 		to <- s.desc
 	}
+	to <- forbidden
 }
 
 func (n *node) Collect(to chan<- prometheus.Metric) {
@@ -58,7 +67,14 @@ func (n *node) Collect(to chan<- prometheus.Metric) {
 	for _, s := range n.series {
 		to <- prometheus.MustNewConstMetric(s.desc, s.kind, s.value(c))
 	}
+	for _, f := range c.Forbidden {
+		to <- prometheus.MustNewConstMetric(forbidden, prometheus.CounterValue, float64(f.Times), f.Namespace, f.Pod, f.Container, f.Call)
+	}
 }
+
+var forbidden = prometheus.NewDesc("strake_container_forbidden_syscalls_total",
+	"System calls that a container's seccomp profile forbade, of containers that are watched for them.",
+	[]string{"namespace", "pod", "container", "syscall"}, nil)
 
 // Metrics holds the series.
 type Metrics struct {

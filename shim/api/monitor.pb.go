@@ -33,7 +33,11 @@ type CreateOptions struct {
 	// stdin_once closes the container's stdin when the first attached client ends its own.
 	StdinOnce bool `protobuf:"varint,2,opt,name=stdin_once,json=stdinOnce,proto3" json:"stdin_once,omitempty"`
 	// log_max_bytes stops the log at that size.
-	LogMaxBytes   int64 `protobuf:"varint,3,opt,name=log_max_bytes,json=logMaxBytes,proto3" json:"log_max_bytes,omitempty"`
+	LogMaxBytes int64 `protobuf:"varint,3,opt,name=log_max_bytes,json=logMaxBytes,proto3" json:"log_max_bytes,omitempty"`
+	// count_forbidden counts the system calls that the container's seccomp profile forbids.
+	CountForbidden bool `protobuf:"varint,4,opt,name=count_forbidden,json=countForbidden,proto3" json:"count_forbidden,omitempty"`
+	// stop_forbidden also ends the container after them.
+	StopForbidden bool `protobuf:"varint,5,opt,name=stop_forbidden,json=stopForbidden,proto3" json:"stop_forbidden,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -87,6 +91,20 @@ func (x *CreateOptions) GetLogMaxBytes() int64 {
 		return x.LogMaxBytes
 	}
 	return 0
+}
+
+func (x *CreateOptions) GetCountForbidden() bool {
+	if x != nil {
+		return x.CountForbidden
+	}
+	return false
+}
+
+func (x *CreateOptions) GetStopForbidden() bool {
+	if x != nil {
+		return x.StopForbidden
+	}
+	return false
 }
 
 // Handler is what straked puts into CreateSandboxRequest.options for a pod that
@@ -1674,12 +1692,14 @@ var File_shim_api_monitor_proto protoreflect.FileDescriptor
 
 const file_shim_api_monitor_proto_rawDesc = "" +
 	"\n" +
-	"\x16shim/api/monitor.proto\x12\x11strake.monitor.v1\"\x80\x01\n" +
+	"\x16shim/api/monitor.proto\x12\x11strake.monitor.v1\"\xd0\x01\n" +
 	"\rCreateOptions\x12,\n" +
 	"\x12runtime_state_root\x18\x01 \x01(\tR\x10runtimeStateRoot\x12\x1d\n" +
 	"\n" +
 	"stdin_once\x18\x02 \x01(\bR\tstdinOnce\x12\"\n" +
-	"\rlog_max_bytes\x18\x03 \x01(\x03R\vlogMaxBytes\"\x89\x02\n" +
+	"\rlog_max_bytes\x18\x03 \x01(\x03R\vlogMaxBytes\x12'\n" +
+	"\x0fcount_forbidden\x18\x04 \x01(\bR\x0ecountForbidden\x12%\n" +
+	"\x0estop_forbidden\x18\x05 \x01(\bR\rstopForbidden\"\x89\x02\n" +
 	"\aHandler\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\tR\aprogram\x12!\n" +
 	"\fprogram_args\x18\x02 \x03(\tR\vprogramArgs\x12!\n" +

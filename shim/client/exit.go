@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/strake-containers/strake/shim/wire"
 )
 
 // ExitFile is the name of the file in a container's bundle that the monitor
@@ -29,6 +31,7 @@ type Exit struct {
 	OOMKilled bool      `json:"oomKilled"`
 	Pid       int       `json:"pid"`
 	Lost      bool      `json:"lost,omitempty"`
+	Forbidden bool      `json:"forbidden,omitempty"` // killed for calls that its seccomp profile forbids
 }
 
 // ReadExit reads how the container of a bundle ended. The error is ErrNotFound
@@ -52,4 +55,19 @@ func ReadExit(bundle string) (Exit, error) {
 		return Exit{}, fmt.Errorf("read exit: %s: %w", path, err)
 	}
 	return e, nil
+}
+
+// Forbidden reads which system calls of the container of a bundle its seccomp profile
+// forbade, and how often: of one that was created with CountForbidden. It may run.
+func Forbidden(bundle string) (map[string]uint64, error) {
+	f, err := os.Open(filepath.Join(bundle, wire.Forbidden))
+	if err != nil {
+		return nil, fmt.Errorf("read forbidden calls: %w", err)
+	}
+	defer func() { _ = f.Close() }() // read from only
+	data, err := io.ReadAll(io.LimitReader(f, wire.ForbiddenSize))
+	if err != nil {
+		return nil, fmt.Errorf("read forbidden calls: %w", err)
+	}
+	return wire.ForbiddenOf(data), nil
 }

@@ -55,6 +55,9 @@ type CreateOptions struct {
 	StdinOnce             bool
 	RuntimeRoot           string // where oci/container keeps its state
 	LogMaxBytes           int64  // 0: no cap
+	// CountForbidden counts the system calls that the seccomp profile forbids (Forbidden),
+	// and StopForbidden also ends the container, some seconds after the last of them.
+	CountForbidden, StopForbidden bool
 	// Checkpoint is a directory of CRIU's images that the container goes on from, at
 	// once: Start then only says so. "" is a new one.
 	Checkpoint string
@@ -66,6 +69,8 @@ func (m *Monitor) Create(ctx context.Context, o CreateOptions) (pid int, err err
 		RuntimeStateRoot: o.RuntimeRoot,
 		StdinOnce:        o.StdinOnce,
 		LogMaxBytes:      o.LogMaxBytes,
+		CountForbidden:   o.CountForbidden,
+		StopForbidden:    o.StopForbidden,
 	})
 	if err != nil {
 		return 0, call("create", o.ID, "", err)

@@ -175,6 +175,7 @@ func (s *Service) adoptTask(ctx context.Context, pod *sandbox, id, bundle string
 		service: s, pod: pod, id: id, bundle: bundle, record: record, createdAt: record.CreatedAt, execs: map[string]*process{},
 	}
 	status, err := t.find(ctx)
+	undo.Push("count no forbidden calls", func() error { t.forbidden.close(); return nil })
 	if err != nil || status == "" {
 		return err
 	}
@@ -285,6 +286,18 @@ func (t *task) findNative(ctx context.Context) (status specs.ContainerState, err
 		return "", err
 	}
 	t.container, t.privatePID, t.idMaps = native{c}, hasPrivatePID(spec), idMapsOf(spec)
+	if t.record.CountForbidden {
+		asked, err := readSpec(t.bundle) // the container has what was made of it
+		if err == nil {
+			err = t.adoptForbidden(asked)
+		}
+		if err != nil {
+			return "", err
+		}
+		if t.forbidden != nil {
+			c.SetAgent(t.forbidden.agent)
+		}
+	}
 	return state.Status, nil
 }
 

@@ -19,6 +19,9 @@ func (s *Service) checkpoint(ctx context.Context, r *checkpointRequest) (*wire.E
 	if err != nil {
 		return nil, err
 	}
+	if t.forbidden != nil {
+		return nil, wire.Errorf(wire.Unimplemented, "checkpoint: a container whose forbidden calls are counted has a seccomp listener, which CRIU cannot restore")
+	}
 	var o checkpointOptions
 	if r.Options != nil {
 		if err := pb.Unmarshal(r.Options.Value, &o); err != nil {

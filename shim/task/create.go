@@ -63,6 +63,18 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		done: make(chan struct{}), phase: created, busy: true,
 	}
 	t.init = p
+	if options.countForbidden && spec.Linux != nil && spec.Linux.Seccomp != nil {
+		if !h.native() || r.Checkpoint != "" {
+			return nil, wire.Errorf(wire.Unimplemented, "options: count_forbidden: only for a new container of this program")
+		}
+		if err := t.watchForbidden(spec.Linux.Seccomp, options.stopForbidden); err != nil {
+			return nil, wire.Errorf(wire.InvalidArgument, "%w", err)
+		}
+		undo.Push("count no forbidden calls", func() error { t.forbidden.close(); return nil })
+		if err := notifyForbidden(spec, r.Bundle); err != nil {
+			return nil, wire.Errorf(wire.InvalidArgument, "%w", err)
+		}
+	}
 	if !t.privatePID {
 		s.reaper.AdoptOrphans()
 	}
@@ -86,6 +98,7 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 	t.record = taskRecord{
 		StateRoot: root, Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
 		StdinOnce: options.stdinOnce, LogMaxBytes: options.logMaxBytes, CreatedAt: t.createdAt,
+		CountForbidden: options.countForbidden, StopForbidden: options.stopForbidden,
 	}
 	if err := writeRecord(t.recordPath(), &t.record); err != nil {
 		return nil, err
@@ -98,6 +111,9 @@ func (s *Service) create(ctx context.Context, r *createTaskRequest) (_ *pidRespo
 		SystemdCgroup: options.systemdCgroup || spec != nil && spec.Linux != nil && cgroup.IsScope(spec.Linux.CgroupsPath),
 	}
 	create.Stdin, create.Stdout, create.Stderr = p.io.Files()
+	if t.forbidden != nil {
+		create.Agent = t.forbidden.agent
+	}
 	t.restored = r.Checkpoint != ""
 	var console *os.File
 	switch {
@@ -302,6 +318,8 @@ type taskOptions struct {
 	criu                  string
 	stdinOnce             bool
 	logMaxBytes           int64
+	countForbidden        bool
+	stopForbidden         bool
 }
 
 // decodeOptions understands straked's own options and those of containerd's
@@ -318,6 +336,7 @@ func (s *Service) decodeOptions(a *wire.Any) (taskOptions, error) {
 			return o, err
 		}
 		o.stdinOnce, o.logMaxBytes = m.StdinOnce, m.LogMaxBytes
+		o.countForbidden, o.stopForbidden = m.CountForbidden, m.StopForbidden
 		if m.RuntimeStateRoot != "" {
 			o.stateRoot = m.RuntimeStateRoot
 		}

@@ -3,6 +3,7 @@ package task
 import (
 	"net"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/strake-containers/strake/internal/sys"
@@ -10,7 +11,8 @@ import (
 )
 
 // keeper has straked keep what nobody could open again if this process were
-// killed, the masters of terminals and pods' /dev/shm, and hands out those that an earlier monitor had.
+// killed, the masters of terminals, seccomp listeners and pods' /dev/shm, and hands out
+// those that an earlier monitor had.
 // See wire.KeepSocket. Its mu is a leaf.
 type keeper struct {
 	mu        sync.Mutex
@@ -106,6 +108,20 @@ func (k *keeper) take(name string) *os.File {
 	f := k.inherited[name]
 	delete(k.inherited, name)
 	return f
+}
+
+// takeAll returns all that an earlier monitor had kept under names that begin so.
+func (k *keeper) takeAll(prefix string) map[string]*os.File {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := map[string]*os.File{}
+	for name, f := range k.inherited {
+		if strings.HasPrefix(name, prefix) {
+			all[name] = f
+			delete(k.inherited, name)
+		}
+	}
+	return all
 }
 
 // keepName is the name of the pod's /dev/shm with the keeper.

@@ -202,6 +202,8 @@ type createOptions struct {
 	RuntimeStateRoot string `pb:"1"`
 	StdinOnce        bool   `pb:"2"`
 	LogMaxBytes      int64  `pb:"3"`
+	CountForbidden   bool   `pb:"4"`
+	StopForbidden    bool   `pb:"5"`
 }
 
 // ---- sandbox

@@ -33,15 +33,18 @@ type sandboxRecord struct {
 // taskRecord is there before anything of the container is, and again with
 // StartedAt once it runs.
 type taskRecord struct {
-	StateRoot   string    `json:"stateRoot"` // of oci/container
-	Terminal    bool      `json:"terminal,omitempty"`
-	Stdin       string    `json:"stdin,omitempty"`
-	Stdout      string    `json:"stdout,omitempty"`
-	Stderr      string    `json:"stderr,omitempty"`
-	StdinOnce   bool      `json:"stdinOnce,omitempty"`
-	LogMaxBytes int64     `json:"logMaxBytes,omitempty"`
-	CreatedAt   time.Time `json:"createdAt"`
-	StartedAt   time.Time `json:"startedAt,omitzero"`
+	StateRoot   string `json:"stateRoot"` // of oci/container
+	Terminal    bool   `json:"terminal,omitempty"`
+	Stdin       string `json:"stdin,omitempty"`
+	Stdout      string `json:"stdout,omitempty"`
+	Stderr      string `json:"stderr,omitempty"`
+	StdinOnce   bool   `json:"stdinOnce,omitempty"`
+	LogMaxBytes int64  `json:"logMaxBytes,omitempty"`
+	// CountForbidden and StopForbidden are as in CreateOptions.
+	CountForbidden bool      `json:"countForbidden,omitempty"`
+	StopForbidden  bool      `json:"stopForbidden,omitempty"`
+	CreatedAt      time.Time `json:"createdAt"`
+	StartedAt      time.Time `json:"startedAt,omitzero"`
 	// Pid and StartTime (of /proc/PID/stat) are of an OCI runtime's program's init.
 	Pid       int    `json:"pid,omitempty"`
 	StartTime uint64 `json:"startTime,omitempty"`

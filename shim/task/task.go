@@ -27,6 +27,7 @@ type task struct {
 	createdAt  time.Time
 	init       *process
 	oom        oomWatch
+	forbidden  *forbidden // nil: its forbidden calls are not counted
 
 	verbs sync.Mutex // see the package comment
 
@@ -36,7 +37,8 @@ type task struct {
 	cutOff    bool // a start was, after which init may run all the same
 	ending    bool // init has ended and no exec may outlive it
 	oomKilled bool
-	silent    int // numbers the execs of ExecSync
+	forbade   bool // it was killed for its forbidden calls
+	silent    int  // numbers the execs of ExecSync
 }
 
 // name is how errors call a process.
@@ -162,14 +164,15 @@ type exitRecord struct {
 	ExitedAt   time.Time `json:"exitedAt"`
 	OOMKilled  bool      `json:"oomKilled"`
 	Pid        int       `json:"pid"`
-	Lost       bool      `json:"lost,omitempty"` // nobody has seen it: ExitStatus is a guess
+	Lost       bool      `json:"lost,omitempty"`      // nobody has seen it: ExitStatus is a guess
+	Forbidden  bool      `json:"forbidden,omitempty"` // killed for calls that its seccomp profile forbids
 }
 
 // writeExit leaves the exit where it is found without a monitor. Not fsynced: it
 // is below /run and dies with the boot, as the container does.
 func (t *task) writeExit(e reap.Exit) {
 	t.mu.Lock()
-	record := exitRecord{e.Status, e.Signal, e.At.UTC(), t.oomKilled, e.Pid, t.init.lost}
+	record := exitRecord{e.Status, e.Signal, e.At.UTC(), t.oomKilled, e.Pid, t.init.lost, t.forbade && e.Signal == int(syscall.SIGKILL)}
 	t.mu.Unlock()
 	data, err := json.Marshal(record)
 	if err == nil {

@@ -276,6 +276,7 @@ func (t *task) remove(ctx context.Context) error {
 		return t.explain(err)
 	}
 	t.oom.close()
+	t.forbidden.close()
 	t.init.close()
 	t.service.unpinProcess(t)
 	t.mu.Lock()
