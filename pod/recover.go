@@ -269,6 +269,9 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 		m.o.Log.Error("recover container", "container", c.id, "error", err)
 	}
 	m.hold(c)
+	if err == nil && s.State == client.StateStarting {
+		m.resumeStart(c)
+	}
 	go m.watch(c, monitor)
 }
 

@@ -40,29 +40,48 @@ const verbStart = "start container"
 func (m *Manager) startContainer(ctx context.Context, w *work, c *container) error {
 	span.Describe(ctx, c.attributes()...)
 
-	// 1. Its process runs, if no plugin objects.
-	w.enter("plugins")
+	w.enter("plugins") // which may object
 	if err := m.tellContainer(ctx, c, (*nri.Plugins).StartContainer); err != nil {
 		return fmt.Errorf("nri: %w", err)
 	}
 	if err := m.restore(ctx, w, c); err != nil {
 		return err
 	}
+	return m.startProcess(ctx, w, c)
+}
+
+// resumeStart goes on with a start that the monitor was busy with when the daemon before
+// this one was killed.
+func (m *Manager) resumeStart(c *container) {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	m.join(m.life, &c.pod.mu, c.lane, verbStart, c.what, verbTimeout, func(ctx context.Context, w *work) error {
+		err := m.startProcess(ctx, w, c)
+		if err != nil { // nobody may wait for it
+			m.o.Log.Error("go on with a start", "error", err)
+		}
+		return err
+	})
+}
+
+// startProcess lets a container's process run and writes that it does.
+func (m *Manager) startProcess(ctx context.Context, w *work, c *container) error {
 	w.enter("process")
 	started := now() // before the fact: the process may end before the answer comes
 	pid, again := 0, false
 	err := m.onMonitor(ctx, c.pod, func(monitor Monitor) (err error) {
 		if again { // the monitor was killed: perhaps after the fact
-			if s, err := monitor.ContainerStatus(ctx, c.id); err == nil && s.State != string(ContainerCreated) {
+			s, err := monitor.ContainerStatus(ctx, c.id)
+			if err == nil && s.State != string(ContainerCreated) && s.State != client.StateStarting {
 				pid = s.Pid
 				return nil
 			}
 		}
 		again = true
 		if pid, err = monitor.Start(ctx, c.id); err != nil {
-			// Or a daemon and a monitor were killed before they could write so.
+			// Or a daemon was killed before it could write so, and perhaps a monitor.
 			if s, e := monitor.ContainerStatus(ctx, c.id); e == nil && !s.StartedAt.IsZero() {
-				pid = s.Pid
+				pid, started = s.Pid, s.StartedAt
 				return nil
 			}
 		}
@@ -76,7 +95,7 @@ func (m *Manager) startContainer(ctx context.Context, w *work, c *container) err
 		return err
 	}
 
-	// 2. So it is written. It may have ended already: its watcher waits for this.
+	// So it is written. It may have ended already: its watcher waits for this.
 	w.enter("record")
 	err = m.updateContainer(c, false, func(r *containerRecord) {
 		r.State, r.StartedAt = ContainerRunning, started

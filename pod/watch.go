@@ -84,6 +84,7 @@ func (m *Manager) recordExit(c *container, exit client.Exit) {
 	if starting != nil {
 		<-starting.done
 	}
+	started := m.startedUnseen(c)
 	// The file knows more than the rpc: whether memory ran out, or nobody saw it.
 	if e, err := client.ReadExit(m.containerState(c.pod.id, c.id)); err == nil {
 		exit.OOMKilled, exit.Signal, exit.Lost, exit.Forbidden = e.OOMKilled, e.Signal, e.Lost, e.Forbidden
@@ -97,11 +98,33 @@ func (m *Manager) recordExit(c *container, exit client.Exit) {
 	c.pod.mu.Unlock()
 	m.finish(c, exit.OOMKilled, func(r *containerRecord) {
 		r.Forbidden = forbidden
+		if !started.IsZero() {
+			r.StartedAt = started
+		}
 		r.ended(exit)
 		if failed != "" {
 			r.ExitCode, r.Reason, r.Message = exitStartError, ReasonStartError, failed
 		}
 	})
+}
+
+// startedUnseen is when a container that counts as created was started, for a daemon that
+// was killed before it knew; zero if it was not, or nobody can tell.
+func (m *Manager) startedUnseen(c *container) time.Time {
+	c.pod.mu.Lock()
+	known := c.record.State != ContainerCreated || c.startError != ""
+	c.pod.mu.Unlock()
+	monitor, err := c.pod.live()
+	if known || err != nil {
+		return time.Time{}
+	}
+	ctx, cancel := context.WithTimeout(m.life, recoverTimeout)
+	defer cancel()
+	s, err := monitor.ContainerStatus(ctx, c.id)
+	if err != nil {
+		m.o.Log.Warn("ask when container was started", "container", c.id, "error", err)
+	}
+	return s.StartedAt
 }
 
 // recordUnseen writes down that a container ended while nobody looked: as the

@@ -9,6 +9,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/span"
 	"github.com/strake-containers/strake/pod/bundle"
+	"github.com/strake-containers/strake/shim/client"
 )
 
 // Classes of errors. The front translates them; errors.Is finds them. Errors of
@@ -21,6 +22,9 @@ var (
 	ErrExists      = errors.New("already exists with a different configuration")
 	ErrTimeout     = errors.New("timed out")
 	ErrClosed      = errors.New("daemon is shutting down")
+	// ErrUnavailable says that the pod's monitor was killed meanwhile: what was asked for may
+	// have happened. Another one is on its way.
+	ErrUnavailable = client.ErrUnavailable
 )
 
 // classed is an error whose words say it all, with a class for those who go by it.

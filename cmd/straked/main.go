@@ -205,6 +205,9 @@ func serve(o overrides, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	// Whoever reads the log may go, and a line that nobody reads is no reason to end. Not
+	// ignored but caught, and dropped: an ignored signal would stay ignored in plugins and hooks.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	reloads := make(chan os.Signal, 1)
 	signal.Notify(reloads, syscall.SIGHUP)
 	r := &reloader{load: o.load, level: level, log: log, asked: reloads}

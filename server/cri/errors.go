@@ -30,7 +30,8 @@ var codeOf = []struct {
 	{bundle.ErrUnsupported, codes.Unimplemented},
 	{pod.ErrState, codes.FailedPrecondition},
 	{pod.ErrExists, codes.AlreadyExists},
-	{pod.ErrClosed, codes.Unavailable}, // retried on the next connection
+	{pod.ErrClosed, codes.Unavailable},      // retried on the next connection
+	{pod.ErrUnavailable, codes.Unavailable}, // a probe that was cut off has neither succeeded nor failed
 	{image.ErrNotFound, codes.NotFound},
 	{image.ErrInvalidReference, codes.InvalidArgument},
 	{image.ErrAmbiguous, codes.InvalidArgument},

@@ -28,6 +28,7 @@ func TestErrors(t *testing.T) {
 		{pod.ErrExists, codes.AlreadyExists},
 		{pod.ErrTimeout, codes.DeadlineExceeded},
 		{pod.ErrClosed, codes.Unavailable},
+		{pod.ErrUnavailable, codes.Unavailable},
 		{image.ErrNotFound, codes.NotFound},
 		{image.ErrUnauthorized, codes.PermissionDenied},
 		{image.ErrDigestMismatch, codes.DataLoss},

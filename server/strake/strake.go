@@ -252,6 +252,7 @@ var classes = []struct {
 	{pod.ErrExists, codes.AlreadyExists},
 	{pod.ErrTimeout, codes.DeadlineExceeded},
 	{pod.ErrClosed, codes.Unavailable},
+	{pod.ErrUnavailable, codes.Unavailable},
 	{image.ErrNotFound, codes.NotFound},
 	{image.ErrInvalidReference, codes.InvalidArgument},
 	{image.ErrAmbiguous, codes.InvalidArgument},

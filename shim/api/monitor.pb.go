@@ -502,7 +502,7 @@ type ContainerStatusResponse struct {
 	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Bundle string                 `protobuf:"bytes,2,opt,name=bundle,proto3" json:"bundle,omitempty"`
 	Pid    int32                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
-	// state is "created", "running", "paused" or "stopped".
+	// state is "created", "starting", "running", "paused" or "stopped".
 	State      string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	CreatedAt  int64  `protobuf:"varint,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	StartedAt  int64  `protobuf:"varint,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`

@@ -14,7 +14,7 @@ import (
 type Status struct {
 	ID, Bundle   string
 	Pid          int
-	State        string // "created", "running", "paused" or "stopped"
+	State        string // "created", StateStarting, "running", "paused" or "stopped"
 	CreatedAt    time.Time
 	StartedAt    time.Time // zero if it was never started
 	ExitedAt     time.Time // zero while it runs
@@ -24,6 +24,10 @@ type Status struct {
 	LogLostBytes uint64 // could not be written to the log
 	LogError     string // the last error of writing the log
 }
+
+// StateStarting is the state of a container whose Start is under way, which another Start
+// waits for: its process may run, and may have ended.
+const StateStarting = "starting"
 
 // ContainerStatus asks for the state of a container.
 func (m *Monitor) ContainerStatus(ctx context.Context, id string) (Status, error) {

@@ -56,7 +56,7 @@ func (t *task) startExec(ctx context.Context, p *process) (err error) {
 		t.settle(p, func() {
 			p.giveUp = nil
 			if err == nil {
-				t.running(p)
+				t.running(p, time.Now())
 				t.service.events.publish("/tasks/exec-started", "containerd.events.TaskExecStarted", &taskExecStarted{
 					ContainerID: t.id, ExecID: p.execID, Pid: uint32(p.pid),
 				})

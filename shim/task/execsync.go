@@ -55,7 +55,7 @@ func (s *Service) execSync(ctx context.Context, r *execSyncRequest) (*execSyncRe
 	err = t.launchExec(launching, p, streams)
 	t.settle(p, func() {
 		if p.exists() {
-			t.running(p)
+			t.running(p, time.Now())
 		} else {
 			close(p.done)
 			p.phase = stopped

@@ -48,8 +48,11 @@ func (s *Service) containerStatus(ctx context.Context, r *idRequest) (*container
 		ExitStatus: uint32(p.exit.Status), Signal: int32(p.exit.Signal), OOMKilled: t.oomKilled,
 		LogLostBytes: lost,
 	}
-	if p.phase == running && t.paused {
+	switch {
+	case p.phase == running && t.paused:
 		a.State = "paused"
+	case p.phase == created && t.starting:
+		a.State = "starting"
 	}
 	if lossErr != nil {
 		a.LogError = lossErr.Error()

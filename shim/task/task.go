@@ -34,6 +34,8 @@ type task struct {
 	mu        sync.Mutex
 	execs     map[string]*process
 	paused    bool
+	starting  bool // init is being started
+	startErr  error
 	cutOff    bool // a start was, after which init may run all the same
 	ending    bool // init has ended and no exec may outlive it
 	oomKilled bool

@@ -40,33 +40,48 @@ func (t *task) begin(p *process) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p.phase != created || p.busy {
+		if p == t.init && t.startErr != nil {
+			return wire.Errorf(wire.FailedPrecondition, "%s has been started already, which failed: %w", t.name(p), t.startErr)
+		}
 		return wire.Errorf(wire.FailedPrecondition, "%s has been started already", t.name(p))
 	}
 	p.busy = true
 	return nil
 }
 
+// startInit lets init go on. Once begun that is finished, until the caller's deadline: a
+// daemon that is killed meanwhile is no reason to end the hooks, and the container with
+// them. The next daemon asks again, and hears when it is over what came of it.
 func (t *task) startInit(ctx context.Context) error {
+	ctx, cancel := untilDeadline(ctx)
+	defer cancel()
 	t.verbs.Lock()
 	defer t.verbs.Unlock()
 	if err := t.begin(t.init); err != nil {
 		return err
 	}
+	t.mu.Lock()
+	t.starting = true
+	t.mu.Unlock()
+	began := time.Now() // before the fact: it may end before its hooks do
 	var err error
 	if !t.restored {
-		err = t.container.Start(ctx)
+		if err = t.container.Start(ctx); errors.Is(err, container.ErrNotExist) && t.startErr != nil {
+			err = t.startErr // after which nothing was left to be started
+		}
 	}
 	if err == nil && t.service.adoptable() {
-		t.record.StartedAt = time.Now()
+		t.record.StartedAt = began
 		if err := writeRecord(t.recordPath(), &t.record); err != nil {
 			logf("container %s: record its start: %v", t.id, err) // a full /run; it runs all the same
 		}
 	}
 	// On an error init is dead, or still waits and can be started again.
 	t.settle(t.init, func() {
+		t.starting, t.startErr = false, err
 		t.cutOff = t.cutOff || ctx.Err() != nil
 		if err == nil {
-			t.running(t.init)
+			t.running(t.init, began)
 			t.service.events.publish("/tasks/start", "containerd.events.TaskStart", &taskStart{
 				ContainerID: t.id, Pid: uint32(t.init.pid),
 			})
@@ -76,6 +91,16 @@ func (t *task) startInit(ctx context.Context) error {
 		return t.explain(err)
 	}
 	return nil
+}
+
+// untilDeadline is a call's context without the end of the connection that it came by.
+func untilDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, deadline)
 }
 
 // catchUp finds out whether init runs after a start that was cut off: its caller, or
@@ -90,14 +115,14 @@ func (t *task) catchUp(ctx context.Context) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.init.phase == created {
-		t.running(t.init)
+		t.running(t.init, time.Now())
 	}
 }
 
 // running is called under mu.
-func (t *task) running(p *process) {
+func (t *task) running(p *process, since time.Time) {
 	p.phase = running
-	p.startedAt = time.Now()
+	p.startedAt = since
 }
 
 func (s *Service) kill(ctx context.Context, r *killRequest) (*wire.Empty, error) {

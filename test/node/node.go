@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -179,9 +180,15 @@ func (n *Node) mountRoot(size string) {
 // StartDaemon starts straked and waits until it answers.
 func (n *Node) StartDaemon() {
 	n.tb.Helper()
+	n.StartDaemonTo(&n.log)
+}
+
+// StartDaemonTo is StartDaemon with another place for its log.
+func (n *Node) StartDaemonTo(log io.Writer) {
+	n.tb.Helper()
 	n.daemon = exec.Command(filepath.Join(n.Bin, "straked"), "--config", n.config, "--root", n.Root, "--state", n.State,
 		"--address", n.Address, "--log-level", "debug")
-	n.daemon.Stdout, n.daemon.Stderr = &n.log, &n.log
+	n.daemon.Stdout, n.daemon.Stderr = log, log
 	n.daemon.WaitDelay = time.Second // monitors inherit no output, but a bug there must not hang the test
 	if err := n.daemon.Start(); err != nil {
 		n.tb.Fatal(err)
