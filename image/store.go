@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/strake-containers/strake/image/layer"
 	"github.com/strake-containers/strake/image/layout"
@@ -204,26 +205,39 @@ func (s *Store) recover() error {
 	} else if err != nil {
 		return err
 	}
-	names, images := map[string]name{}, map[string]*record{}
+	now := s.restoreAll(entries)
+	onDisk := []*contents{now}
+	if !s.layout.Flushed() { // index.json could not be written
+		old, err := layout.ReadIndex(s.root)
+		if err != nil && !errors.Is(err, layout.ErrCorrupt) {
+			return err
+		}
+		onDisk = []*contents{s.restoreAll(old), now}
+	}
+	s.indexMu.Lock()
+	defer s.indexMu.Unlock()
+	s.contents, s.onDisk = *now, onDisk
+	if len(now.names) < len(entries) {
+		if err := s.replaceContents(now.names, now.images); err != nil { // the next start drops them again
+			s.log.Warn("the image index still names what was dropped", "error", err)
+		}
+	}
+	return s.collect()
+}
+
+// restoreAll makes contents of the entries of an index that can be made whole.
+func (s *Store) restoreAll(entries []v1.Descriptor) *contents {
+	c := &contents{map[string]name{}, map[string]*record{}}
 	for _, e := range entries {
 		key, n, rec, err := s.restore(context.Background(), e)
 		if err != nil {
 			s.log.Warn("image dropped: pull it again", "image", key, "reason", err)
 			continue
 		}
-		names[key] = n
-		images[n.id] = rec
+		c.names[key] = n
+		c.images[n.id] = rec
 	}
-	s.indexMu.Lock()
-	defer s.indexMu.Unlock()
-	s.contents = contents{names, images}
-	s.onDisk = []*contents{{names, images}}
-	if len(names) < len(entries) {
-		if err := s.replaceContents(names, images); err != nil {
-			return err
-		}
-	}
-	return s.collect()
+	return c
 }
 
 // Close waits for background work and gives the directory free. Pulls must have

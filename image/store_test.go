@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -808,6 +809,63 @@ func TestDiskFull(t *testing.T) {
 	}
 	if list := s.List(); len(list) != 1 || list[0].ID != want.ID {
 		t.Errorf("images %v", list)
+	}
+}
+
+// TestRemoveFromAFullDisk removes images while somebody takes all space that becomes free.
+func TestRemoveFromAFullDisk(t *testing.T) {
+	testutil.RequireRoot(t, "mounts a small file system")
+	testutil.CheckLeaks(t)
+	reg := startRegistry(t)
+	root := t.TempDir()
+	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(root, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	s := openStore(t, filepath.Join(root, "images"), Options{})
+	var refs []string
+	for i := range 6 {
+		add(t, reg, "a", strconv.Itoa(i), tarOf(t, "f="+strings.Repeat(strconv.Itoa(i), 300_000)))
+		refs = append(refs, reg.Addr+"/a:"+strconv.Itoa(i))
+		pullImage(t, s, refs[i])
+	}
+	taken := 0
+	fill := func() {
+		t.Helper()
+		f, err := os.OpenFile(filepath.Join(root, "full"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for n := 0; err == nil; taken += n {
+			n, err = f.Write(make([]byte, 4096))
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
+	}
+	fill()
+	for i, ref := range refs {
+		if err := s.Remove(t.Context(), ref); err != nil {
+			t.Fatalf("image %d: %v", i, err)
+		}
+		if i%2 == 0 {
+			fill()
+			continue
+		}
+		before := taken
+		s = checkNothingElse(t, s)
+		fill()
+		if taken-before < 300_000 {
+			t.Errorf("image %d: its removal freed %d bytes", i, taken-before)
+		}
+	}
+	if list := s.List(); len(list) != 0 {
+		t.Errorf("left: %v", list)
 	}
 }
 

@@ -16,7 +16,6 @@ import (
 	"crypto/rand"
 	_ "crypto/sha256" // digests name their algorithm, the program must have it
 	_ "crypto/sha512"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +27,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
@@ -37,9 +35,7 @@ import (
 
 const (
 	blobsDir  = "blobs"
-	ingestDir = "ingest"          // blobs on their way in or out; emptied at start
-	nextFile  = "index.next.json" // the index that is on its way to index.json
-	maxIndex  = 64 << 20
+	ingestDir = "ingest" // blobs on their way in or out; emptied at start
 )
 
 // ErrCorrupt marks a blob whose content is not its digest's, or an index that is
@@ -53,25 +49,14 @@ type Layout struct {
 	log    *slog.Logger
 	work   sync.WaitGroup // flushIndex, and blobs that are being removed
 
-	indexMu  sync.Mutex // held over no fsync
-	next     *change    // what index.json is to be; nil: it is that
-	flushing bool       // flushIndex runs
+	indexMu   sync.Mutex // held over no fsync
+	next      *change    // what index.json is to be; nil: it is that
+	flushing  bool       // flushIndex runs
+	indexSize int64      // bytes of the newest index.next.json, for which all files of the index have room
 
 	mu    sync.Mutex
 	bytes int64 // of all blobs
 	count int64
-}
-
-// change is an index that is on its way to the device.
-type change struct {
-	index   v1.Index
-	flushed func() // told when it has arrived
-}
-
-// nextIndex is index.next.json.
-type nextIndex struct {
-	BootID string   `json:"bootID"` // of the only boot in which it counts
-	Index  v1.Index `json:"index"`
 }
 
 // Open makes or opens a layout and empties its ingest directory: the caller has
@@ -112,47 +97,16 @@ func Open(root string, log *slog.Logger) (*Layout, error) {
 			l.count++
 		}
 	}
-	return l, l.readNext()
+	return l, l.openIndex()
 }
-
-// readNext finishes what another process of this boot left on its way to index.json.
-// That of another boot may be torn, and goes.
-func (l *Layout) readNext() error {
-	data, err := os.ReadFile(l.nextPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var next nextIndex
-	if err := json.Unmarshal(data, &next); err != nil || next.BootID != l.bootID {
-		return os.Remove(l.nextPath())
-	}
-	if err := l.writeIndex(next.Index); err != nil { // a full disk is no reason not to start
-		l.log.Warn("image index not flushed: a power cut undoes its last changes", "error", err)
-		l.next = &change{next.Index, func() {}}
-		return nil
-	}
-	return os.Remove(l.nextPath())
-}
-
-func (l *Layout) nextPath() string { return filepath.Join(l.root, nextFile) }
 
 // Close finishes what is under way in the background: index.json is on the device then.
 // Nobody may call anything else by then.
 func (l *Layout) Close() error {
 	l.work.Wait()
-	if l.next != nil { // it failed
-		if err := l.writeIndex(l.next.index); err != nil {
-			return err
-		}
-		l.next.flushed()
-		l.work.Wait()
-		l.next = nil
-		_ = os.Remove(l.nextPath()) // if it stays, it says the same
-	}
-	return nil
+	err := l.closeIndex()
+	l.work.Wait() // what became garbage with it
+	return err
 }
 
 // Size of a blob; 0 if it is not there.
@@ -172,109 +126,6 @@ func (l *Layout) Usage() (bytes, inodes int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes, l.count
-}
-
-// ReadIndex gives the entries of index.json; a new layout has none.
-func ReadIndex(root string) ([]v1.Descriptor, error) {
-	path := filepath.Join(root, v1.ImageIndexFile)
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxIndex {
-		return nil, fmt.Errorf("%s: %d bytes are too many", path, info.Size())
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var index v1.Index
-	if err := json.Unmarshal(data, &index); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", path, ErrCorrupt, err)
-	}
-	return index.Manifests, nil
-}
-
-// SetIndexAside renames an index.json that cannot be read, for a person to look
-// at, and returns where to.
-func (l *Layout) SetIndexAside() (string, error) {
-	path := filepath.Join(l.root, v1.ImageIndexFile)
-	return path + ".broken", os.Rename(path, path+".broken")
-}
-
-// Index gives the entries of the index.
-func (l *Layout) Index() ([]v1.Descriptor, error) {
-	l.indexMu.Lock()
-	defer l.indexMu.Unlock()
-	if l.next != nil {
-		return l.next.index.Manifests, nil
-	}
-	return ReadIndex(l.root)
-}
-
-// SetIndex replaces all entries of the index, for this process and whichever opens the
-// layout next, and does not wait for the device: until flushed is called, from another
-// goroutine, a power cut leaves the index of before. It is not called if this one was
-// replaced before it was written, or cannot be.
-func (l *Layout) SetIndex(entries []v1.Descriptor, flushed func()) error {
-	if entries == nil {
-		entries = []v1.Descriptor{} // the specification wants the field
-	}
-	index := v1.Index{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: entries,
-	}
-	data, err := json.Marshal(nextIndex{l.bootID, index})
-	if err != nil {
-		return err
-	}
-	l.indexMu.Lock()
-	defer l.indexMu.Unlock()
-	if err := atomicfile.WriteVolatile(l.nextPath(), data, 0o600); err != nil {
-		return err
-	}
-	l.next = &change{index, flushed}
-	if !l.flushing {
-		l.flushing = true
-		l.work.Go(l.flushIndex)
-	}
-	return nil
-}
-
-// flushIndex makes index.json the index of now, until nobody has changed it meanwhile.
-func (l *Layout) flushIndex() {
-	l.indexMu.Lock()
-	defer l.indexMu.Unlock()
-	defer func() { l.flushing = false }()
-	for l.next != nil {
-		next := l.next
-		l.indexMu.Unlock()
-		err := l.writeIndex(next.index)
-		if err == nil {
-			next.flushed()
-		}
-		l.indexMu.Lock()
-		switch {
-		case l.next != next:
-		case err != nil:
-			l.log.Warn("image index not flushed: a power cut undoes its last changes", "error", err)
-			return
-		default:
-			l.next = nil
-			_ = os.Remove(l.nextPath()) // if it stays, it says the same
-		}
-	}
-}
-
-// writeIndex replaces index.json and waits for the device.
-func (l *Layout) writeIndex(index v1.Index) error {
-	data, err := json.Marshal(index)
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(filepath.Join(l.root, v1.ImageIndexFile), data, 0o600)
 }
 
 func blobPath(root string, d digest.Digest) string {

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -92,8 +93,16 @@ func setIndex(t *testing.T, l *Layout, entries []v1.Descriptor) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(l.nextPath()); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%s stays: %v", nextFile, err)
+	checkNoNext(t, l)
+}
+
+// checkNoNext sees to it that index.next.json counts no more.
+func checkNoNext(t *testing.T, l *Layout) {
+	t.Helper()
+	data, err := os.ReadFile(l.nextPath())
+	var next nextIndex
+	if err != nil || json.Unmarshal(data, &next) == nil && next.BootID == l.bootID {
+		t.Errorf("%s is %s, %v", nextFile, data, err)
 	}
 }
 
@@ -136,9 +145,7 @@ func TestIndexOnItsWay(t *testing.T) {
 			if err != nil || len(have) != 1 || have[0].Digest != c.want {
 				t.Errorf("index.json: %v, %v", have, err)
 			}
-			if _, err := os.Stat(l.nextPath()); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("%s stays: %v", nextFile, err)
-			}
+			checkNoNext(t, l)
 		})
 	}
 }

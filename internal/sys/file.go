@@ -65,6 +65,43 @@ func ReadFile(path string, limit int) ([]byte, error) {
 	}
 }
 
+// OpenInPlace opens a file to be written, made if need be. What is written over a part of
+// it takes no space, on btrfs neither if it was made here (FS_NOCOW_FL, ioctl_iflags(2)).
+func OpenInPlace(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	const noCopyOnWrite = 0x800000 // FS_NOCOW_FL of linux/fs.h
+	if flags, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil && flags&noCopyOnWrite == 0 {
+		// Refused by file systems that have no such flag, and for a file with content.
+		_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, flags|noCopyOnWrite)
+	}
+	return f, nil
+}
+
+// SetBlocksAside gives a file blocks for its first n bytes, whatever its size: writing them
+// takes no space (fallocate(2)). On a file system that cannot do that, nothing happens.
+func SetBlocksAside(f *os.File, n int64) error {
+	const blockSize = 512 // of st_blocks (stat(2))
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	if st.Blocks*blockSize >= n {
+		return nil
+	}
+	for {
+		switch err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, n); err {
+		case nil, unix.EOPNOTSUPP, unix.ENOSYS:
+			return nil
+		case unix.EINTR:
+		default:
+			return &os.PathError{Op: "fallocate", Path: f.Name(), Err: err}
+		}
+	}
+}
+
 // WriteNewFile makes a file of data. It fails if path is there already.
 func WriteNewFile(path string, data []byte, perm uint32) error {
 	fd, err := open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, perm)
