@@ -83,8 +83,7 @@ func (e *Error) Error() string {
 	case e.Errno == unix.ELOOP && e.Op.C&abi.ResolveNoSymlinks != 0:
 		return e.Op.Where() + ": must be mounted on ordinary directory or file, and this is, or is below, a symbolic link"
 	case e.Op.Do == plan.OpSched && e.Errno == unix.EPERM:
-		return e.Op.Where() + ": " + e.Call + ": " + e.Errno.Error() +
-			" (it takes CAP_SYS_NICE; and a deadline process scheduler can't be used together with AllowedCPUs, linux.resources.cpu.cpus)"
+		return e.Op.Where() + ": " + e.Call + ": " + e.Errno.Error() + schedulerHint(e.Op.Nums[0])
 	case e.Op.Do == plan.OpSetattr && e.Op.A&abi.MountAttrIdmap != 0 && e.Errno == unix.EINVAL:
 		return fmt.Sprintf("%s: idmap: %s: %s (does the source's file system take id mappings?)", e.Op.Where(), e.Call, e.Errno.Error())
 	case e.Op.Field == "process.cwd" && e.Op.Do == plan.OpOpen: // the first half of it
@@ -95,6 +94,17 @@ func (e *Error) Error() string {
 		return fmt.Sprintf("%s: %s: %s (%s)", e.Op.Where(), e.Call, e.Errno.Error(), e.Text)
 	}
 	return fmt.Sprintf("%s: %s: %s", e.Op.Where(), e.Call, e.Errno.Error())
+}
+
+// schedulerHint says why sched_setattr(2) may have been refused to root, too.
+func schedulerHint(policy uint64) string {
+	switch policy {
+	case unix.SCHED_DEADLINE:
+		return " (it takes CAP_SYS_NICE; and a deadline process scheduler can't be used together with AllowedCPUs, linux.resources.cpu.cpus)"
+	case unix.SCHED_FIFO, unix.SCHED_RR:
+		return " (it takes CAP_SYS_NICE; and on cgroup version 1 a real-time budget, linux.resources.cpu.realtimeRuntime, which the cgroups above must have too)"
+	}
+	return " (it takes CAP_SYS_NICE)"
 }
 
 func (e *Error) Unwrap() error { return e.Errno }

@@ -47,6 +47,17 @@ func TestAFailingOperationIsNamed(t *testing.T) {
 	}
 }
 
+// EPERM of sched_setattr(2) has other causes than a lacking capability, by policy.
+func TestARefusedSchedulerSaysWhatItTakes(t *testing.T) {
+	for policy, want := range map[uint64]string{unix.SCHED_FIFO: "linux.resources.cpu.realtimeRuntime",
+		unix.SCHED_RR: "linux.resources.cpu.realtimeRuntime", unix.SCHED_DEADLINE: "linux.resources.cpu.cpus", unix.SCHED_BATCH: "(it takes CAP_SYS_NICE)"} {
+		e := Error{Op: &plan.Op{Do: plan.OpSched, Field: "process.scheduler", Nums: []uint64{policy}}, Call: "sched_setattr", Errno: syscall.EPERM}
+		if got := e.Error(); !strings.HasPrefix(got, "process.scheduler: sched_setattr: operation not permitted (it takes CAP_SYS_NICE") || !strings.Contains(got, want) {
+			t.Errorf("policy %d: %s", policy, got)
+		}
+	}
+}
+
 func TestAllowedErrorsSkipsAndExec(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
