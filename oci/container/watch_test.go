@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/internal/testutil"
 )
 
 // watcherEnv makes the test binary, inside a container, one that looks into every
@@ -126,6 +127,7 @@ func statusWord(pid, field string) uint64 {
 // same user may do. With CAP_SYS_PTRACE not being dumpable does not help; what
 // runc 1.5 has there is the memory of a process with all capabilities.
 func TestJoinerHasNothingOfTheHost(t *testing.T) {
+	testutil.RequireStatic(t)
 	inSealed := sealed(t)
 	for _, capability := range []string{"", "CAP_SYS_PTRACE"} {
 		t.Run("with "+capability, func(t *testing.T) {

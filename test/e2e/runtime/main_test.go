@@ -118,6 +118,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	t.Helper()
 	testutil.RequireRoot(t, "containers are root's to make")
+	testutil.RequireStatic(t)
 	root, err := os.MkdirTemp("/run", "strake-e2e-runtime-")
 	if err != nil {
 		t.Fatal(err)
