@@ -188,6 +188,9 @@ func (r *containerRecord) ended(e client.Exit) {
 	if e.At.IsZero() {
 		r.FinishedAt = time.Now().UTC().Round(0)
 	}
+	if r.StartedAt.IsZero() { // the disk was full when it was, and the daemon was killed
+		r.StartedAt = e.StartedAt.UTC()
+	}
 	switch {
 	case e.OOMKilled:
 		r.Reason = ReasonOOMKilled

@@ -87,7 +87,7 @@ func (m *Manager) recordExit(c *container, exit client.Exit) {
 	started := m.startedUnseen(c)
 	// The file knows more than the rpc: whether memory ran out, or nobody saw it.
 	if e, err := client.ReadExit(m.containerState(c.pod.id, c.id)); err == nil {
-		exit.OOMKilled, exit.Signal, exit.Lost, exit.Forbidden = e.OOMKilled, e.Signal, e.Lost, e.Forbidden
+		exit.OOMKilled, exit.Signal, exit.Lost, exit.StartedAt, exit.Forbidden = e.OOMKilled, e.Signal, e.Lost, e.StartedAt, e.Forbidden
 	}
 	var forbidden map[string]uint64
 	if c.record.CountForbidden { // since its birth

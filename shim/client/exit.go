@@ -31,6 +31,7 @@ type Exit struct {
 	OOMKilled bool      `json:"oomKilled"`
 	Pid       int       `json:"pid"`
 	Lost      bool      `json:"lost,omitempty"`
+	StartedAt time.Time `json:"startedAt,omitzero"`  // zero: never, or not known
 	Forbidden bool      `json:"forbidden,omitempty"` // killed for calls that its seccomp profile forbids
 }
 

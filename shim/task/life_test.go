@@ -54,7 +54,7 @@ func TestLife(t *testing.T) {
 	if e := b.wait(); e.Status != 137 || time.Since(e.At) > time.Minute {
 		t.Errorf("exit: %+v", e)
 	}
-	if e, err := client.ReadExit(b.bundle); err != nil || e.Status != 137 || e.Signal != 9 || e.OOMKilled {
+	if e, err := client.ReadExit(b.bundle); err != nil || e.Status != 137 || e.Signal != 9 || e.OOMKilled || e.StartedAt.IsZero() || e.StartedAt.After(e.At) {
 		t.Errorf("exit.json: %+v, %v", e, err)
 	}
 	if err := p.monitor.Kill(ctx, b.id, "", syscall.SIGTERM, false); !errors.Is(err, client.ErrNotRunning) {

@@ -167,6 +167,7 @@ type exitRecord struct {
 	OOMKilled  bool      `json:"oomKilled"`
 	Pid        int       `json:"pid"`
 	Lost       bool      `json:"lost,omitempty"`      // nobody has seen it: ExitStatus is a guess
+	StartedAt  time.Time `json:"startedAt,omitzero"`  // zero: never; a straked with a full disk has no other record of it
 	Forbidden  bool      `json:"forbidden,omitempty"` // killed for calls that its seccomp profile forbids
 }
 
@@ -174,7 +175,10 @@ type exitRecord struct {
 // is below /run and dies with the boot, as the container does.
 func (t *task) writeExit(e reap.Exit) {
 	t.mu.Lock()
-	record := exitRecord{e.Status, e.Signal, e.At.UTC(), t.oomKilled, e.Pid, t.init.lost, t.forbade && e.Signal == int(syscall.SIGKILL)}
+	record := exitRecord{
+		ExitStatus: e.Status, Signal: e.Signal, ExitedAt: e.At.UTC(), OOMKilled: t.oomKilled, Pid: e.Pid, Lost: t.init.lost,
+		StartedAt: t.init.startedAt.UTC(), Forbidden: t.forbade && e.Signal == int(syscall.SIGKILL),
+	}
 	t.mu.Unlock()
 	data, err := json.Marshal(record)
 	if err == nil {
