@@ -225,6 +225,14 @@ func TestCapabilityWarnings(t *testing.T) {
 	}
 }
 
+// misspell gives the config a profile with a name that no kernel knows, and crun's
+// annotation that value.
+func misspell(s *specs.Spec, annotation string) {
+	s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"read", "raed"}, Action: specs.ActErrno}}}
+	s.Annotations = map[string]string{UnknownCallsAnnotation: annotation}
+}
+
 func TestRefusals(t *testing.T) {
 	for _, tt := range []struct {
 		change func(*specs.Spec, *Host)
@@ -258,6 +266,9 @@ func TestRefusals(t *testing.T) {
 		}, `option "what" is not one of a bind mount`},
 		{func(s *specs.Spec, h *Host) { s.Process.ApparmorProfile, h.AppArmor = "p", false }, `process.apparmorProfile (p): AppArmor is not enabled`},
 		{func(s *specs.Spec, h *Host) { s.Process.SelinuxLabel, h.SELinux = "l", false }, `process.selinuxLabel (l): SELinux is not enabled`},
+		{func(s *specs.Spec, _ *Host) { misspell(s, "1") }, `linux.seccomp.syscalls[0].names[1]: unknown system call "raed"`},
+		{func(s *specs.Spec, _ *Host) { misspell(s, "0") }, ""},
+		{func(s *specs.Spec, _ *Host) { misspell(s, "") }, ""},
 		{func(s *specs.Spec, _ *Host) { s.Linux.RootfsPropagation = "wild" }, `linux.rootfsPropagation (wild): unknown propagation`},
 		{func(s *specs.Spec, _ *Host) { s.Process.Scheduler = &specs.Scheduler{Policy: "X"} }, `process.scheduler (X): unknown policy`},
 		{func(s *specs.Spec, _ *Host) {

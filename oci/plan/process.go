@@ -416,11 +416,34 @@ var stubCalls = []struct {
 	{"write", [6]uint64{3}},
 }
 
+// UnknownCallsAnnotation refuses a seccomp profile that names a system call which is not
+// known, instead of skipping the name: crun's.
+const UnknownCallsAnnotation = "run.oci.seccomp_fail_unknown_syscall"
+
+// unknownCalls looks for such a name, if the annotation asks for that.
+func (b *builder) unknownCalls(cfg *specs.LinuxSeccomp) error {
+	if v := b.spec.Annotations[UnknownCallsAnnotation]; v == "" || v == "0" {
+		return nil
+	}
+	for i, s := range cfg.Syscalls {
+		for j, name := range s.Names {
+			if !seccomp.Known(name) {
+				b.atf("linux.seccomp.syscalls[%d].names[%d]", i, j)
+				return b.errorf("unknown system call %q, and the annotation %s refuses those", name, UnknownCallsAnnotation)
+			}
+		}
+	}
+	return nil
+}
+
 // seccompFilter compiles the profile.
 func (b *builder) seccompFilter() (*Op, error) {
 	cfg := b.spec.Linux.Seccomp
 	if cfg == nil {
 		return nil, nil
+	}
+	if err := b.unknownCalls(cfg); err != nil {
+		return nil, err
 	}
 	b.at("linux.seccomp", "")
 	prog, err := seccomp.Compile(cfg, specs.Arch(b.host.Arch))

@@ -143,3 +143,10 @@ var multiplexed = [...]struct {
 	{"socket", "socketcall", 1},
 	{"socketpair", "socketcall", 8},
 }
+
+// Known says whether any of the architectures here has a system call of that name.
+// Compile skips the names that none has.
+func Known(name string) bool {
+	_, ok := lookup(name)
+	return ok
+}
