@@ -113,31 +113,50 @@ func runTraced(t *testing.T, program string, args []string) (out string, code in
 	return stdout.String() + strings.Join(lines, "\n"), cmd.ProcessState.ExitCode(), len(lines) < before
 }
 
-// TestEarlyCalls: the code that runs before Go's runtime calls nothing of it but what
-// copies, compares and fails. Failing would end the program.
+// TestEarlyCalls: the code that runs before Go's runtime, with what it calls of launch,
+// calls nothing of it but what copies, compares and fails. Failing would end the program.
 func TestEarlyCalls(t *testing.T) {
 	program := withEntry(t)
-	out, err := exec.Command("go", "tool", "objdump", "-s", `strake/oci/early\.`, program).Output()
+	out, err := exec.Command("go", "tool", "objdump", "-s", `strake/oci/(early|launch)\.`, program).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const own = "github.com/strake-containers/strake/oci/early."
-	allowed := []string{"runtime.memequal", "runtime.memmove", "runtime.panic", "runtime.gcWriteBarrier", "runtime.morestack", "runtime.duff",
-		"runtime.memclrNoHeapPointers", "syscall.RawSyscall6", own}
-	calls := 0
+	calls := map[string][]string{}
+	function := ""
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
-		i := slices.Index(fields, "CALL")
-		if i < 0 || i+1 == len(fields) {
-			continue
+		if len(fields) > 1 && fields[0] == "TEXT" {
+			function = strings.TrimSuffix(fields[1], "(SB)")
+			calls[function] = nil
 		}
-		calls++
-		to := fields[i+1]
-		if !slices.ContainsFunc(allowed, func(prefix string) bool { return strings.HasPrefix(to, prefix) }) {
-			t.Errorf("calls %s: %s", to, strings.Join(fields[:2], " "))
+		if i := slices.Index(fields, "CALL"); i >= 0 && i+1 < len(fields) {
+			calls[function] = append(calls[function], strings.TrimSuffix(fields[i+1], "(SB)"))
 		}
 	}
-	if calls < 10 {
-		t.Errorf("only %d calls found", calls)
+	allowed := []string{"runtime.memequal", "runtime.memmove", "runtime.panic", "runtime.gcWriteBarrier", "runtime.morestack", "runtime.duff",
+		"runtime.memclrNoHeapPointers", "syscall.RawSyscall"}
+	var todo []string
+	for f := range calls {
+		if strings.Contains(f, "/oci/early.") {
+			todo = append(todo, f)
+		}
+	}
+	seen := map[string]bool{}
+	for ; len(todo) > 0; todo = todo[1:] {
+		if seen[todo[0]] {
+			continue
+		}
+		seen[todo[0]] = true
+		for _, to := range calls[todo[0]] {
+			if _, ours := calls[to]; ours {
+				todo = append(todo, to)
+			} else if !slices.ContainsFunc(allowed, func(prefix string) bool { return strings.HasPrefix(to, prefix) }) {
+				t.Errorf("%s calls %s", todo[0], to)
+			}
+		}
+	}
+	const kept = "github.com/strake-containers/strake/oci/launch.(*Kept).Run"
+	if len(seen) < 30 || !seen[kept] {
+		t.Errorf("only %d functions found, %s: %v", len(seen), kept, seen[kept])
 	}
 }

@@ -80,7 +80,7 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		ConsoleSocket: e.consoleSocket, PidFile: e.pidFile, CgroupSub: e.cgroup, Trace: a.log.tracer(),
 	}
-	if o.Process, o.Spec, err = e.processOf(box, args[1:]); err != nil {
+	if o.Process, o.Spec, o.Keep, err = e.processOf(box, args[1:]); err != nil {
 		return err
 	}
 	o.Process.Env = append(o.Process.Env, activation()...)
@@ -89,6 +89,9 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	}
 	if o.ExtraFiles, err = a.extraFiles(e.preserveFDs); err != nil {
 		return err
+	}
+	if !e.isPlain() || activated() > 0 {
+		o.Keep = ""
 	}
 
 	// 3. It runs.
@@ -127,6 +130,14 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	return exitStatus{code: code}
 }
 
+// isPlain says whether the process is the file's, or the container's own with another
+// command, and nothing else than descriptors is asked of its start.
+func (e *execFlags) isPlain() bool {
+	return e.cwd == "" && e.user == "" && e.apparmor == "" && e.label == "" && e.consoleSocket == "" && e.pidfdSocket == "" &&
+		len(e.env) == 0 && len(e.caps) == 0 && len(e.groups) == 0 && len(e.cgroup) == 0 &&
+		!e.tty && !e.noNewPrivs && !e.ignorePaused && e.preserveFDs == 0 && e.timeout == 0
+}
+
 // executable says in runc's words why a container takes no process.
 func executable(box *container.Container, ignorePaused bool) error {
 	state, err := box.State()
@@ -143,34 +154,33 @@ func executable(box *container.Container, ignorePaused bool) error {
 }
 
 // processOf is the process of the file, or of the flags on top of the
-// container's own; then it returns the container's config too.
-func (e *execFlags) processOf(box *container.Container, args []string) (*specs.Process, *specs.Spec, error) {
+// container's own; then it returns the container's config too. Asked is what of the
+// command line says so, as oci/early has it.
+func (e *execFlags) processOf(box *container.Container, args []string) (p *specs.Process, s *specs.Spec, asked string, err error) {
 	if e.process != "" {
 		if st, err := os.Stat(e.process); err != nil || !st.Mode().IsRegular() {
 			// What can be read only once must not be read before we know that we
 			// need not begin again.
 			if err := container.Seal(); err != nil {
-				return nil, nil, err
+				return nil, nil, "", err
 			}
 		}
 		data, err := readInput(e.process)
 		if err != nil {
-			return nil, nil, fmt.Errorf("--process: %w", err)
+			return nil, nil, "", fmt.Errorf("--process: %w", err)
 		}
-		p, err := spec.DecodeProcess(data)
-		if err != nil {
-			return nil, nil, fmt.Errorf("--process %s: %w", e.process, err)
+		if p, err = spec.DecodeProcess(data); err != nil {
+			return nil, nil, "", fmt.Errorf("--process %s: %w", e.process, err)
 		}
-		return p, nil, nil
+		return p, nil, "p" + string(data), nil
 	}
 	if len(args) == 0 {
-		return nil, nil, errors.New("exec: a command is wanted, or --process")
+		return nil, nil, "", errors.New("exec: a command is wanted, or --process")
 	}
-	s, err := box.Spec()
-	if err != nil {
-		return nil, nil, err
+	if s, err = box.Spec(); err != nil {
+		return nil, nil, "", err
 	}
-	p := s.Process
+	p = s.Process
 	p.Args = args
 	p.Terminal = e.tty
 	p.ConsoleSize = nil
@@ -188,17 +198,17 @@ func (e *execFlags) processOf(box *container.Container, args []string) (*specs.P
 	e.addCapabilities(p)
 	if e.user != "" {
 		if p.User.UID, p.User.GID, err = parseUser(e.user, p.User.GID); err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 	}
 	for _, group := range e.groups {
 		gid, err := parseID(group)
 		if err != nil {
-			return nil, nil, fmt.Errorf("--additional-gids: %w", err)
+			return nil, nil, "", fmt.Errorf("--additional-gids: %w", err)
 		}
 		p.User.AdditionalGids = append(p.User.AdditionalGids, gid)
 	}
-	return p, s, nil
+	return p, s, "a" + strings.Join(args, "\x00") + "\x00", nil
 }
 
 // addCapabilities never makes one inheritable, as runc since CVE-2022-29162. It

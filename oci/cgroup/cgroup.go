@@ -321,6 +321,15 @@ func (c *Cgroup) JoinFiles() []string {
 	return files
 }
 
+// DirV2 is the v2 directory, or "" where no v2 hierarchy is mounted.
+func (c *Cgroup) DirV2() string {
+	h, ok := c.v2()
+	if !ok {
+		return ""
+	}
+	return c.dir(h)
+}
+
 // OpenV2 opens the v2 directory for clone3's CLONE_INTO_CGROUP, which joins
 // without any wait. Together with JoinFiles it covers every hierarchy. The
 // caller closes the file. It is nil, without an error, where no v2 hierarchy is

@@ -129,6 +129,9 @@ type ExecOptions struct {
 	CgroupSub             []string    // cgroups below the container's: see cgroup.Sub
 	PidFile               string
 	Trace                 func(string) // as in CreateOptions
+	// Keep is all that the caller was asked for, if that made nothing but Process and
+	// the standard files: the program is kept for who asks for the same again (ADR 45).
+	Keep string
 }
 
 // Process is a new process of a container, a child of this process.

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
@@ -44,10 +46,15 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	defer func() { _ = pidfd.Close() }()
 
 	// 2. The program.
-	prog, cg, err := c.compileExec(r, &o)
+	prog, cg, h, err := c.compileExec(r, &o)
 	if err != nil {
 		return nil, err
 	}
+	prepared, err := launch.Prepare(prog)
+	if err != nil {
+		return nil, err
+	}
+	defer prepared.Close()
 	trace(o.Trace, prog)
 	in := newInputs(o.Stdin, o.Stdout, o.Stderr, o.ExtraFiles)
 	defer in.close()
@@ -66,9 +73,13 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	// 3. The process.
 	proc := &Process{}
 	undo.Push("close console", func() error { return closeFile(proc.Console) })
+	once := prepared
 	child, err := in.born(cg, r.Pid, len(o.CgroupSub) > 0, func(cgroupFD int) (*launch.Process, error) {
+		first := once
+		once = nil
 		return launch.Run(ctx, launch.Request{
 			Program:  prog,
+			Prepared: first,
 			Files:    in.fds,
 			CgroupFD: cgroupFD,
 			Sync:     (&answers{prog: prog}).sync, // it sends no mounts
@@ -95,8 +106,30 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	if err := writePidFile(o.PidFile, proc.Pid); err != nil {
 		return nil, err
 	}
+	if o.Keep != "" && len(proc.Warnings) == 0 && len(r.Resctrl) == 0 {
+		c.keep(prepared, prog, cg, launch.KeepOptions{Request: stdioText(o.Stdin, o.Stdout, o.Stderr) + o.Keep, NoFile: h.NoFile.Hard})
+	}
 	undo.Release()
 	return proc, nil
+}
+
+// keep leaves a program to who asks for the same again. That it cannot be is no matter.
+func (c *Container) keep(p *launch.Prepared, prog *plan.Program, cg *cgroup.Cgroup, o launch.KeepOptions) {
+	o.CgroupDir = cg.DirV2()
+	if file := launch.Keep(p, prog, o); file != nil {
+		_ = atomicfile.WriteVolatile(filepath.Join(c.dir, launch.KeptName(o.Request)), file, 0o600)
+	}
+}
+
+// stdioText is what a kept program knows of the standard files, as oci/early has it.
+func stdioText(files ...*os.File) string {
+	text := []byte("---")
+	for i, own := range ownStdio(files...) {
+		if own {
+			text[i] = 'o'
+		}
+	}
+	return string(text)
 }
 
 // endingGrace is how long a container may take to show that it is ending. Its
@@ -126,39 +159,36 @@ func ending(ctx context.Context, r *record, pidfd *os.File, err error) bool {
 // flagExiting is PF_EXITING.
 const flagExiting = 0x4
 
-func (c *Container) compileExec(r *record, o *ExecOptions) (*plan.Program, *cgroup.Cgroup, error) {
+func (c *Container) compileExec(r *record, o *ExecOptions) (prog *plan.Program, cg *cgroup.Cgroup, h plan.Host, err error) {
 	s := o.Spec
 	if s == nil {
-		var err error
 		if s, err = c.Spec(); err != nil {
-			return nil, nil, err
+			return nil, nil, h, err
 		}
 	}
 	if o.Process == nil {
-		return nil, nil, errors.New("no process given")
+		return nil, nil, h, errors.New("no process given")
 	}
 	p, err := fillProcess(o.Process, s)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, h, err
 	}
-	cg, err := c.cgroupOf(r)
-	if err != nil {
-		return nil, nil, err
+	if cg, err = c.cgroupOf(r); err != nil {
+		return nil, nil, h, err
 	}
 	if len(o.CgroupSub) > 0 {
 		if cg, err = cg.Sub(o.CgroupSub); err != nil {
-			return nil, nil, err
+			return nil, nil, h, err
 		}
 	}
-	h, err := hostFacts()
-	if err != nil {
-		return nil, nil, err
+	if h, err = hostFacts(); err != nil {
+		return nil, nil, h, err
 	}
-	prog, err := plan.Exec(s, p, h, plan.Config{
+	prog, err = plan.Exec(s, p, h, plan.Config{
 		ID: c.id, Bundle: r.Bundle, CgroupPath: cg.Path(), CgroupJoin: cg.JoinFiles(), ExtraFiles: len(o.ExtraFiles),
 		OwnStdio: ownStdio(o.Stdin, o.Stdout, o.Stderr),
 	})
-	return prog, cg, err
+	return prog, cg, h, err
 }
 
 // fillProcess is a process with what it leaves out taken from the container's.

@@ -9,11 +9,19 @@ import (
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/oci/launch"
 )
 
 func TestSpecVersion(t *testing.T) {
 	if specVersion != specs.Version {
 		t.Errorf("state shows %s, the specification is %s", specVersion, specs.Version)
+	}
+}
+
+func TestKeptNames(t *testing.T) {
+	if got, want := launch.KeptNames(), [...]string{kept0, kept1, kept2, kept3}; got != want {
+		t.Errorf("delete knows %q, there are %q", want, got)
 	}
 }
 
@@ -30,6 +38,13 @@ func TestParse(t *testing.T) {
 		{"--root=/r kill a SIGRTMIN+1", command{}},
 		{"--root=/r kill a 65", command{}},
 		{"--root=/r kill --all a", command{}},
+		{"--root=/r exec a true", command{root: "/r", verb: "exec", id: "a"}},
+		{"--root=/r exec -d --process=p --pid-file f a", command{root: "/r", verb: "exec", id: "a"}},
+		{"--root=/r exec a", command{}},
+		{"--root=/r exec -t a true", command{}},
+		{"--root=/r exec --process - a", command{}},
+		{"--root=/r exec --detach=true a true", command{}},
+		{"--root=/r exec --env A=b a true", command{}},
 		{"--root=/r state", command{}},
 		{"--root=/r state a b", command{}},
 		{"--root=/r state ../a", command{}},

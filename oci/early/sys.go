@@ -49,7 +49,7 @@ func wait(fd uintptr, event int16) bool {
 type path struct{ name [1024]byte }
 
 // paths are those of one run.
-var paths struct{ state, log, stat, cgroup, dir, file path }
+var paths struct{ state, log, stat, cgroup, dir, file, pidFile, temp path }
 
 // set joins the parts. It fails if they are too long.
 func (p *path) set(a, b, c, d string) bool {

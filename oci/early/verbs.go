@@ -10,6 +10,12 @@ const (
 	stateFile  = "state.json"
 	configFile = "config.json"
 	gateSocket = "start.sock"
+
+	// launch.KeptNames
+	kept0 = "exec.0"
+	kept1 = "exec.1"
+	kept2 = "exec.2"
+	kept3 = "exec.3"
 )
 
 // specVersion is specs.Version, which is put together when a program starts.
@@ -178,11 +184,7 @@ func (c *command) delete(r *record) bool {
 		return false
 	}
 	_, _ = call(syscall.SYS_UNLINKAT, atFDCWD, paths.state.at(), 0, 0) // what stays fails the last step
-	for i := range 2 {
-		name := "/" + configFile
-		if i == 1 {
-			name = "/" + gateSocket
-		}
+	for _, name := range [...]string{"/" + configFile, "/" + gateSocket, "/" + kept0, "/" + kept1, "/" + kept2, "/" + kept3} {
 		if !paths.file.set(c.root, "/", c.id, name) {
 			return false
 		}
@@ -245,12 +247,12 @@ func (c *command) onlyOurs() bool {
 			return false
 		}
 		switch name[:end] {
-		case ".", "..", stateFile, configFile, gateSocket:
+		case ".", "..", stateFile, configFile, gateSocket, kept0, kept1, kept2, kept3:
 		default:
 			return false
 		}
 		at += size
 	}
-	const most = 5
+	const most = 9
 	return few <= most
 }

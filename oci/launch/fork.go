@@ -34,6 +34,8 @@ type cloneArgs struct {
 	cgroup     uint64
 }
 
+const parentTID = 24 // offset in cloneArgs
+
 // forkArgs is what fork needs beside the image.
 type forkArgs struct {
 	clone cloneArgs

@@ -361,7 +361,6 @@ func (c *conversation) fork() error {
 		progress: uintptr(unsafe.Pointer(unsafe.SliceData(c.progress))),
 	}
 	if m.forkAt != 0 {
-		const parentTID = 24 // offset in struct clone_args
 		binary.NativeEndian.PutUint64(m.mem[m.forkArgs+parentTID:], uint64(f.child.progress)+siblingAt)
 	}
 	f.memory.add(0, f.child.code, f.child.ncode*unsafe.Sizeof(instr{}))

@@ -121,20 +121,22 @@ func lower(p *plan.Program, self fileID, viaStub bool) (*image, error) {
 	return l.image, nil
 }
 
-// keepOnly has the child close every descriptor but those in keep (ascending).
+// keepOnly has the child close every descriptor but those in keep (ascending). It needs
+// no Go runtime.
 func (m *image) keepOnly(keep []int) {
 	i, next := m.closing, 0
-	closeRange := func(first, last uintptr) {
-		m.code[i].code, m.code[i].args = unix.SYS_CLOSE_RANGE, [6]uintptr{first, last}
-		i++
-	}
 	for _, fd := range keep {
 		if fd > next {
-			closeRange(uintptr(next), uintptr(fd-1))
+			m.code[i].closeRange(uintptr(next), uintptr(fd-1))
+			i++
 		}
 		next = fd + 1
 	}
-	closeRange(uintptr(next), uintptr(^uint32(0)))
+	m.code[i].closeRange(uintptr(next), uintptr(^uint32(0)))
+}
+
+func (in *instr) closeRange(first, last uintptr) {
+	in.code, in.args = unix.SYS_CLOSE_RANGE, [6]uintptr{first, last}
 }
 
 // checkRegisters makes sure that a program, which may come from a file, touches

@@ -136,6 +136,9 @@ func (b *bench) scenarios() []scenario {
 		{"create", 0, nil, timed("create", "--bundle", bundle("sleep")), remove},
 		{"start", 0, one("create", "--bundle", bundle("sleep")), timed("start"), remove},
 		{"exec", 0, sleeping, func(r *runtime, id string) []string { return r.command("exec", id, "/bin/true") }, remove},
+		{"exec again", 0, func(r *runtime, id string) [][]string {
+			return [][]string{r.command("run", "--detach", "--bundle", bundle("sleep"), id), r.command("exec", id, "/bin/true")}
+		}, func(r *runtime, id string) []string { return r.command("exec", id, "/bin/true") }, remove},
 		{"state", 0, sleeping, timed("state"), remove},
 		{"kill", 0, sleeping, func(r *runtime, id string) []string { return r.command("kill", id, "KILL") }, remove},
 		{"delete", 0, func(r *runtime, id string) [][]string {

@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 // inside is what runs in a container.
 func inside(args []string) int {
 	switch args[0] {
+	case "kill-self":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
 	case "exit":
 		n, _ := strconv.Atoi(args[1])
 		return n

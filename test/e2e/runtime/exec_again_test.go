@@ -1,0 +1,211 @@
+package runtime
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/strake-containers/strake/oci/launch"
+)
+
+// again is an exec that tells whether Go's runtime has started.
+func (h *host) again(args ...string) (r result, started bool) {
+	h.t.Helper()
+	cmd := h.command(append([]string{"exec"}, args...)...)
+	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+	r = h.finish(cmd)
+	var own []string
+	for line := range strings.Lines(r.err) {
+		if strings.HasPrefix(line, "init ") {
+			started = true
+		} else {
+			own = append(own, line)
+		}
+	}
+	r.err = strings.Join(own, "")
+	return r, started
+}
+
+// TestExecAgain: what has been asked for before is done without Go's runtime, and is the
+// same in all that can be seen of it.
+func TestExecAgain(t *testing.T) {
+	h := newHost(t)
+	h.must("run", "--detach", "--bundle", h.bundle(nil, "sleep"), "a")
+	defer h.must("delete", "--force", "a")
+	process := filepath.Join(h.root, "process.json")
+	data, err := json.Marshal(&specs.Process{
+		Args: []string{"/inside", "status", "CapEff"}, Cwd: "/tmp", Env: []string{"STRAKE_E2E_INSIDE=1"},
+		User: specs.User{UID: 5, GID: 6, AdditionalGids: []uint32{7}}, NoNewPrivileges: true,
+		Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL"}, Effective: []string{"CAP_KILL"}, Permitted: []string{"CAP_KILL"}, Ambient: nil},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(process, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"a", "/inside", "exit", "42"},
+		{"a", "/inside", "echo", "said"},
+		{"a", "/inside", "cgroups"},
+		{"a", "/inside", "status", "NoNewPrivs"},
+		{"a", "/inside", "descriptors"},
+		{"a", "/inside", "slack"},
+		{"a", "/inside", "keyrings"},
+		{"a", "/inside", "limits"},
+		{"a", "/inside", "env", "HOME"},
+		{"--process", process, "a"},
+	} {
+		first := h.do(append([]string{"exec"}, args...)...)
+		if second, started := h.again(args...); started || second.code != first.code || second.err != first.err || second.out != first.out {
+			t.Errorf("%s: Go's runtime starts: %v; %+v, first %+v", args, started, second, first)
+		}
+	}
+
+	// Another process in the same file, and a file that can be read only once.
+	if err := os.WriteFile(process, []byte(strings.Replace(string(data), "CapEff", "CapBnd", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, started := h.again("--process", process, "a"); !started || !strings.HasPrefix(r.out, "CapBnd:") {
+		t.Errorf("another process: Go's runtime starts: %v, %+v", started, r)
+	}
+	cmd := exec.Command("sh", "-c", `cat "$0" | "$@"`, process, program, "--root", filepath.Join(h.root, "state"), "exec", "--process", "/dev/stdin", "a")
+	if r := h.finish(cmd); r.code != 0 || !strings.HasPrefix(r.out, "CapBnd:") {
+		t.Errorf("a process from a pipe: %+v", r)
+	}
+
+	// A pipe is given to the process's user, a file is not: another program.
+	want := h.must("exec", "a", "/inside", "echo", "x")
+	for range 2 {
+		cmd := h.command("exec", "a", "/inside", "echo", "x")
+		if got, err := cmd.Output(); err != nil || string(got) != want {
+			t.Errorf("into a pipe: %q, %v", got, err)
+		}
+	}
+
+	// The program disappears, and is not to be executed: the words are Go's.
+	const goesAway = "/tmp/goes-away"
+	rootfs := h.state("a").Rootfs
+	self, err := os.ReadFile(filepath.Join(rootfs, "inside"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(rootfs+goesAway, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.must("exec", "a", goesAway, "exit", "0")
+	if r, started := h.again("a", goesAway, "exit", "0"); started || r.code != 0 {
+		t.Errorf("again: Go's runtime starts: %v, %+v", started, r)
+	}
+	if err := os.Remove(rootfs + goesAway); err != nil {
+		t.Fatal(err)
+	}
+	h.fails(255, goesAway, "exec", "a", goesAway, "exit", "0")
+	if err := os.Symlink("/proc/self/exe", rootfs+goesAway); err != nil {
+		t.Fatal(err)
+	}
+	h.fails(255, goesAway, "exec", "a", goesAway, "exit", "0")
+
+	// What is not kept, or is no program, is made anew.
+	for _, name := range launch.KeptNames() {
+		if err := os.WriteFile(filepath.Join(h.root, "state", "a", name), []byte(strings.Repeat("x", 9000)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, started := h.again("a", "/inside", "exit", "42"); !started || r.code != 42 {
+		t.Errorf("a file that is no program: Go's runtime starts: %v, %+v", started, r)
+	}
+	if r, started := h.again("a", "/inside", "exit", "42"); started || r.code != 42 {
+		t.Errorf("and again: Go's runtime starts: %v, %+v", started, r)
+	}
+	cmd = h.command("exec", "a", "/inside", "exit", "42")
+	cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1", "LISTEN_FDS=1")
+	cmd.ExtraFiles = []*os.File{os.Stdin}
+	if r := h.finish(cmd); r.code != 42 || !strings.Contains(r.err, "init ") {
+		t.Errorf("with descriptors to pass on: %+v", r)
+	}
+	h.must("pause", "a")
+	h.fails(255, "paused", "exec", "a", "/inside", "exit", "42")
+	h.must("resume", "a")
+	h.must("kill", "a", "KILL")
+	for h.status("a") != "stopped" {
+		time.Sleep(time.Millisecond) // its end takes its time on a busy machine
+	}
+	h.fails(255, "stopped", "exec", "a", "/inside", "exit", "42")
+}
+
+// TestExecAgainDetached: the pid file has the process, and a signal to who waits for one
+// goes to it.
+func TestExecAgainDetached(t *testing.T) {
+	h := newHost(t)
+	h.must("run", "--detach", "--bundle", h.bundle(nil, "sleep"), "a")
+	defer h.must("delete", "--force", "a")
+	file := filepath.Join(h.root, "pid")
+	var pids []int
+	for i := range 2 {
+		r, started := h.again("--detach", "--pid-file", file, "a", "/inside", "sleep")
+		if r.code != 0 || started != (i == 0) {
+			t.Fatalf("Go's runtime starts: %v, %+v", started, r)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, err := strconv.Atoi(string(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || string(cmdline) != "/inside\x00sleep\x00" {
+			t.Errorf("process %d is %q, %v", pid, cmdline, err)
+		}
+		info, err := os.Stat(file)
+		if err != nil || info.Mode() != 0o644 {
+			t.Errorf("pid file: %v, %v", info, err)
+		}
+		pids = append(pids, pid)
+	}
+	if pids[0] == pids[1] {
+		t.Errorf("one process: %v", pids)
+	}
+	if left, err := filepath.Glob(filepath.Join(h.root, ".strake-tmp-*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+	// A place where none can be written is said before anything runs.
+	h.fails(255, "/no/such/", "exec", "--detach", "--pid-file", "/no/such/pid", "a", "/inside", "sleep")
+
+	for i := range 2 {
+		cmd := h.command("exec", "a", "/inside", "term")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ready := make([]byte, len("ready\n"))
+		if _, err := out.Read(ready); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
+			t.Errorf("%d: a process that got SIGTERM: %v", i, err)
+		}
+	}
+	for i := range 2 {
+		if r, started := h.again("a", "/inside", "kill-self"); r.code != 128+int(syscall.SIGKILL) || started != (i == 0) {
+			t.Errorf("a process that was killed: Go's runtime starts: %v, %+v", started, r)
+		}
+	}
+}
