@@ -52,10 +52,11 @@ type command struct {
 // pause that the monitor thread of Go's runtime makes (sys.ShortLife).
 var TimerSlack uintptr
 
-// Run does what a command line says, given as the kernel passes it: argc, then argv.
+// Run does what a command line says, given as the kernel passes it: argc, argv, environ(7).
 // It returns the exit code, or GiveUp.
-func Run(stack *uintptr) int {
-	code := runAs(stack)
+func Run(start *uintptr) int {
+	stack = start
+	code := runAs()
 	if code == GiveUp {
 		// A sample of what is allocated, of which nobody will ask for a profile, has the
 		// runtime look up its own callers in tables from all over the program's file.
@@ -74,7 +75,7 @@ func Run(stack *uintptr) int {
 // args is the command line.
 var args [maxArgs]string
 
-func runAs(stack *uintptr) int {
+func runAs() int {
 	argc := *stack
 	if argc < 3 || argc > maxArgs {
 		return GiveUp
@@ -85,8 +86,11 @@ func runAs(stack *uintptr) int {
 			args[i] = unsafe.String(argv[i], length(argv[i]))
 		}
 	}
-	environment = (**byte)(unsafe.Add(unsafe.Pointer(stack), (argc+2)*unsafe.Sizeof(*stack))) // behind argv's end
-	return run(args[1:argc])
+	code := run(args[1:argc])
+	if code == GiveUp && wantsSeal(args[1:argc]) {
+		seal()
+	}
+	return code
 }
 
 func length(s *byte) (n int) {

@@ -25,6 +25,24 @@ func TestKeptNames(t *testing.T) {
 	}
 }
 
+func TestHasMember(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"apparmorProfile":"docker-default"}`:        true,
+		"{\"apparmorProfile\" :\n\t \"p\"}":           true,
+		`{"apparmorProfile":""}`:                      false,
+		`{"apparmorProfile":"","apparmorProfile":"p"`: true,
+		`{"apparmorProfile":null}`:                    false,
+		`{"apparmorProfile":"`:                        false,
+		`{"apparmorProfile"`:                          false,
+		`{"args":["apparmorProfile"]}`:                false,
+		"":                                            false,
+	} {
+		if got := hasMember(text, `"apparmorProfile"`); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+}
+
 func TestParse(t *testing.T) {
 	for _, c := range []struct {
 		args string

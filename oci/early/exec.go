@@ -60,13 +60,10 @@ func (c *command) parseExec(args []string) bool {
 	return wanted.process != "" || len(wanted.command) > 0
 }
 
-// environment is environ(7), or nil.
-var environment **byte
-
 // activated says whether there may be descriptors of systemd's to pass on.
 func activated() bool {
 	const name = "LISTEN_FDS="
-	for e := environment; e != nil && *e != nil; e = (**byte)(unsafe.Add(unsafe.Pointer(e), unsafe.Sizeof(e))) {
+	for e := environment(); e != nil && *e != nil; e = (**byte)(unsafe.Add(unsafe.Pointer(e), unsafe.Sizeof(e))) {
 		if v := unsafe.String(*e, length(*e)); len(v) >= len(name) && v[:len(name)] == name {
 			return true
 		}
@@ -105,8 +102,15 @@ func (c *command) execIn(r *record, init uintptr) int {
 	if kept == nil {
 		return GiveUp
 	}
-	code := c.execKept(r, kept, init)
+	code := GiveUp
+	sealed := kept.Sealed()
+	if sealed {
+		code = c.execKept(r, kept, init)
+	}
 	kept.Close()
+	if !sealed {
+		seal()
+	}
 	return code
 }
 
@@ -171,19 +175,7 @@ func request() (string, bool) {
 	}
 	requestText[n] = 'p'
 	n++
-	if !paths.file.set(wanted.process, "", "", "") {
-		return "", false
-	}
-	// What is no file can be read only once, perhaps.
-	const oPath = 0x200000
-	fd, errno := call(syscall.SYS_OPENAT, atFDCWD, paths.file.at(), oPath|syscall.O_CLOEXEC, 0)
-	if errno != 0 {
-		return "", false
-	}
-	var st syscall.Stat_t
-	_, errno = call(syscall.SYS_FSTAT, fd, uintptr(unsafe.Pointer(&st)), 0, 0)
-	closeFD(fd)
-	if errno != 0 || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
+	if !paths.file.set(wanted.process, "", "", "") || !isFile(&paths.file) {
 		return "", false
 	}
 	text, errno := readFile(&paths.file, requestText[n:])

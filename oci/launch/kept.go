@@ -58,7 +58,7 @@ type Kept struct {
 	request, requestLen uint64
 	cgroup              uint64 // path of the directory of a cgroup v2 to be born in; 0 none
 	inputs, ninputs     uint64
-	stub, stubLen       uint64
+	stub, stubLen       uint64 // 0: the program is for a process that is sealed
 
 	code, ncode, closing    uint64
 	regs, nregs             uint64
@@ -112,7 +112,7 @@ type KeepOptions struct {
 // of a container: a terminal, hooks, a seccomp listener, a user namespace.
 func Keep(p *Prepared, prog *plan.Program, o KeepOptions) []byte {
 	m := p.img
-	if m.stub == 0 || prog.PidNS != 0 || prog.CloneFlags != 0 || prog.UIDMap != "" || len(prog.Warnings) > 0 {
+	if prog.PidNS != 0 || prog.CloneFlags != 0 || prog.UIDMap != "" || len(prog.Warnings) > 0 {
 		return nil
 	}
 	for i := range prog.Ops {
@@ -168,8 +168,10 @@ func Keep(p *Prepared, prog *plan.Program, o KeepOptions) []byte {
 		return nil
 	}
 	k.inputs, k.ninputs = place(bytesOf(inputs)), uint64(len(inputs))
-	stub := stubImage(prog.Target, m.execAt, prog.Ops[len(prog.Ops)-1].Args[0])
-	k.stub, k.stubLen = place(stub), uint64(len(stub))
+	if m.stub != 0 {
+		stub := stubImage(prog.Target, m.execAt, prog.Ops[len(prog.Ops)-1].Args[0])
+		k.stub, k.stubLen = place(stub), uint64(len(stub))
+	}
 
 	// The program, with the addresses that it will have.
 	code, mem := slices.Clone(m.code), slices.Clone(m.mem)

@@ -94,6 +94,35 @@ func OpenKept(name uintptr, request string) *Kept {
 	return nil
 }
 
+// Sealed says whether this process may run the program, or has to be sealed first
+// (SealEarly).
+func (k *Kept) Sealed() bool {
+	if k.stub != 0 {
+		return true
+	}
+	var fs unix.Statfs_t
+	_, _, errno := syscall.RawSyscall6(unix.SYS_STATFS, uintptr(unsafe.Pointer(&selfExe)), uintptr(unsafe.Pointer(&fs)), 0, 0, 0, 0)
+	return errno == 0 && fs.Flags&unix.ST_RDONLY != 0
+}
+
+// SealEarly is Seal: it executes this program again with the arguments argv and the
+// environment envp, which has SealedEnv. It returns if that is not possible.
+func SealEarly(argv, envp uintptr) {
+	self := uintptr(unsafe.Pointer(&selfExe))
+	fd, _, errno := syscall.RawSyscall6(unix.SYS_OPEN_TREE, at_fdcwd, self, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, 0, 0, 0)
+	if errno != 0 {
+		return
+	}
+	var empty byte
+	name := uintptr(unsafe.Pointer(&empty))
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	at := uintptr(unsafe.Pointer(&attr))
+	if _, _, errno = syscall.RawSyscall6(unix.SYS_MOUNT_SETATTR, fd, name, unix.AT_EMPTY_PATH, at, unsafe.Sizeof(attr), 0); errno == 0 {
+		_, _, _ = syscall.RawSyscall6(unix.SYS_EXECVEAT, fd, name, argv, envp, unix.AT_EMPTY_PATH, 0)
+	}
+	closeFD(fd)
+}
+
 // Close unmaps the program.
 func (k *Kept) Close() {
 	_, _, _ = syscall.RawSyscall6(unix.SYS_MUNMAP, keptBase, uintptr(k.size), 0, 0, 0, 0)
@@ -170,11 +199,13 @@ func (r *keptRun) prepare(init, root uintptr) bool {
 	if !ok {
 		return false
 	}
-	stub, ok := r.newStub()
-	if !ok {
-		return false
+	if r.stub != 0 {
+		stub, ok := r.newStub()
+		if !ok {
+			return false
+		}
+		r.setReg(r.stubReg, stub)
 	}
-	r.setReg(r.stubReg, stub)
 	inputs := unsafe.Slice((*keptInput)(at(keptBase+uintptr(r.inputs))), r.ninputs)
 	for i := range inputs {
 		in := &inputs[i]

@@ -12,8 +12,8 @@ import (
 	"github.com/strake-containers/strake/internal/sys"
 )
 
-// sealedEnv tells a program that it has been executed by Seal.
-const sealedEnv = "_STRAKE_SEALED"
+// SealedEnv, with any value, tells a program that it has been executed by Seal.
+const SealedEnv = "_STRAKE_SEALED"
 
 // Seal makes sure that nobody can ever write to this program's file through a
 // process of ours: it executes the program again from a read-only mount of its
@@ -29,8 +29,8 @@ const sealedEnv = "_STRAKE_SEALED"
 //
 // Of the descriptors that close on exec, it has those in keep.
 func Seal(keep ...*os.File) error {
-	marked := os.Getenv(sealedEnv) != ""
-	_ = os.Unsetenv(sealedEnv)
+	marked := os.Getenv(SealedEnv) != ""
+	_ = os.Unsetenv(SealedEnv)
 	if marked {
 		name := append([]byte(filepath.Base(os.Args[0])), 0)
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0) // cosmetic
@@ -51,6 +51,6 @@ func Seal(keep ...*os.File) error {
 			return fmt.Errorf("seal: %w", err)
 		}
 	}
-	err = syscall.Exec(sys.ExecPath(self), os.Args, append(os.Environ(), sealedEnv+"=1"))
+	err = syscall.Exec(sys.ExecPath(self), os.Args, append(os.Environ(), SealedEnv+"=1"))
 	return fmt.Errorf("seal: exec: %w", err)
 }

@@ -143,6 +143,49 @@ func TestExecAgain(t *testing.T) {
 	h.fails(255, "stopped", "exec", "a", "/inside", "exit", "42")
 }
 
+// TestExecAgainSealed: where others may look into a process that joins, our program is
+// executed again from where nobody can write to it, and only then as it is kept.
+func TestExecAgainSealed(t *testing.T) {
+	h := newHost(t)
+	bundle := h.bundle(func(s *specs.Spec) {
+		c := s.Process.Capabilities
+		c.Bounding, c.Permitted, c.Effective = append(c.Bounding, "CAP_SYS_PTRACE"), append(c.Permitted, "CAP_SYS_PTRACE"), append(c.Effective, "CAP_SYS_PTRACE")
+	}, "sleep")
+	h.must("run", "--detach", "--bundle", bundle, "a")
+	defer h.must("delete", "--force", "a")
+	for i := range 3 {
+		if r, started := h.again("a", "/inside", "exit", "42"); r.code != 42 || r.err != "" || started != (i == 0) {
+			t.Errorf("Go's runtime starts: %v, %+v", started, r)
+		}
+	}
+	// The program that waits is what is sealed.
+	for range 2 {
+		cmd := h.command("exec", "a", "/inside", "term")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ready := make([]byte, len("ready\n"))
+		if _, err := out.Read(ready); err != nil {
+			t.Fatal(err)
+		}
+		var fs syscall.Statfs_t
+		const readOnly = 0x1 // ST_RDONLY
+		if err := syscall.Statfs(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid), &fs); err != nil || fs.Flags&readOnly == 0 {
+			t.Errorf("its file is on a mount with flags %#x, %v", fs.Flags, err)
+		}
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
+			t.Error(err)
+		}
+	}
+}
+
 // TestExecAgainDetached: the pid file has the process, and a signal to who waits for one
 // goes to it.
 func TestExecAgainDetached(t *testing.T) {
