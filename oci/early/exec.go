@@ -290,7 +290,7 @@ const setSize = 8 // of a set of signals
 
 // catchSignals has the signals wait for await, also SIGCHLD if the caller ignores that.
 func catchSignals(was *uint64) bool {
-	set := uint64(forwarded)
+	set := forwarded
 	if !setMask(&set, was) {
 		return false
 	}
@@ -309,7 +309,7 @@ func setMask(set, was *uint64) bool {
 func await(pidfd uintptr) int {
 	const codeAt, pidAt, statusAt, infoWords = 2, 4, 6, 32 // 32-bit words of siginfo_t
 	const pPidfd, wExited = 3, 4                           // P_PIDFD, WEXITED
-	set := uint64(forwarded)
+	set := forwarded
 	for {
 		var info [infoWords]int32
 		n, errno := call(syscall.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), uintptr(unsafe.Pointer(&info)), 0, setSize)

@@ -374,7 +374,7 @@ func (r *keptRun) talk() bool {
 
 // wait waits for the end of a child.
 func wait(pidfd uintptr) {
-	for errno := syscall.Errno(unix.EINTR); errno == unix.EINTR; {
+	for errno := unix.EINTR; errno == unix.EINTR; {
 		_, _, errno = syscall.RawSyscall6(unix.SYS_WAITID, unix.P_PIDFD, pidfd, 0, unix.WEXITED|unix.WALL, 0, 0)
 	}
 }
