@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/shim/client"
 )
 
@@ -54,11 +55,8 @@ func (m *Manager) crewsDir() string { return filepath.Join(m.o.State, "monitors"
 
 // crewDir is where the monitor of a pod has its socket.
 func (m *Manager) crewDir(pod string) string {
-	path := filepath.Join(m.podState(pod), crewFile)
-	if st, err := os.Stat(path); err == nil && st.Size() <= maxCrewFile {
-		if data, err := os.ReadFile(path); err == nil {
-			return filepath.Join(m.crewsDir(), filepath.Base(strings.TrimSpace(string(data))))
-		}
+	if data, err := sys.ReadFile(filepath.Join(m.podState(pod), crewFile), maxCrewFile); err == nil {
+		return filepath.Join(m.crewsDir(), filepath.Base(strings.TrimSpace(string(data))))
 	}
 	return m.podState(pod)
 }

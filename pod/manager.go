@@ -105,7 +105,8 @@ type Manager struct {
 	// that has failed once, by name.
 	halfMade   map[string]*work
 	undoing    map[podKey]*work
-	collecting *work // of what the network holds for pods that are gone; set by recover
+	recovered  chan struct{} // closed when recover knows all pods
+	collecting *work         // of what the network holds for pods that are gone; set by recover
 	unreadable []string
 }
 
@@ -137,7 +138,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		o: o, host: hostFacts(), store: s, tracker: newTracker(), opened: now(),
+		o: o, host: hostFacts(), store: s, tracker: newTracker(), opened: now(), recovered: make(chan struct{}),
 		crews: crewSet{all: map[string]*crew{}},
 		pods:  map[string]*sandbox{}, containers: map[string]*container{}, names: map[podKey]*sandbox{},
 		undoing: map[podKey]*work{}, halfMade: map[string]*work{},

@@ -53,6 +53,7 @@ func (m *Manager) recover(ctx context.Context) error {
 		}
 	})
 	m.reclaimOrphans(ctx)
+	close(m.recovered)
 	m.abandonAgain()
 	for _, p := range m.allPods() {
 		if p.stopping && m.halfStopped(p) { // nobody else knows of it yet
@@ -133,7 +134,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 
 	// 4. What became of the containers meanwhile.
 	if monitor != nil {
-		go m.watchSandbox(p, monitor)
+		m.onceRecovered(func() { m.watchSandbox(p, monitor) })
 	}
 	if monitor == nil {
 		if !p.stopping {
@@ -272,7 +273,16 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	if err == nil && s.State == client.StateStarting {
 		m.resumeStart(c)
 	}
-	go m.watch(c, monitor)
+	m.onceRecovered(func() { m.watch(c, monitor) })
+}
+
+// onceRecovered runs fn on a goroutine of its own when all pods are known. What would
+// wait for their ends can do so later: others are served sooner.
+func (m *Manager) onceRecovered(fn func()) {
+	go func() {
+		<-m.recovered
+		fn()
+	}()
 }
 
 // halfMade is a pod that was never finished.

@@ -16,7 +16,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 const (
@@ -256,12 +256,7 @@ func save[T any](path string, record *T, durable bool) error {
 }
 
 func load[T any](path string) (*T, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	data, err := sys.ReadFile(path, maxRecord)
 	if err != nil {
 		return nil, err
 	}
