@@ -20,8 +20,11 @@ type ForbiddenCalls struct {
 
 // ForbiddenCalls are those of the containers there are whose calls are counted, by name.
 func (m *Manager) ForbiddenCalls() []ForbiddenCalls {
+	var containers []*container
 	m.mu.Lock()
-	containers := slices.Collect(maps.Values(m.containers))
+	for _, c := range m.containers {
+		containers = append(containers, c)
+	}
 	m.mu.Unlock()
 	times := map[ForbiddenCalls]uint64{}
 	for _, c := range containers {
