@@ -98,17 +98,16 @@ func (b *builder) program(p *profile) {
 		case archX32:
 			continue // in x86_64's tree
 		case archX86_64:
-			ranges = p.spans(arch, 0, x32Bit-1)
+			ranges = p.spans(nil, arch, 0, x32Bit-1)
 			if j := slices.IndexFunc(p.arches, func(a archRules) bool { return a.column == archX32 }); j >= 0 {
-				ranges = append(ranges, p.spans(&p.arches[j], x32Bit, 1<<32-1)...)
+				ranges = p.spans(ranges, &p.arches[j], x32Bit, 1<<32-1)
 			} else {
 				// A tracer's "skip this call" is -1 and no call of x32's.
-				ranges = append(ranges, span{first: x32Bit, verdict: RetKillThread}, span{first: 1<<32 - 1, verdict: p.fallback})
+				ranges = join(join(ranges, span{first: x32Bit, verdict: RetKillThread}), span{first: 1<<32 - 1, verdict: p.fallback})
 			}
 		default:
-			ranges = p.spans(arch, 0, 1<<32-1)
+			ranges = p.spans(nil, arch, 0, 1<<32-1)
 		}
-		ranges = merge(ranges)
 		if i == 0 {
 			weigh(ranges, arch.column)
 		}
@@ -128,49 +127,44 @@ type span struct {
 	weight  int // how much it matters that it is found soon
 }
 
-// spans covers the numbers from base to end with an architecture's verdicts.
-func (p *profile) spans(arch *archRules, base, end uint32) []span {
-	spans := make([]span, 0, 512)
+// spans adds the numbers from base to end with an architecture's verdicts.
+func (p *profile) spans(spans []span, arch *archRules, base, end uint32) []span {
 	next := uint32(0) // first number without a span, less base
 	limit := end - base
 	rest := func(to uint32) { // what nobody named, up to and without to
 		if next < min(to, arch.last) {
-			spans = append(spans, span{first: base + next, verdict: p.fallback})
+			spans = join(spans, span{first: base + next, verdict: p.fallback})
 			next = min(to, arch.last)
 		}
 		if next < to {
-			spans = append(spans, span{first: base + next, verdict: p.unknown()})
+			spans = join(spans, span{first: base + next, verdict: p.unknown()})
 			next = to
 		}
 	}
 	for slot := range arch.calls {
 		c := &arch.calls[slot]
-		if !c.settled && len(c.rules) == 0 {
+		if !c.settled && c.rules == 0 {
 			continue
 		}
 		nr := numberOf(slot)
 		rest(nr)
-		s := span{first: base + nr, verdict: p.fallback, rules: c.rules, narrow: arch.narrow}
-		if c.settled {
-			s.verdict, s.rules = c.verdict, nil
+		s := span{first: base + nr, verdict: c.verdict, narrow: arch.narrow}
+		if !c.settled {
+			s.verdict, s.rules = p.fallback, arch.conditional(c)
 		}
-		spans = append(spans, s)
+		spans = join(spans, s)
 		next = nr + 1
 	}
 	rest(limit)
 	return spans
 }
 
-// merge joins neighbours with the same verdict.
-func merge(spans []span) []span {
-	merged := spans[:0]
-	for _, s := range spans {
-		if n := len(merged); n > 0 && len(s.rules) == 0 && len(merged[n-1].rules) == 0 && merged[n-1].verdict == s.verdict {
-			continue
-		}
-		merged = append(merged, s)
+// join adds a span, unless the verdict goes on that is in force already.
+func join(spans []span, s span) []span {
+	if n := len(spans); n > 0 && len(s.rules) == 0 && len(spans[n-1].rules) == 0 && spans[n-1].verdict == s.verdict {
+		return spans
 	}
-	return merged
+	return append(spans, s)
 }
 
 // common are the calls that programs make most.

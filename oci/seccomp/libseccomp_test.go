@@ -127,7 +127,7 @@ func compare(t *testing.T, tool string, cfg *specs.LinuxSeccomp) {
 			if newer(nr, arch.column) {
 				continue
 			}
-			for _, args := range argumentClasses(&arch.calls[nr]) {
+			for _, args := range argumentClasses(arch.conditional(&arch.calls[nr])) {
 				compared++
 				want := theirs.Run(base|nr, arch.audit, args)
 				if got := ours.Run(base|nr, arch.audit, args); got != want {
@@ -162,10 +162,10 @@ func nameOf(nr uint32, column int) string {
 
 // argumentClasses are values on, just below and just above each that the call's
 // rules compare with, in each word, for one argument at a time and for all.
-func argumentClasses(c *call) [][6]uint64 {
+func argumentClasses(rules []rule) [][6]uint64 {
 	classes := [][6]uint64{{}}
 	perArg := [6]map[uint64]bool{}
-	for _, r := range c.rules {
+	for _, r := range rules {
 		for _, cond := range r.conditions {
 			if perArg[cond.arg] == nil {
 				perArg[cond.arg] = map[uint64]bool{0: true, 1<<64 - 1: true}

@@ -19,15 +19,17 @@ type profile struct {
 // archRules is what the profile says of one architecture.
 type archRules struct {
 	architecture
-	calls []call // by slot
-	last  uint32 // highest number that the profile names, plus one
+	calls []call   // by slot
+	rules [][]rule // with conditions, in order: of those calls that have some
+	last  uint32   // highest number that the profile names, plus one
 }
 
-// call is what the profile says of one system call: nothing, rules, or a verdict.
+// call is what the profile says of one system call: nothing, rules, or a verdict. There
+// are thousands, and few with rules: the smaller, the less memory a start has to touch.
 type call struct {
-	rules   []rule // with conditions, in order
-	settled bool   // by a rule without
 	verdict uint32 // if settled
+	rules   uint16 // place in archRules.rules, from 1; 0 is none
+	settled bool   // by a rule without conditions
 }
 
 type rule struct {
@@ -165,7 +167,7 @@ func (p *profile) add(s specs.LinuxSyscall) error {
 					arch.last = max(arch.last, uint32(slot)+1)
 				}
 				if v != p.fallback {
-					arch.calls[slot].add(v, rules)
+					arch.add(slot, v, rules)
 				}
 			}
 			if arch.multi && v != p.fallback {
@@ -223,14 +225,26 @@ func rulesOf(v uint32, args []specs.LinuxSeccompArg) ([]rule, error) {
 	return rules, nil
 }
 
-func (c *call) add(v uint32, rules []rule) {
+func (a *archRules) add(slot int, v uint32, rules []rule) {
+	c := &a.calls[slot]
 	switch {
 	case c.settled:
 	case len(rules) == 0:
 		*c = call{settled: true, verdict: v}
+	case c.rules == 0:
+		a.rules = append(a.rules, slices.Clip(rules)) // other calls may have the same
+		c.rules = uint16(len(a.rules))
 	default:
-		c.rules = append(c.rules, rules...)
+		a.rules[c.rules-1] = append(a.rules[c.rules-1], rules...)
 	}
+}
+
+// conditional are the rules of a call, all with conditions.
+func (a *archRules) conditional(c *call) []rule {
+	if c.rules == 0 {
+		return nil
+	}
+	return a.rules[c.rules-1]
 }
 
 // addMultiplexed gives name's verdict to socketcall or ipc when asked for it.
@@ -241,7 +255,7 @@ func (a *archRules) addMultiplexed(name string, v uint32) {
 	}
 	if found, ok := lookup(multiplexed[i].call); ok {
 		function := condition{op: opEqual, value: multiplexed[i].function}
-		a.calls[slotOf(found.nr[a.column])].add(v, []rule{{v, []condition{function}}})
+		a.add(slotOf(found.nr[a.column]), v, []rule{{v, []condition{function}}})
 	}
 }
 
