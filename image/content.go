@@ -71,16 +71,25 @@ func (s *Store) open(ref string) (_ *content, err error) {
 	return c, err
 }
 
-// kept opens the blob of a layer as it was pulled; ErrNotKept if it is not here.
-// Who reads it verifies it.
+// kept opens the blob of a layer as it was pulled; ErrNotKept if it is not here and cannot
+// be made again, as that of a layer that was not packed. Who reads it verifies it.
 func (c *content) kept(l imageLayer) (io.ReadCloser, error) {
-	if !c.store.layout.Has(l.blob.Digest) {
-		if c.image.Artifact {
-			return c.store.openFile(l)
-		}
-		return nil, fmt.Errorf("layer %s: %w", l.blob.Digest, ErrNotKept)
+	if c.store.layout.Has(l.blob.Digest) {
+		return c.store.layout.Open(l.blob.Digest)
 	}
-	return c.store.layout.Open(l.blob.Digest)
+	if c.image.Artifact {
+		return c.store.openFile(l)
+	}
+	if l.blob.Digest == l.diffID {
+		t, err := c.store.layers.Tar(l.key)
+		if err == nil {
+			return t, nil
+		}
+		if !errors.Is(err, layer.ErrNoRecipe) {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("layer %s: %w", l.blob.Digest, ErrNotKept)
 }
 
 // tar opens the tar of a layer, verified as it is read, and says its size.

@@ -324,7 +324,7 @@ func TestLoadHostile(t *testing.T) {
 func TestImport(t *testing.T) {
 	testutil.RequireRoot(t, "layers have owners")
 	testutil.CheckLeaks(t)
-	s := openStore(t, t.TempDir(), Options{})
+	s, reg := openStore(t, t.TempDir(), Options{}), startRegistry(t)
 	root := tarOf(t, "etc/", "etc/os=mine")
 	for i, data := range [][]byte{root, compress(t, root)} {
 		img, err := s.Import(t.Context(), bytes.NewReader(data), "mine:1", "by hand", v1.ImageConfig{Cmd: []string{"sh"}})
@@ -335,6 +335,17 @@ func TestImport(t *testing.T) {
 			t.Errorf("%d: %+v", i, img)
 		}
 		checkFiles(t, s, img, map[string]string{"etc/os": "mine"})
+		if i > 0 {
+			continue
+		}
+		// What was not packed is here as it came, without kept blobs.
+		if d, err := s.Push(t.Context(), "mine:1", PushOptions{To: reg.Addr + "/mine:1"}); err != nil || d != img.Manifest {
+			t.Errorf("pushed as %s, want %s: %v", d, img.Manifest, err)
+		}
+		again, err := openStore(t, t.TempDir(), Options{}).Load(t.Context(), bytes.NewReader(save(t, s, OCIArchive, "mine:1")), "")
+		if err != nil || again[0].Manifest != img.Manifest {
+			t.Errorf("saved and loaded it is %+v, %v", again, err)
+		}
 	}
 	if _, err := s.Import(t.Context(), strings.NewReader("no tar"), "x:1", "", v1.ImageConfig{}); !errors.Is(err, ErrInvalidImage) {
 		t.Error(err)
