@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,6 +25,7 @@ type content struct {
 	store    *Store
 	key      string // the name it was asked for by; "" for an id
 	name     name
+	names    []name // all that the image has
 	record   *record
 	image    Image
 	manifest v1.Manifest
@@ -41,12 +44,18 @@ func (s *Store) hold(ref string) (*content, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.holdLocked(n.top.Digest.String(), n.manifest.String(), rec.config.String())
-	p.holdLocked(string(rec.root))
+	c := &content{store: s, key: key, name: n, record: rec, image: s.describe(rec), release: p.release}
+	for _, key := range slices.Sorted(maps.Keys(s.names)) {
+		if n := s.names[key]; n.id == rec.image.ID {
+			c.names = append(c.names, n)
+			p.holdLocked(n.top.Digest.String(), n.manifest.String(), n.signatures.String())
+		}
+	}
+	p.holdLocked(rec.image.Manifest.String(), rec.config.String(), string(rec.root))
 	for _, l := range rec.layers {
 		p.holdLocked(string(l.key), l.blob.Digest.String())
 	}
-	return &content{store: s, key: key, name: n, record: rec, image: s.describe(rec), release: p.release}, nil
+	return c, nil
 }
 
 // open is hold that reads the documents too. The caller releases it.
@@ -67,8 +76,41 @@ func (s *Store) open(ref string) (_ *content, err error) {
 	if c.manifest, err = registry.ParseManifest(c.body); err != nil {
 		return nil, err
 	}
-	c.config, err = s.layout.Get(c.manifest.Config.Digest, registry.MaxConfig)
-	return c, err
+	if c.config, err = s.layout.Get(c.manifest.Config.Digest, registry.MaxConfig); err != nil {
+		return nil, err
+	}
+	// The record is of one of the image's manifests; that of this name may have the layers
+	// packed in another way.
+	rec := *c.record
+	rec.layers = slices.Clone(rec.layers)
+	for i := range rec.layers {
+		rec.layers[i].blob = c.manifest.Layers[i]
+	}
+	c.record = &rec
+	return c, nil
+}
+
+// documents are the manifests and indexes of the image and all its names, each once, and
+// its config.
+func (c *content) documents() []digest.Digest {
+	all := []digest.Digest{c.record.image.Manifest}
+	for _, n := range c.names {
+		all = append(all, n.top.Digest, n.manifest)
+	}
+	slices.Sort(all)
+	return append(slices.Compact(all), c.record.config)
+}
+
+// signatures are the blobs of those that were kept.
+func (c *content) signatures() []digest.Digest {
+	var all []digest.Digest
+	for _, n := range c.names {
+		if n.signatures != "" {
+			all = append(all, n.signatures)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // kept opens the blob of a layer as it was pulled; ErrNotKept if it is not here and cannot

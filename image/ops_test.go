@@ -17,6 +17,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/strake-containers/strake/image/layer"
+	"github.com/strake-containers/strake/image/registry"
 	"github.com/strake-containers/strake/internal/testutil"
 	fake "github.com/strake-containers/strake/test/registry"
 )
@@ -423,4 +424,112 @@ func TestVerifyRepair(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// TestTwoManifests has one image by two names whose manifests have different blobs of the
+// same layers: as it was made here, and as it was packed for a registry.
+func TestTwoManifests(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	testutil.CheckLeaks(t)
+	reg, away, third := startRegistry(t), startRegistry(t), startRegistry(t)
+	s := openStore(t, t.TempDir(), Options{})
+	made, err := s.Import(t.Context(), bytes.NewReader(tarOf(t, "etc/", "etc/os=mine")), "mine:1", "", v1.ImageConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, err := s.Push(t.Context(), "mine:1", PushOptions{To: reg.Addr + "/mine:1"})
+	if err != nil || packed != made.Manifest {
+		t.Fatal(packed, err)
+	}
+	packedName, lost := reg.Addr+"/packed:1", away.Addr+"/mine:1"
+	add(t, reg, "packed", "1", tarOf(t, "etc/", "etc/os=mine"))
+	// The same config with a packed layer, as push --repack makes it.
+	m, err := registry.ParseManifest(manifestOf(t, reg, "mine"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := registry.ParseManifest(manifestOf(t, reg, "packed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Layers = other.Layers
+	body, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.Own(m.Config.Digest, "mine", "packed")
+	packed = reg.AddManifest("packed", "1", v1.MediaTypeImageManifest, body)
+	if _, err := s.Push(t.Context(), "mine:1", PushOptions{To: lost}); err != nil { // a registry that will be gone
+		t.Fatal(err)
+	}
+	if err := away.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if img := pullImage(t, s, packedName); img.ID != made.ID {
+		t.Fatalf("%s, want %s", img.ID, made.ID)
+	}
+
+	// Each name is pushed and saved with its own blobs.
+	if d, err := s.Push(t.Context(), "mine:1", PushOptions{To: third.Addr + "/mine:1"}); err != nil || d != made.Manifest {
+		t.Errorf("%s, %v", d, err)
+	}
+	if _, err := s.Push(t.Context(), packedName, PushOptions{To: third.Addr + "/packed:1"}); !errors.Is(err, ErrNotKept) {
+		t.Errorf("a packed layer that is not kept: %v", err)
+	}
+	for _, ref := range []string{"mine:1", packedName} {
+		images, err := openStore(t, t.TempDir(), Options{}).Load(t.Context(), bytes.NewReader(save(t, s, OCIArchive, ref)), "")
+		if err != nil || images[0].ID != made.ID {
+			t.Errorf("%s: %v", ref, err)
+		}
+	}
+
+	// The manifests of both are verified, and repaired from whichever registry has them.
+	for _, d := range []digest.Digest{made.Manifest, packed} {
+		if err := os.WriteFile(filepath.Join(s.root, "blobs/sha256", d.Encoded()), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broken := func() (found []Finding) {
+		t.Helper()
+		err := s.Verify(t.Context(), "", func(f Finding) {
+			if f.Problem != nil {
+				found = append(found, f)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	found := broken()
+	if len(found) != 2 {
+		t.Errorf("found %+v", found)
+	}
+	if err := s.Repair(t.Context(), found, func(string) *Auth { return nil }); err != nil {
+		t.Error(err)
+	}
+	if found := broken(); len(found) != 0 {
+		t.Errorf("repaired: %+v", found)
+	}
+
+	// With either name gone the image is whole.
+	for _, ref := range []string{"mine:1", reg.Addr + "/mine@" + made.Manifest.String(), away.Addr + "/mine@" + made.Manifest.String()} {
+		if err := s.Remove(t.Context(), ref); err != nil && !errors.Is(err, ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	s = checkNothingElse(t, s)
+	if _, err := s.RawManifest(made.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// manifestOf is the manifest of a repository's tag 1.
+func manifestOf(t *testing.T, reg *fake.Server, repository string) []byte {
+	t.Helper()
+	body, ok := reg.Manifest(repository, "1")
+	if !ok {
+		t.Fatalf("no image %s", repository)
+	}
+	return body
 }

@@ -66,7 +66,7 @@ func (s *Store) Push(ctx context.Context, ref string, o PushOptions) (_ digest.D
 	g.SetLimit(cap(s.parallel))
 	for i, l := range c.record.layers {
 		g.Go(func() (err error) {
-			layers[i], err = p.layer(gctx, l, c.manifest.Layers[i])
+			layers[i], err = p.layer(gctx, l)
 			return err
 		})
 	}
@@ -145,7 +145,8 @@ func (p *pushing) tell(l imageLayer, phase Phase, done int64) {
 }
 
 // layer makes one layer present in the registry, and returns what it is there.
-func (p *pushing) layer(ctx context.Context, l imageLayer, desc v1.Descriptor) (v1.Descriptor, error) {
+func (p *pushing) layer(ctx context.Context, l imageLayer) (v1.Descriptor, error) {
+	desc := l.blob
 	p.tell(l, PhaseWaiting, 0)
 	there, err := p.repo.HasBlob(ctx, desc.Digest)
 	for i := 0; err == nil && !there && i < len(p.from); i++ {

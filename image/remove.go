@@ -164,7 +164,7 @@ func (s *Store) live(of ...*contents) (layers map[layer.Key]bool, blobs map[dige
 		}
 		for _, rec := range c.images {
 			layers[rec.root] = true
-			blobs[rec.config] = true
+			blobs[rec.config], blobs[rec.image.Manifest] = true, true
 			for _, l := range rec.layers {
 				layers[l.key] = true
 				if s.options.KeepLayerBlobs { // a config may be the same blob

@@ -145,7 +145,7 @@ func (a *archive) oci(c *content) error {
 	layers := make([]v1.Descriptor, len(c.record.layers))
 	same := true
 	for i, l := range c.record.layers {
-		layers[i] = c.manifest.Layers[i]
+		layers[i] = l.blob
 		blob, err := c.kept(l)
 		if err == nil {
 			in := &verified{in: blob, close: blob.Close, want: l.blob.Digest, hash: l.blob.Digest.Algorithm().Digester()}

@@ -112,6 +112,7 @@ func checkNothingElse(t testing.TB, s *Store) *Store {
 	}
 	wantLayers, wantBlobs := map[string]bool{"tmp": true, "empty": true}, map[string]bool{}
 	for _, rec := range s.images {
+		wantBlobs[rec.image.Manifest.Encoded()] = true
 		if rec.root != "" {
 			wantLayers[string(rec.root)] = true
 		}

@@ -72,7 +72,7 @@ func (s *Store) verifyImage(ctx context.Context, img Image, seen map[string]erro
 		tell(f)
 		return nil
 	}
-	for _, d := range []digest.Digest{c.name.top.Digest, c.name.manifest, c.record.config} {
+	for _, d := range append(c.documents(), c.signatures()...) {
 		if err := check("blob "+d.String(), func() error { return s.verifyBlob(ctx, d) }); err != nil {
 			return err
 		}
@@ -150,7 +150,7 @@ func (s *Store) repair(ctx context.Context, id string, broken map[string]bool, a
 		return err
 	}
 	defer c.release()
-	rec, n, img := c.record, c.name, c.image
+	rec, img := c.record, c.image
 	p := &pull{store: s, keep: s.options.KeepLayerBlobs, files: img.Artifact, progress: func(Progress) {}}
 	defer p.release()
 	for _, l := range rec.layers {
@@ -164,8 +164,8 @@ func (s *Store) repair(ctx context.Context, id string, broken map[string]bool, a
 
 	// 2. Where it comes from.
 	from := repairSource{local: layoutSource{s.root}}
-	if len(img.RepoDigests) > 0 {
-		ref, err := registry.ParseReference(img.RepoDigests[0])
+	for _, name := range img.RepoDigests {
+		ref, err := registry.ParseReference(name)
 		if err != nil {
 			return err
 		}
@@ -174,20 +174,20 @@ func (s *Store) repair(ctx context.Context, id string, broken map[string]bool, a
 			return err
 		}
 		defer repo.Close()
-		from.remote = repo
+		from.remotes = append(from.remotes, repo)
 	}
 	p.from = from
 
 	// 3. The documents.
 	var m v1.Manifest
-	for _, d := range []digest.Digest{n.top.Digest, n.manifest, rec.config} {
+	for _, d := range c.documents() {
 		if broken["blob "+d.String()] {
 			if err := s.layout.Delete(d); err != nil {
 				return err
 			}
 		}
 		body, err := from.document(ctx, d, d == rec.config, m.Config.Size)
-		if err == nil && d == n.manifest {
+		if err == nil && d == img.Manifest {
 			m, err = registry.ParseManifest(body)
 		}
 		if err == nil {
@@ -195,6 +195,11 @@ func (s *Store) repair(ctx context.Context, id string, broken map[string]bool, a
 		}
 		if err != nil {
 			return err
+		}
+	}
+	for _, d := range c.signatures() { // they are of several places, and of a pull
+		if broken["blob "+d.String()] {
+			return fmt.Errorf("blob %s: %w: the signatures that were kept: pull the image again", d, ErrDigestMismatch)
 		}
 	}
 
@@ -243,10 +248,10 @@ func diffIDsOf(layers []imageLayer) []digest.Digest {
 	return ids
 }
 
-// repairSource is what is here, and else the registry.
+// repairSource is what is here, and else the registries that the image has names in.
 type repairSource struct {
-	local  layoutSource
-	remote *registry.Repository // nil: there is none
+	local   layoutSource
+	remotes []*registry.Repository
 }
 
 var errNoRegistry = fmt.Errorf("%w: the image has no name in a registry: load or import it again", ErrUnavailable)
@@ -261,37 +266,38 @@ func (r repairSource) document(ctx context.Context, d digest.Digest, config bool
 }
 
 // Manifest implements source.
-func (r repairSource) Manifest(ctx context.Context, d v1.Descriptor) ([]byte, v1.Descriptor, error) {
-	body, got, err := r.local.Manifest(ctx, d)
-	if err == nil {
-		return body, got, nil
-	}
-	if r.remote == nil {
-		return nil, got, errNoRegistry
-	}
-	return r.remote.Manifest(ctx, d)
+func (r repairSource) Manifest(ctx context.Context, d v1.Descriptor) (body []byte, got v1.Descriptor, err error) {
+	err = r.first(func(from source) error { body, got, err = from.Manifest(ctx, d); return err })
+	return body, got, err
 }
 
 // Bytes implements source.
-func (r repairSource) Bytes(ctx context.Context, d v1.Descriptor, limit int64) ([]byte, error) {
-	body, err := r.local.Bytes(ctx, d, limit)
-	if err == nil {
-		return body, nil
-	}
-	if r.remote == nil {
-		return nil, errNoRegistry
-	}
-	return r.remote.Bytes(ctx, d, limit)
+func (r repairSource) Bytes(ctx context.Context, d v1.Descriptor, limit int64) (body []byte, err error) {
+	err = r.first(func(from source) error { body, err = from.Bytes(ctx, d, limit); return err })
+	return body, err
 }
 
 // Blob implements source.
-func (r repairSource) Blob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
-	blob, err := r.local.Blob(ctx, d)
-	if err == nil {
-		return blob, nil
+func (r repairSource) Blob(ctx context.Context, d v1.Descriptor) (blob io.ReadCloser, err error) {
+	err = r.first(func(from source) error { blob, err = from.Blob(ctx, d); return err })
+	return blob, err
+}
+
+// first tries one source after the other; the error is that of all registries.
+func (r repairSource) first(try func(source) error) error {
+	if try(r.local) == nil {
+		return nil
 	}
-	if r.remote == nil {
-		return nil, errNoRegistry
+	if len(r.remotes) == 0 {
+		return errNoRegistry
 	}
-	return r.remote.Blob(ctx, d)
+	var errs []error
+	for _, remote := range r.remotes {
+		err := try(remote)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
