@@ -31,6 +31,9 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, config Cont
 	}
 	err = bundle.ValidateContainer(&p.record.Config, &config)
 	if err == nil {
+		err = m.checkSELinux("linux.security_context", config.Security.SELinux)
+	}
+	if err == nil {
 		_, err = m.logOf(&p.record.Config, &config)
 	}
 	if err != nil {
@@ -148,6 +151,13 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if err != nil {
 		return err
 	}
+	labels, err := m.labelContainer(p, &config.Security)
+	if err != nil {
+		return err
+	}
+	if err := m.labelRoot(&root, labels.Mount); err != nil {
+		return err
+	}
 	if user := p.record.Config.UserNS(); user != nil {
 		if err := mapRoot(&root, user, dir); err != nil {
 			return err
@@ -161,7 +171,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 
 	// 3. Its spec.
 	w.enter("spec")
-	compiled, err := m.compile(ctx, c, &img, lease.Layers, imageMounts)
+	compiled, err := m.compile(ctx, c, &img, lease.Layers, imageMounts, labels)
 	if err != nil {
 		return err
 	}
@@ -290,7 +300,7 @@ func chownRoot(user *bundle.UserNamespace, path string) error {
 }
 
 // compile gathers what the container's spec depends on and compiles it.
-func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, layers []string, imageMounts map[int][]string) (*bundle.Compiled, error) {
+func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, layers []string, imageMounts map[int][]string, labels bundle.Labels) (*bundle.Compiled, error) {
 	p, config := c.pod, &c.record.Config
 	accounts, err := readAccounts(layers)
 	if err != nil {
@@ -310,11 +320,14 @@ func (m *Manager) compile(ctx context.Context, c *container, img *image.Image, l
 	if err := prepareHostPaths(config.Mounts); err != nil {
 		return nil, err
 	}
+	if err := m.relabel(config.Mounts, labels.Mount); err != nil {
+		return nil, err
+	}
 	host := m.host
 	host.Seccomp = m.seccompOf(runtime)
 	in := bundle.ContainerInput{
 		ID: c.id, PodID: p.id, Pod: &p.record.Config, Config: config, Image: &img.Config, Accounts: accounts,
-		Host: &host, Devices: devices, ImageMounts: imageMounts, MaxPids: m.o.MaxPids,
+		Host: &host, Devices: devices, ImageMounts: imageMounts, MaxPids: m.o.MaxPids, Labels: labels,
 	}
 	p.mu.Lock()
 	joined := p.shared.Hosts != ""

@@ -28,7 +28,6 @@ var hostFacts = sync.OnceValue(func() bundle.Host {
 	exists := func(path string) bool { _, err := os.Stat(path); return err == nil }
 	h := bundle.Host{
 		CgroupV2: exists("/sys/fs/cgroup/cgroup.controllers"),
-		SELinux:  exists("/sys/fs/selinux/enforce"),
 		Seccomp:  seccompProfile,
 	}
 	release, _ := os.ReadFile("/proc/sys/kernel/osrelease") // always there

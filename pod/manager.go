@@ -35,6 +35,7 @@ type Options struct {
 	Network  Network
 	Monitors Monitors // nil: ShimMonitors
 	NetNS    NetNS    // nil: HostNetNS
+	SELinux  SELinux  // nil: nothing is labelled; see KernelSELinux
 
 	Settings             // as of Open
 	NRI      *nri.Config // nil: no plugins

@@ -31,6 +31,8 @@ import (
 // monitors, which outlive a Manager as the real ones do. Every call is a step that
 // can be made to fail, or never to return, as for a daemon killed in it.
 type node struct {
+	selinux SELinux // nil: none
+
 	tb          testing.TB
 	root, state string
 
@@ -120,7 +122,7 @@ func (n *node) open() *Manager {
 	m, err := Open(n.tb.Context(), Options{
 		Root: n.root, State: n.state, Images: view, Network: fakeNetwork{view}, NetNS: fakeNetNS{view}, Monitors: fakeMonitors{view},
 		Settings: Settings{Runtimes: map[string]Runtime{"strake": {Monitor: "monitor"}}, DefaultRuntime: "strake"},
-		Log:      slog.New(slog.DiscardHandler),
+		Log:      slog.New(slog.DiscardHandler), SELinux: n.selinux,
 	})
 	if err != nil {
 		n.tb.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/strake-containers/strake/network"
+	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/pod/store"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -92,6 +93,9 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 		return m.setPodAside(ctx, sp)
 	}
 	p := newSandbox(*sp.Record)
+	if m.o.SELinux != nil && p.record.Labels != (bundle.Labels{}) {
+		m.o.SELinux.Reserve(p.record.Labels)
+	}
 	if p.stopping = p.record.Phase == phaseStopped; p.stopping {
 		p.stopTold, p.endTold = true, true
 		p.end()

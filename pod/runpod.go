@@ -36,6 +36,9 @@ func (m *Manager) RunPod(ctx context.Context, c PodConfig, runtimeHandler string
 	if err := checkAnnotations(c.Annotations, handler, settings.Runtimes[handler]); err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
 	}
+	if err := m.checkSELinux("linux.security_context", c.Security.SELinux); err != nil {
+		return "", fmt.Errorf("run pod %s/%s: %w", c.Namespace, c.Name, err)
+	}
 	if c.UserNS() != nil && !m.host.UserNS {
 		return "", fmt.Errorf("run pod %s/%s: linux.security_context.namespace_options.userns_options: not supported: a user namespace of the pod's own needs Linux 6.8: %w",
 			c.Namespace, c.Name, bundle.ErrUnsupported)
@@ -125,6 +128,10 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	if err := m.store.AddPod(p.id); err != nil {
 		return err
 	}
+	undo.Push("release labels", func() error { m.unlabelPod(p); return nil })
+	if err := m.labelPod(p); err != nil {
+		return err
+	}
 	if err := m.updatePod(p, false, func(r *podRecord) { r.Attached = r.wantsNetwork() }); err != nil {
 		return err
 	}
@@ -164,6 +171,10 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	// 4. The files that all its containers see.
 	w.enter("files")
 	if err := m.writePodFiles(p); err != nil {
+		return err
+	}
+	files := m.store.PodDir(p.id)
+	if err := m.relabelPodFiles(p, filepath.Join(files, "hosts"), filepath.Join(files, "hostname"), filepath.Join(files, "resolv.conf")); err != nil {
 		return err
 	}
 
@@ -244,7 +255,7 @@ func (m *Manager) detach(ctx context.Context, p *sandbox) error {
 func (m *Manager) startSandbox(ctx context.Context, p *sandbox) (err error) {
 	ctx, starting := span.Start(ctx, "start sandbox")
 	defer func() { starting.End(err) }()
-	spec, err := bundle.Pod(bundle.PodInput{ID: p.id, Config: &p.record.Config, NetNS: p.record.NetNS})
+	spec, err := bundle.Pod(bundle.PodInput{ID: p.id, Config: &p.record.Config, NetNS: p.record.NetNS, Labels: p.record.Labels})
 	if err != nil {
 		return err
 	}

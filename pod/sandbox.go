@@ -39,6 +39,8 @@ type podRecord struct {
 	// Attached says that Network.Setup was begun and Teardown has not succeeded.
 	Attached bool         `json:"attached,omitempty"`
 	IPs      []netip.Addr `json:"ips,omitempty"`
+	// Labels are the pod's, of SELinux.
+	Labels bundle.Labels `json:"labels,omitzero"`
 	// Abandoned: its client had given up when it was finished, and was not seen since.
 	Abandoned bool `json:"abandoned,omitempty"`
 }

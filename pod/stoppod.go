@@ -197,6 +197,7 @@ func (m *Manager) removePod(ctx context.Context, w *work, p *sandbox) (err error
 	m.mu.Lock()
 	delete(m.pods, p.id)
 	m.mu.Unlock()
+	m.unlabelPod(p)
 	release()
 	m.publish(p, Event{Type: EventDeleted, ContainerID: p.id})
 	return nil

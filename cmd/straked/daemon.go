@@ -99,7 +99,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	}
 	pods, err := pod.Open(ctx, pod.Options{
 		Root: c.Root, State: c.State, Images: images, Network: networks, Settings: settings, NRI: nodePlugins(c), Log: log,
-		MaxLogBytes: c.ContainerLog.MaxBytes, LogDriver: c.ContainerLog.Config(),
+		MaxLogBytes: c.ContainerLog.MaxBytes, LogDriver: c.ContainerLog.Config(), SELinux: pod.KernelSELinux(),
 	})
 	if err != nil {
 		return err

@@ -291,7 +291,11 @@ func (b *builder) pageOverlay(o mountOptions) error {
 func (o *mountOptions) page() string {
 	var list []string
 	for _, kv := range o.values {
-		list = append(list, kv[0]+"="+kv[1])
+		v := kv[1]
+		if strings.HasSuffix(kv[0], "context") && strings.Contains(v, ",") {
+			v = `"` + v + `"` // so that SELinux takes the commas between categories for its own
+		}
+		list = append(list, kv[0]+"="+v)
 	}
 	return strings.Join(append(list, o.flags...), ",")
 }

@@ -144,6 +144,12 @@ type SELinux struct {
 	Level string `json:"level,omitempty"`
 }
 
+// Labels are those of SELinux; both are "" without.
+type Labels struct {
+	Process string `json:"process,omitempty"`
+	Mount   string `json:"mount,omitempty"` // of what it is to read and write
+}
+
 // ProfileType is where a seccomp or AppArmor profile comes from.
 type ProfileType string
 

@@ -31,6 +31,8 @@ type ContainerInput struct {
 	ImageMounts map[int][]string
 	// TargetPID is the path of the PID namespace that mode TARGET joins.
 	TargetPID string
+	// Labels are the container's, of SELinux.
+	Labels Labels
 	// MaxPids limits a container that asks for no limit; 0: no limit.
 	MaxPids int64
 }
@@ -69,6 +71,7 @@ func Container(in ContainerInput) (*Compiled, error) {
 		},
 		Linux: &specs.Linux{
 			CgroupsPath:       CgroupPath(in.Pod, in.ID),
+			MountLabel:        in.Labels.Mount,
 			RootfsPropagation: rootfsPropagation(c.Mounts),
 		},
 	}}
@@ -141,12 +144,11 @@ func process(in *ContainerInput, out *Compiled) (*specs.Process, error) {
 	if p.ApparmorProfile, err = appArmor(s, in.Host); err != nil {
 		return nil, err
 	}
-	if l := s.SELinux; l != nil && !s.Privileged {
-		if !in.Host.SELinux {
-			out.Warnings = append(out.Warnings, "linux.security_context.selinux_options: the host has no SELinux")
-		} else if p.SelinuxLabel = label(l); strings.Count(p.SelinuxLabel, ":") < 3 || hasControl(p.SelinuxLabel) {
-			return nil, invalid("linux.security_context.selinux_options", "%q is no label", p.SelinuxLabel)
-		}
+	if !s.Privileged { // the policy says what a program of ours becomes
+		p.SelinuxLabel = in.Labels.Process
+	}
+	if s.SELinux != nil && in.Labels == (Labels{}) {
+		out.Warnings = append(out.Warnings, "linux.security_context.selinux_options: the host has no SELinux")
 	}
 	return p, nil
 }
@@ -299,14 +301,4 @@ func appArmor(s *Security, h *Host) (string, error) {
 // namespace: a stack of them, one of another namespace, or quoted words.
 func compound(label string) bool {
 	return strings.HasPrefix(label, ":") || strings.Contains(label, "//&") || strings.Contains(label, " ")
-}
-
-func label(l *SELinux) string {
-	parts := []string{"system_u", "system_r", "container_t", "s0"}
-	for i, v := range []string{l.User, l.Role, l.Type, l.Level} {
-		if v != "" {
-			parts[i] = v
-		}
-	}
-	return strings.Join(parts, ":")
 }

@@ -154,7 +154,8 @@ func TestGoldenContainers(t *testing.T) {
 // full asks for everything at once.
 func full(in *ContainerInput) {
 	user, group := int64(1000), int64(2000)
-	in.Host.CgroupV2, in.Host.AppArmor, in.Host.SELinux = true, true, true
+	in.Host.CgroupV2, in.Host.AppArmor = true, true
+	in.Labels = Labels{Process: "system_u:system_r:spc_t:s0:c1,c2", Mount: "system_u:object_r:container_file_t:s0:c1,c2"}
 	in.TargetPID = "/proc/99/ns/pid"
 	in.MaxPids = 4096
 	in.Devices = []DeviceNode{

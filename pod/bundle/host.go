@@ -8,7 +8,6 @@ type Host struct {
 	Hugetlb      bool     // there is a hugetlb controller
 	SwapLimit    bool     // the memory controller limits swap
 	AppArmor     bool     // enabled in the kernel
-	SELinux      bool     // enabled in the kernel
 	Layered      bool     // overlays can be mounted from any number of layers: Linux 6.8
 	UserNS       bool     // pods can have user namespaces, and their overlays idmapped layers: Linux 6.8
 	Capabilities []string // that the daemon can give, "CAP_…"; none means all that are known

@@ -48,6 +48,7 @@ type PodInput struct {
 	ID     string
 	Config *PodConfig
 	NetNS  string // path; "" with the host's network
+	Labels Labels
 }
 
 // Sandbox is what a container needs of its pod's sandbox once that runs. Empty
@@ -73,7 +74,7 @@ func Pod(in PodInput) (*specs.Spec, error) {
 			annotationType: "sandbox", annotationPod: in.ID, annotationPodName: c.Name,
 			annotationNamespace: c.Namespace, annotationUID: c.UID,
 		},
-		Linux: &specs.Linux{CgroupsPath: CgroupPath(c, in.ID)},
+		Linux: &specs.Linux{CgroupsPath: CgroupPath(c, in.ID), MountLabel: in.Labels.Mount},
 	}
 	add := func(t specs.LinuxNamespaceType, nsPath string) {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: t, Path: nsPath})
@@ -95,6 +96,9 @@ func Pod(in PodInput) (*specs.Spec, error) {
 		if user != nil {
 			uid, gid := user.Root()
 			options = append(options, "uid="+strconv.Itoa(uid), "gid="+strconv.Itoa(gid))
+		}
+		if l := in.Labels.Mount; l != "" {
+			options = append(options, "context="+l)
 		}
 		s.Mounts = []specs.Mount{{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: options}}
 	}
