@@ -345,6 +345,16 @@ func (c *client) ended(ctx context.Context, k *containerModel) bool {
 	return err == nil && s.State == cri.ContainerState_CONTAINER_EXITED
 }
 
+// hasEnded asks for that until there is an answer: straked may be dead at the moment.
+func (c *client) hasEnded(k *containerModel) (ended bool) {
+	c.verb("status of container "+k.id, func(ctx context.Context) error {
+		s, err := c.Status(ctx, k.id)
+		ended = err == nil && s.State == cri.ContainerState_CONTAINER_EXITED
+		return err
+	})
+	return ended
+}
+
 func (c *client) exec(k *containerModel) {
 	word := strconv.FormatUint(c.rng.Uint64(), 36)
 	c.verb("exec in "+k.id, func(ctx context.Context) error {
@@ -384,7 +394,7 @@ func (c *client) update(k *containerModel) {
 func (c *client) rotate(p *podModel, k *containerModel) {
 	current := filepath.Join(p.config.LogDirectory, k.config.LogPath)
 	err := os.Rename(current, fmt.Sprintf("%s.%d", current, k.rotations+1))
-	if errors.Is(err, os.ErrNotExist) && k.rotations > 0 && c.ended(c.ctx, k) {
+	if errors.Is(err, os.ErrNotExist) && k.rotations > 0 && c.hasEnded(k) {
 		return // it had ended when it was to begin a new one
 	} else if err != nil {
 		c.problem("%s: rotate the log of %v: %v", c.name, k, err)
