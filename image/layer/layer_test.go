@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/strake-containers/strake/internal/sys"
@@ -441,6 +443,8 @@ func TestUnpackVerifies(t *testing.T) {
 		{"no digest", ErrInvalid, func(s *Source) { s.Digest = "" }},
 		{"truncated", ErrInvalid, func(s *Source) { *s = sourceOf(blob[:len(blob)-9], plain); s.DiffID = good.DiffID }},
 		{"truncated tar", ErrInvalid, func(s *Source) { *s = sourceOf(plain[:512], plain[:512]) }},
+		{"zstd:chunked", nil, func(s *Source) { *s = sourceOf(chunked(t, plain), plain) }},
+		{"zstd:chunked, truncated", ErrInvalid, func(s *Source) { *s = sourceOf(chunked(t, plain[:512]), plain[:512]) }},
 		{"not compressed by any", nil, func(s *Source) { *s = sourceOf(plain, plain) }},
 		{"open fails", io.ErrNoProgress, func(s *Source) {
 			s.Open = func(context.Context) (io.ReadCloser, error) { return nil, io.ErrNoProgress }
@@ -454,6 +458,22 @@ func TestUnpackVerifies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// chunked packs a tar as zstd:chunked does: in several frames, with skippable ones around
+// them that hold a table of contents (RFC 8878, 3.1.2).
+func chunked(tb testing.TB, plain []byte) []byte {
+	tb.Helper()
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	skipped := []byte("\x50\x2a\x4d\x18\x05\x00\x00\x00table")
+	blob := bytes.Clone(skipped)
+	for half := range slices.Chunk(plain, len(plain)/2+1) {
+		blob = z.EncodeAll(half, blob)
+	}
+	return append(blob, skipped...)
 }
 
 // endless is a source that never ends unless its context does.

@@ -282,6 +282,7 @@ func TestBlobFaults(t *testing.T) {
 		{"endless", []fake.Fault{{Endless: true}}, ErrDigestMismatch},
 		{"longer", []fake.Fault{{Replace: append(bytes.Clone(blob), 1)}}, ErrDigestMismatch},
 		{"stalls", []fake.Fault{{Stall: true}}, ErrUnavailable},
+		{"drips", []fake.Fault{{Drip: true}}, ErrUnavailable},
 		{"redirect loop", []fake.Fault{{Location: "/v2/a/blobs/" + descriptor(blob).Digest.String()}}, ErrUnavailable},
 		{"server error", []fake.Fault{{Status: 500}}, ErrUnavailable},
 		{"forbidden", []fake.Fault{{Status: 403}}, ErrUnauthorized},

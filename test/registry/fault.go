@@ -1,10 +1,12 @@
 package registry
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Fault is one way of misbehaving, at requests whose path ends in Suffix. One of
@@ -19,6 +21,7 @@ type Fault struct {
 	CutAfter   int    // close the connection after this many bytes of the body
 	Endless    bool   // send zeros for ever, with no length
 	Stall      bool   // send the headers and then nothing
+	Drip       bool   // send the body a byte at a time, a hundred in a second
 	Location   string // redirect there
 	NoRange    bool   // ignore the Range header
 	WrongRange bool   // answer a Range with another one's bytes
@@ -81,6 +84,9 @@ func (f *Fault) serve(w http.ResponseWriter, req *http.Request, c *content) bool
 	case f.CutAfter > 0:
 		f.cut(w, req, *c)
 		return true
+	case f.Drip:
+		drip(w, req, *c)
+		return true
 	case f.Endless:
 		zeros := make([]byte, 64<<10)
 		for {
@@ -100,6 +106,34 @@ func (f *Fault) serve(w http.ResponseWriter, req *http.Request, c *content) bool
 
 // cut sends a part of the rest that was asked for and closes the connection.
 func (f *Fault) cut(w http.ResponseWriter, req *http.Request, c content) {
+	rest := begin(w, req, c)
+	_, _ = w.Write(rest[:min(f.CutAfter, len(rest))]) // it is to fail anyway
+	control := http.NewResponseController(w)
+	_ = control.Flush() // as above
+	if conn, _, err := control.Hijack(); err == nil {
+		_ = conn.Close()
+	}
+}
+
+// drip sends the rest that was asked for until the client has had enough.
+func drip(w http.ResponseWriter, req *http.Request, c content) {
+	ticks := time.NewTicker(10 * time.Millisecond)
+	defer ticks.Stop()
+	for rest := begin(w, req, c); len(rest) > 0; rest = rest[1:] {
+		_, err := w.Write(rest[:1])
+		if err = errors.Join(err, http.NewResponseController(w).Flush()); err != nil {
+			return
+		}
+		select {
+		case <-ticks.C:
+		case <-req.Context().Done():
+			return
+		}
+	}
+}
+
+// begin sends the headers for the rest that was asked for, and gives that.
+func begin(w http.ResponseWriter, req *http.Request, c content) (rest []byte) {
 	from, status := 0, http.StatusOK
 	if start, ok := strings.CutPrefix(req.Header.Get("Range"), "bytes="); ok {
 		start, _, _ = strings.Cut(start, "-")
@@ -108,14 +142,9 @@ func (f *Fault) cut(w http.ResponseWriter, req *http.Request, c content) {
 			w.Header().Set("Content-Range", "bytes "+start+"-"+strconv.Itoa(len(c.body)-1)+"/"+strconv.Itoa(len(c.body)))
 		}
 	}
-	rest := c.body[from:]
+	rest = c.body[from:]
 	w.Header().Set("Content-Type", c.mediaType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(rest)))
 	w.WriteHeader(status)
-	_, _ = w.Write(rest[:min(f.CutAfter, len(rest))]) // it is to fail anyway
-	control := http.NewResponseController(w)
-	_ = control.Flush() // as above
-	if conn, _, err := control.Hijack(); err == nil {
-		_ = conn.Close()
-	}
+	return rest
 }
