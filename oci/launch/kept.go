@@ -128,7 +128,8 @@ func Keep(p *Prepared, prog *plan.Program, o KeepOptions) []byte {
 	}
 	k.caller.noFile = o.NoFile
 
-	file := make([]byte, unsafe.Sizeof(k), 2*len(m.mem))
+	const rest = 8 << 10 // paths, the stub, registers
+	file := make([]byte, unsafe.Sizeof(k), int(unsafe.Sizeof(k))+len(o.Request)+len(m.mem)+len(bytesOf(m.code))+rest)
 	place := func(data []byte) uint64 {
 		const alignment = 64
 		for len(file)%alignment != 0 {
@@ -138,7 +139,11 @@ func Keep(p *Prepared, prog *plan.Program, o KeepOptions) []byte {
 		file = append(file, data...)
 		return uint64(at)
 	}
-	text := func(s string) uint64 { return place(append([]byte(s), 0)) }
+	text := func(s string) uint64 {
+		at := place(nil)
+		file = append(append(file, s...), 0)
+		return at
+	}
 	k.request, k.requestLen = text(o.Request), uint64(len(o.Request))
 	if o.CgroupDir != "" {
 		k.cgroup = text(o.CgroupDir)
@@ -174,27 +179,27 @@ func Keep(p *Prepared, prog *plan.Program, o KeepOptions) []byte {
 	}
 
 	// The program, with the addresses that it will have.
-	code, mem := slices.Clone(m.code), slices.Clone(m.mem)
-	regs := make([]int64, len(m.regs))
-	for i := range regs {
-		regs[i] = -1
-	}
-	k.mem, k.memLen = place(mem), uint64(len(mem))
+	k.mem, k.memLen = place(m.mem), uint64(len(m.mem))
 	moved := keptBase + k.mem - uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.mem))))
 	for _, off := range m.relocs {
 		at := file[k.mem+uint64(off):]
 		binary.NativeEndian.PutUint64(at, binary.NativeEndian.Uint64(at)+moved)
 	}
+	k.code, k.ncode = place(bytesOf(m.code)), uint64(len(m.code))
+	code := unsafe.Slice((*instr)(unsafe.Pointer(&file[k.code])), len(m.code))
 	for _, p := range m.ptrArgs {
 		code[p.instr].args[p.arg] += uintptr(moved)
 	}
 	for i := m.closing; i < m.closing+len(prog.Inputs)+2; i++ {
 		code[i].code = pNothing
 	}
+	regs := make([]int64, len(m.regs))
+	for i := range regs {
+		regs[i] = -1
+	}
 	if m.forkAt != 0 {
 		k.siblingPid = k.mem + uint64(m.forkArgs) + parentTID
 	}
-	k.code, k.ncode = place(bytesOf(code)), uint64(len(code))
 	k.regs, k.nregs = place(bytesOf(regs)), uint64(len(regs))
 	k.size = uint64(len(file))
 	if len(file) > maxKept {
