@@ -30,6 +30,7 @@ run() {
 touch "$binaries/started"
 run oci/cgroup
 run oci/container
+STRAKE_BIN=$PWD/bin run test/e2e/runtime -- -test.run 'Labelled|ExecAgain' # with AppArmor
 run oci/container --disk 512 -- -test.run 'I[Dd][Mm]apped|MappedSource' # ext4 takes id mappings, this kernel's tmpfs not
 run test/e2e/cri --mem 2048 --disk 512 --lsm none -- -test.run '^TestCheckpoint' # with CRIU, which knows this kernel
 run pod --mem 2048 -- -test.run '^TestReal.*Killed' # on a kernel that keeps no exit codes (ADR 31)

@@ -186,6 +186,43 @@ func TestExecAgainSealed(t *testing.T) {
 	}
 }
 
+// TestLabelled: for a process with a label of a security module the program is sealed
+// before Go's runtime starts, which then starts once, or not at all.
+func TestLabelled(t *testing.T) {
+	if enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err != nil || enabled[0] != 'Y' {
+		t.Skip("needs AppArmor")
+	}
+	h := newHost(t)
+	bundle := h.bundle(func(s *specs.Spec) { s.Process.ApparmorProfile = "unconfined" }, "sleep")
+	starts := func(args ...string) int {
+		cmd := h.command(args...)
+		cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
+		r := h.finish(cmd)
+		if r.code != 0 {
+			t.Fatalf("%s: %+v", args, r)
+		}
+		return strings.Count(r.err, "init runtime @")
+	}
+	if n := starts("run", "--detach", "--bundle", bundle, "a"); n != 1 {
+		t.Errorf("run: Go's runtime starts %d times", n)
+	}
+	defer h.must("delete", "--force", "a")
+	for i, want := range []int{2, 0} { // the command line of the first does not say whose config counts
+		if n := starts("exec", "a", "/inside", "exit", "0"); n != want {
+			t.Errorf("exec %d: Go's runtime starts %d times, want %d", i, n, want)
+		}
+	}
+	process := filepath.Join(h.root, "process.json")
+	if err := os.WriteFile(process, []byte(`{"args":["/inside","exit","0"],"cwd":"/","user":{},"env":["STRAKE_E2E_INSIDE=1"],"apparmorProfile": "unconfined"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{1, 0} {
+		if n := starts("exec", "--process", process, "a"); n != want {
+			t.Errorf("exec --process %d: Go's runtime starts %d times, want %d", i, n, want)
+		}
+	}
+}
+
 // TestExecAgainDetached: the pid file has the process, and a signal to who waits for one
 // goes to it.
 func TestExecAgainDetached(t *testing.T) {
