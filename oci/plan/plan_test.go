@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/internal/abi"
 	"github.com/strake-containers/strake/oci/spec"
 )
 
@@ -222,6 +223,23 @@ func TestCapabilityWarnings(t *testing.T) {
 	}
 	if !slices.Equal(p.Warnings, want) {
 		t.Errorf("%q", p.Warnings)
+	}
+}
+
+// The old root is unmounted with all below it: no mount of it may be the host's peer then,
+// also where the config speaks of the root alone.
+func TestUnmountingTheOldRootStaysInside(t *testing.T) {
+	for _, name := range []string{"", "slave", "private", "unbindable", "rslave", "rprivate", "runbindable"} {
+		s := readConfig(t, "default")
+		s.Linux.RootfsPropagation = name
+		p, err := Create(s, testHost, Config{ID: "x", Bundle: "/b"})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		i := slices.IndexFunc(p.Ops, func(o Op) bool { return o.Do == OpSetattr && o.Path == "/" })
+		if i < 0 || p.Ops[i].D&abi.AtRecursive == 0 || p.Ops[i].C&(abi.MSSlave|abi.MSPrivate) == 0 && p.Ops[i].C != abi.MSUnbindable {
+			t.Errorf("%q: the first change of / is number %d", name, i)
+		}
 	}
 }
 

@@ -32,6 +32,9 @@ func (b *builder) rootfs() error {
 		if rootProp.kind == abi.MSUnbindable { // of which there could be no copy yet
 			b.cutOff = propagation{abi.MSPrivate, true}
 		}
+		// Of mounts below, too, when the config speaks of the root alone: the unmounting
+		// of the old root would reach the host through those that stay shared.
+		b.cutOff.recursive = true
 	}
 	switch {
 	case !b.ownNS: // and those of the namespace's other processes stay as they are
