@@ -354,6 +354,53 @@ func TestImport(t *testing.T) {
 	checkNothingElse(t, s)
 }
 
+// TestLackingImage: an image whose broken layer is gone and could not be fetched is not
+// there for who would use it, and is whole again once it is pulled or loaded.
+func TestLackingImage(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	reg := startRegistry(t)
+	add(t, reg, "a", "1", tarOf(t, "f=right"))
+	ref := reg.Addr + "/a:1"
+	s := openStore(t, t.TempDir(), Options{})
+	img := pullImage(t, s, ref)
+	var archive bytes.Buffer
+	if err := s.Tag(ref, "local/a:1"); err != nil {
+		t.Fatal(err)
+	}
+	pack := openStore(t, t.TempDir(), Options{KeepLayerBlobs: true})
+	pullImage(t, pack, ref)
+	if err := errors.Join(pack.Save(t.Context(), &archive, OCIArchive, ref), pack.Close()); err != nil {
+		t.Fatal(err)
+	}
+	again := map[string]func() error{
+		"pull": func() error { _, err := s.Pull(t.Context(), ref, PullOptions{}); return err },
+		"load": func() error { _, err := s.Load(t.Context(), &archive, ""); return err },
+	}
+	for _, how := range []string{"pull", "load"} {
+		if err := s.layers.Remove(s.images[img.ID].layers[0].key); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{ref, "local/a:1", img.ID} {
+			if _, err := s.Get(name); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "--repair") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if list := s.List(); len(list) != 1 {
+			t.Errorf("listed: %v", list)
+		}
+		if err := again[how](); err != nil {
+			t.Fatalf("%s: %v", how, err)
+		}
+		checkFiles(t, s, img, map[string]string{"f": "right"})
+		if _, err := s.Get("local/a:1"); err != nil {
+			t.Errorf("%s: %v", how, err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestVerifyRepair(t *testing.T) {
 	testutil.RequireRoot(t, "layers have owners")
 	testutil.CheckLeaks(t)

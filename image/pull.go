@@ -347,8 +347,9 @@ func (s *Store) present(top digest.Digest, platform v1.Platform) (name, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.names {
-		img := s.images[n.id].image
-		if top != "" && n.top.Digest == top && (img.Artifact || img.OS == platform.OS && img.Arch == platform.Architecture) {
+		rec := s.images[n.id]
+		img := rec.image
+		if top != "" && n.top.Digest == top && s.lacks(rec) == "" && (img.Artifact || img.OS == platform.OS && img.Arch == platform.Architecture) {
 			n.pulledAt = time.Now()
 			return n, true
 		}

@@ -263,7 +263,8 @@ func (s *Store) Close() error {
 func (s *Store) Root() string { return s.root }
 
 // Get finds an image by id ("sha256:…", the hex digits or a unique prefix of at
-// least four), by name, or by name and digest.
+// least four), by name, or by name and digest. One that lacks a layer, since a broken one
+// could not be fetched again, is ErrNotFound: whoever wants it pulls it.
 func (s *Store) Get(ref string) (Image, error) {
 	q := s.ask(ref)
 	s.mu.Lock()
@@ -272,7 +273,23 @@ func (s *Store) Get(ref string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
+	if key := s.lacks(rec); key != "" {
+		return Image{}, fmt.Errorf("%w: %s lacks its %s, which was broken: pull it again, or strake system check --repair", ErrNotFound, ref, key)
+	}
 	return s.describe(rec), nil
+}
+
+// lacks is a layer of an image that is not there, or "". mu is held.
+func (s *Store) lacks(rec *record) layer.Key {
+	for _, l := range rec.layers {
+		if _, ok := s.layers.Get(l.key); !ok {
+			return l.key
+		}
+	}
+	if _, ok := s.layers.Get(rec.root); rec.root != "" && !ok {
+		return rec.root
+	}
+	return ""
 }
 
 // question is what somebody calls an image, read as a name and as an id.
