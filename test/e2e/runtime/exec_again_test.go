@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,6 +34,33 @@ func (h *host) again(args ...string) (r result, started bool) {
 	}
 	r.err = strings.Join(own, "")
 	return r, started
+}
+
+// waiting is an exec, of a program that has begun to wait for SIGTERM.
+func (h *host) waiting() *exec.Cmd {
+	h.t.Helper()
+	cmd := h.command("exec", "a", "/inside", "term")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err == nil {
+		_, err = out.Read(make([]byte, len("ready\n")))
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return cmd
+}
+
+// terminate has its runtime pass SIGTERM on.
+func (h *host) terminate(cmd *exec.Cmd) {
+	h.t.Helper()
+	err := errors.Join(cmd.Process.Signal(syscall.SIGTERM), cmd.Wait())
+	const terminated = 5
+	if cmd.ProcessState.ExitCode() != terminated {
+		h.t.Errorf("a process that got SIGTERM: %v", err)
+	}
 }
 
 // TestExecAgain: what has been asked for before is done without Go's runtime, and is the
@@ -160,29 +188,13 @@ func TestExecAgainSealed(t *testing.T) {
 	}
 	// The program that waits is what is sealed.
 	for range 2 {
-		cmd := h.command("exec", "a", "/inside", "term")
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ready := make([]byte, len("ready\n"))
-		if _, err := out.Read(ready); err != nil {
-			t.Fatal(err)
-		}
+		cmd := h.waiting()
 		var fs syscall.Statfs_t
 		const readOnly = 0x1 // ST_RDONLY
 		if err := syscall.Statfs(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid), &fs); err != nil || fs.Flags&readOnly == 0 {
 			t.Errorf("its file is on a mount with flags %#x, %v", fs.Flags, err)
 		}
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
-			t.Error(err)
-		}
+		h.terminate(cmd)
 	}
 }
 
@@ -263,25 +275,9 @@ func TestExecAgainDetached(t *testing.T) {
 	// A place where none can be written is said before anything runs.
 	h.fails(255, "/no/such/", "exec", "--detach", "--pid-file", "/no/such/pid", "a", "/inside", "sleep")
 
-	for i := range 2 {
-		cmd := h.command("exec", "a", "/inside", "term")
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ready := make([]byte, len("ready\n"))
-		if _, err := out.Read(ready); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 5 {
-			t.Errorf("%d: a process that got SIGTERM: %v", i, err)
-		}
+	for range 2 {
+		cmd := h.waiting()
+		h.terminate(cmd)
 	}
 	for i := range 2 {
 		if r, started := h.again("a", "/inside", "kill-self"); r.code != 128+int(syscall.SIGKILL) || started != (i == 0) {
