@@ -73,13 +73,15 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	// 3. The process.
 	proc := &Process{}
 	undo.Push("close console", func() error { return closeFile(proc.Console) })
-	once := prepared
+	runs := 0
 	child, err := in.born(cg, r.Pid, len(o.CgroupSub) > 0, func(cgroupFD int) (*launch.Process, error) {
-		first := once
-		once = nil
+		p := prepared
+		if runs++; runs > 1 { // it is for one run
+			p = nil
+		}
 		return launch.Run(ctx, launch.Request{
 			Program:  prog,
-			Prepared: first,
+			Prepared: p,
 			Files:    in.fds,
 			CgroupFD: cgroupFD,
 			Sync:     (&answers{prog: prog}).sync, // it sends no mounts
@@ -106,7 +108,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 	if err := writePidFile(o.PidFile, proc.Pid); err != nil {
 		return nil, err
 	}
-	if o.Keep != "" && len(proc.Warnings) == 0 && len(r.Resctrl) == 0 {
+	if o.Keep != "" && runs == 1 && len(proc.Warnings) == 0 && len(r.Resctrl) == 0 {
 		c.keep(prepared, prog, cg, launch.KeepOptions{Request: stdioText(o.Stdin, o.Stdout, o.Stderr) + o.Keep, NoFile: h.NoFile.Hard})
 	}
 	undo.Release()

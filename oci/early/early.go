@@ -148,10 +148,7 @@ func (c *command) parse(args []string) bool {
 			return false
 		}
 		if !given {
-			if at++; at >= len(args) {
-				return false
-			}
-			value = args[at]
+			at, value = next(args, at)
 		}
 		switch {
 		case value == "":
@@ -213,6 +210,14 @@ func flag(arg string) (name, value string, given bool) {
 		}
 	}
 	return name, "", false
+}
+
+// next is the argument behind one, with its place; "" if there is none.
+func next(args []string, at int) (int, string) {
+	if at++; at >= len(args) {
+		return at, ""
+	}
+	return at, args[at]
 }
 
 const maxSignal = 64

@@ -39,10 +39,7 @@ func (c *command) parseExec(args []string) bool {
 			return false
 		}
 		if !given {
-			if at++; at >= len(args) {
-				return false
-			}
-			value = args[at]
+			at, value = next(args, at)
 		}
 		if value == "" || value == "-" {
 			return false
@@ -60,29 +57,18 @@ func (c *command) parseExec(args []string) bool {
 	return wanted.process != "" || len(wanted.command) > 0
 }
 
-// activated says whether there may be descriptors of systemd's to pass on.
-func activated() bool {
-	const name = "LISTEN_FDS="
-	for e := environment(); e != nil && *e != nil; e = (**byte)(unsafe.Add(unsafe.Pointer(e), unsafe.Sizeof(e))) {
-		if v := unsafe.String(*e, length(*e)); len(v) >= len(name) && v[:len(name)] == name {
-			return true
-		}
-	}
-	return false
-}
-
 // runExec runs the program that an exec for the same request has left in the state
 // directory (docs/adr/0045). It returns the exit code, or GiveUp.
 func (c *command) runExec(r *record) int {
-	if activated() || r.status() != running || !r.thawed() {
-		return GiveUp
+	if isSet("LISTEN_FDS=") {
+		return GiveUp // there may be descriptors of systemd's to pass on
 	}
 	init, errno := call(sysPidfdOpen, uintptr(r.pid), 0, 0, 0)
 	if errno != 0 {
 		return GiveUp
 	}
 	code := GiveUp
-	if r.status() == running { // read with the pidfd open, it is init's
+	if r.status() == running && r.thawed() { // read with the pidfd open, it is init's
 		code = c.execIn(r, init)
 	}
 	closeFD(init)

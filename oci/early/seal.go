@@ -21,14 +21,19 @@ const maxEnvironment = 1000
 
 var sealedEnvironment [maxEnvironment + 2]*byte
 
+// sealMarker begins the variable that says that it has been done.
+const sealMarker = launch.SealedEnv + "="
+
 // seal executes the program again, sealed, unless that has been done. It returns if
 // that is not possible.
 func seal() {
-	const marker = launch.SealedEnv + "=1\x00"
+	if isSet(sealMarker) {
+		return
+	}
+	const marker = sealMarker + "1\x00"
 	n := 0
-	for e := environment(); e != nil && *e != nil; e = (**byte)(unsafe.Add(unsafe.Pointer(e), unsafe.Sizeof(e))) {
-		v := unsafe.String(*e, length(*e))
-		if n == maxEnvironment || len(v) > len(launch.SealedEnv) && v[:len(launch.SealedEnv)+1] == launch.SealedEnv+"=" {
+	for e := environment(); e != nil && *e != nil; e = following(e) {
+		if n == maxEnvironment {
 			return
 		}
 		sealedEnvironment[n] = *e
@@ -44,6 +49,19 @@ func environment() **byte {
 		return nil
 	}
 	return (**byte)(unsafe.Add(unsafe.Pointer(stack), (*stack+2)*unsafe.Sizeof(*stack))) // behind argv's end
+}
+
+// following is the place behind one of environ(7).
+func following(e **byte) **byte { return (**byte)(unsafe.Add(unsafe.Pointer(e), unsafe.Sizeof(e))) }
+
+// isSet says whether the environment has a variable that begins so.
+func isSet(name string) bool {
+	for e := environment(); e != nil && *e != nil; e = following(e) {
+		if v := unsafe.String(*e, length(*e)); len(v) >= len(name) && v[:len(name)] == name {
+			return true
+		}
+	}
+	return false
 }
 
 // wantsSeal says whether the command line makes a process with a label, as far as can be
@@ -68,7 +86,7 @@ func wantsSeal(args []string) bool {
 	if name == "" {
 		rest = configFile
 	}
-	if !makes || !labels() || !paths.file.set(name, rest, "", "") || !isFile(&paths.file) {
+	if !makes || isSet(sealMarker) || !labels() || !paths.file.set(name, rest, "", "") || !isFile(&paths.file) {
 		return false
 	}
 	text, errno := readFile(&paths.file, requestText[:])

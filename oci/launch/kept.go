@@ -61,8 +61,8 @@ type Kept struct {
 	stub, stubLen       uint64 // 0: the program is for a process that is sealed
 
 	code, ncode, closing    uint64
-	regs, nregs             uint64
-	mem, memLen, report     uint64
+	regs                    uint64
+	mem, report             uint64
 	execAt, forkAt          uint64
 	siblingPid              uint64 // where the address goes that the kernel is to put that to
 	cloneFlags              uint64
@@ -179,7 +179,7 @@ func Keep(p *Prepared, prog *plan.Program, o KeepOptions) []byte {
 	}
 
 	// The program, with the addresses that it will have.
-	k.mem, k.memLen = place(m.mem), uint64(len(m.mem))
+	k.mem = place(m.mem)
 	moved := keptBase + k.mem - uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.mem))))
 	for _, off := range m.relocs {
 		at := file[k.mem+uint64(off):]
@@ -200,7 +200,7 @@ func Keep(p *Prepared, prog *plan.Program, o KeepOptions) []byte {
 	if m.forkAt != 0 {
 		k.siblingPid = k.mem + uint64(m.forkArgs) + parentTID
 	}
-	k.regs, k.nregs = place(bytesOf(regs)), uint64(len(regs))
+	k.regs = place(bytesOf(regs))
 	k.size = uint64(len(file))
 	if len(file) > maxKept {
 		return nil

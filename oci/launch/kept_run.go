@@ -86,7 +86,7 @@ func OpenKept(name uintptr, request string) *Kept {
 	}
 	k := (*Kept)(at(keptBase))
 	var c caller
-	if k.magic == keptMagic && k.size == uint64(size) && k.requestLen <= k.size &&
+	if k.magic == keptMagic && k.size == uint64(size) && k.request <= k.size && k.requestLen <= k.size-k.request &&
 		unsafe.String((*byte)(at(keptBase+uintptr(k.request))), k.requestLen) == request && c.learn() && c == k.caller {
 		return k
 	}

@@ -149,6 +149,7 @@ func TestNotKept(t *testing.T) {
 		"no magic":               func() { k.magic++ },
 		"another size":           func() { k.size-- },
 		"no end":                 func() { k.requestLen = 1 << 40 },
+		"another place":          func() { k.request = 1 << 40 },
 	} {
 		was := *k
 		change()
