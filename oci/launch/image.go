@@ -15,6 +15,7 @@
 //	launch.go     parent: the conversation with the child, errors, undo
 //	kill.go       whoever starts or ends a process later
 //	stub*         what the process executes before its program
+//	kept*         a program that is kept for later, and its parent without Go's runtime
 //
 // An instruction is one system call with constants, addresses and registers as
 // arguments, or one of a few pseudo instructions (jumps, checks of a result,
