@@ -152,12 +152,12 @@ func (n *realNode) open() *Manager {
 
 // checkEmpty looks for processes, cgroups and files of ours.
 func (n *realNode) checkEmpty() {
-	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, c := range commands {
-		data, err := os.ReadFile(c)
-		if err == nil && bytes.Contains(data, []byte(n.state)) {
-			n.t.Errorf("left behind: process %s: %q", c, data)
-		}
+	// A monitor answers that it ends, and does so a moment later.
+	for end := time.Now().Add(time.Minute); len(n.processes()) > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	for c, cmdline := range n.processes() {
+		n.t.Errorf("left behind: process %s: %q", c, cmdline)
 	}
 	for _, pattern := range []string{"/sys/fs/cgroup" + n.cgroup, "/sys/fs/cgroup/*" + n.cgroup} {
 		dirs, _ := filepath.Glob(pattern)
@@ -177,6 +177,19 @@ func (n *realNode) checkEmpty() {
 	for _, name := range names(filepath.Join(n.root, "pods")) {
 		n.t.Errorf("left behind: %s/pods/%s", n.root, name)
 	}
+}
+
+// processes are those whose command line names the state directory.
+func (n *realNode) processes() map[string]string {
+	found := map[string]string{}
+	commands, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, c := range commands {
+		data, err := os.ReadFile(c)
+		if err == nil && bytes.Contains(data, []byte(n.state)) {
+			found[c] = string(data)
+		}
+	}
+	return found
 }
 
 func (n *realNode) pod(name string) PodConfig {
