@@ -77,12 +77,7 @@ func TestReloadCommand(t *testing.T) {
 	if out, err := reload(); err == nil || !strings.Contains(out, file+":2: root: this is integer, not a string in quotes") {
 		t.Errorf("%v: %s", err, out)
 	}
-	// It is written before the answer, and reaches us by a pipe.
-	for end := time.Now().Add(time.Minute); !strings.Contains(n.Log(), "the configuration is not taken over"); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("log: %s", n.Log())
-		}
-	}
+	waitFor(t, "the error in the log", func() bool { return strings.Contains(n.Log(), "the configuration is not taken over") })
 }
 
 // A straked that is older than what has written to its root says so, and does no harm:
