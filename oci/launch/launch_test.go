@@ -138,8 +138,9 @@ func TestChildHasNoHeap(t *testing.T) {
 	runtime.KeepAlive(secret)
 }
 
-// inArenaOfStack is memory of the heap from the arena that the caller's stack is in: the
-// first, unless the tests before have needed more.
+// inArenaOfStack is memory of the heap that lies whole in the arena that the caller's stack
+// is in: the first, unless the tests before have needed more. What begins at an arena's end
+// goes on in the next one, which the child gets.
 func inArenaOfStack(t *testing.T) []byte {
 	t.Helper()
 	var here byte
@@ -147,7 +148,8 @@ func inArenaOfStack(t *testing.T) []byte {
 	var tried [][]byte
 	for range 200 {
 		b := make([]byte, 1<<20)
-		if uintptr(unsafe.Pointer(&b[0]))/arenaSize == stack {
+		first, last := uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&b[len(b)-1]))
+		if first/arenaSize == stack && last/arenaSize == stack {
 			return b
 		}
 		tried = append(tried, b) // or it would be the same again
