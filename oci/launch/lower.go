@@ -80,8 +80,9 @@ func lower(p *plan.Program, self fileID, viaStub bool) (*image, error) {
 	if p.Regs < 0 || p.Target < 0 || p.Regs > most || p.Target > most || n > most {
 		return nil, fmt.Errorf("program of %d registers and %d descriptors: %w", p.Regs, p.Target, errTooLarge)
 	}
-	// Room for what programs have: three instructions for two operations, one address for each.
-	l := &lowering{image: &image{mem: make([]byte, 0, 64<<10), code: make([]instr, 0, 2*len(p.Ops)), ptrArgs: make([]ptrArg, 0, 3*len(p.Ops)/2)},
+	// Room for what programs have: three instructions for two operations, one address and a
+	// hundred bytes for each.
+	l := &lowering{image: &image{mem: make([]byte, 0, 100*len(p.Ops)), code: make([]instr, 0, 2*len(p.Ops)), ptrArgs: make([]ptrArg, 0, 3*len(p.Ops)/2)},
 		prog: p, jumps: make([]jumpFix, 0, len(p.Ops)/8), scratch: plan.Reg(p.Regs + 1)}
 	l.found = l.scratch + 7
 	if viaStub {

@@ -29,7 +29,7 @@ var nsFlags = []struct {
 // Create compiles the program of a container's first process. The spec has been
 // through oci/spec's Validate.
 func Create(s *specs.Spec, host Host, cfg Config) (*Program, error) {
-	b := newBuilder(s, &host, &cfg)
+	b := newBuilder(s, &host, &cfg, roomOfRootfs(s))
 	steps := []func() error{
 		b.joinCgroup,
 		b.allCPUs,
@@ -66,14 +66,24 @@ func (b *builder) run(steps []func() error) error {
 	return nil
 }
 
-func newBuilder(s *specs.Spec, host *Host, cfg *Config) *builder {
+// roomOfRootfs is room for the program of most configs that has a rootfs to mount.
+func roomOfRootfs(s *specs.Spec) int {
+	room := 256 + 8*len(s.Mounts)
+	if s.Linux != nil {
+		room += 8 * (len(s.Linux.MaskedPaths) + len(s.Linux.ReadonlyPaths))
+	}
+	return room
+}
+
+// newBuilder begins a program with room for so many operations: an array that grows is
+// copied, and memory used for the first time is what compiling costs most; but a process
+// that compiles many programs has to clear and to collect what it did not use, too.
+func newBuilder(s *specs.Spec, host *Host, cfg *Config, room int) *builder {
 	b := &builder{spec: s, host: host, cfg: cfg, ns: make(map[specs.LinuxNamespaceType]namespace)}
 	if s.Linux == nil {
 		s.Linux = &specs.Linux{}
 	}
-	// Room for all operations of most configs: an array that grows is copied,
-	// and memory used for the first time is what compiling costs most.
-	b.Ops = make([]Op, 0, 512+8*(len(s.Mounts)+len(s.Linux.MaskedPaths)+len(s.Linux.ReadonlyPaths)))
+	b.Ops = make([]Op, 0, room)
 	b.at("linux", "")
 	b.named(InSync)
 	b.named(InProc)

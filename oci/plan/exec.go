@@ -13,7 +13,7 @@ func Exec(s *specs.Spec, process *specs.Process, host Host, cfg Config) (*Progra
 	own := *s
 	own.Process = process
 	own.Mounts = nil
-	b := newBuilder(&own, &host, &cfg)
+	b := newBuilder(&own, &host, &cfg, 96)
 	var cpus specs.CPUAffinity
 	lastCPUs := b.allCPUs
 	if a := process.ExecCPUAffinity; a != nil && *a != cpus {
@@ -133,7 +133,7 @@ func (b *builder) execTerminal() error {
 // Pin compiles a program that makes the namespaces of s and keeps them for the
 // parent to open: it ends in a wait.
 func Pin(s *specs.Spec, host Host) (*Program, error) {
-	b := newBuilder(s, &host, &Config{})
+	b := newBuilder(s, &host, &Config{}, 64)
 	steps := []func() error{
 		b.readNamespaces,
 		b.makeNamespaces,
@@ -167,7 +167,7 @@ func Rootfs(s *specs.Spec, host Host, cfg Config, mounts bool) (*Program, error)
 	lx.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	lx.RootfsPropagation = "" // nothing of this may reach the host
 	own.Process, own.Linux = &process, &lx
-	b := newBuilder(&own, &host, &cfg)
+	b := newBuilder(&own, &host, &cfg, roomOfRootfs(s))
 	steps := []func() error{
 		b.readNamespaces,
 		b.makeNamespaces,
@@ -197,7 +197,7 @@ func (b *builder) pin() error {
 
 // IDMapHolder is a program that is only there for its user namespace.
 func IDMapHolder(uid, gid string) *Program {
-	b := newBuilder(&specs.Spec{}, &Host{}, &Config{})
+	b := newBuilder(&specs.Spec{}, &Host{}, &Config{}, 2)
 	b.at("uidMappings", "")
 	b.CloneFlags = abi.CloneNewUser
 	b.UIDMap, b.GIDMap = uid, gid
@@ -208,7 +208,7 @@ func IDMapHolder(uid, gid string) *Program {
 
 // Holder is a program that does nothing for as long as its parent lets it.
 func Holder() *Program {
-	b := newBuilder(&specs.Spec{}, &Host{}, &Config{})
+	b := newBuilder(&specs.Spec{}, &Host{}, &Config{}, 2)
 	b.at("cgroupsPath", "")
 	b.op(Op{Do: OpSync, A: SyncPin})
 	b.op(Op{Do: OpExit})

@@ -68,7 +68,7 @@ func FuzzIDMap(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string, container, host, size uint32) {
 		own := []specs.LinuxIDMapping{{ContainerID: container, HostID: host, Size: size}}
-		b := newBuilder(mountSpec("", "", own), &testHost, &Config{})
+		b := newBuilder(mountSpec("", "", own), &testHost, &Config{}, 0)
 		b.at("mounts[0]", "")
 		ids := &MountIDs{}
 		if err := b.optionIDs(ids, text); err != nil {
