@@ -210,6 +210,11 @@ func BenchmarkProbes(b *testing.B) {
 			return err
 		}), func() time.Duration { return sum() - before })
 	})
+	b.Run("floor", func(b *testing.B) {
+		const n = 2000
+		b.ReportMetric(floorProbes(b, n).Seconds()*1e3/n, "cpu-ms/probe")
+		b.ReportMetric(0, "ns/op")
+	})
 	b.Run("conmon-10", func(b *testing.B) {
 		var peers []*peer
 		for range 10 {
@@ -228,6 +233,39 @@ func BenchmarkProbes(b *testing.B) {
 			return err
 		}), func() time.Duration { return used })
 	})
+}
+
+// floorProbes has the floor (test/bench/runtime) make so many processes in a container, one
+// after the other, and returns the processor time of it and them.
+func floorProbes(b *testing.B, n int) time.Duration {
+	b.Helper()
+	dir := b.TempDir()
+	name, bundle := "bench-"+filepath.Base(filepath.Dir(dir)), dir+"/sleeps"
+	bin := bundle + "/rootfs/bin"
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	floor := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(dir+"/floor", append([]string{dir}, args...)...)
+		cmd.Stderr = os.Stderr
+		return cmd
+	}
+	for _, cmd := range []*exec.Cmd{
+		exec.Command("gcc", "-O2", "-static", "-o", dir+"/floor", "../runtime/floor/floor.c"),
+		exec.Command("gcc", "-O2", "-static", "-o", bin+"/true", "../runtime/floor/static.c"),
+		floor("create", bundle, name),
+		floor("start", name),
+	} {
+		if err := cmd.Run(); err != nil {
+			b.Fatal(cmd, ": ", err)
+		}
+	}
+	execs := floor("execs", strconv.Itoa(n), name)
+	err := execs.Run()
+	if err := errors.Join(err, floor("delete-f", name).Run()); err != nil {
+		b.Fatal(err)
+	}
+	return execs.ProcessState.UserTime() + execs.ProcessState.SystemTime()
 }
 
 // probe runs one in each of so many containers each second, and returns how many.

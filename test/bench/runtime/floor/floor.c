@@ -4,6 +4,7 @@
  *	floor DIR run|run-detached|create BUNDLE NAME
  *	floor DIR start|state|kill|delete|delete-f NAME
  *	floor DIR exec NAME
+ *	floor DIR execs COUNT NAME
  *
  * It does what an OCI runtime does for runc's example config (`runc spec`):
  * cgroups with the default device rules, six namespaces, the seven mounts,
@@ -396,13 +397,11 @@ static int start(void)
 	return 0;
 }
 
-static int exec_in(void)
+/* one exec, into the container that pidfd is of and whose PID namespace was joined */
+static int exec_one(int pidfd)
 {
 	static const struct sock_fprog none;
 	char *argv[] = {"/bin/true", NULL};
-	int pidfd = syscall(SYS_pidfd_open, kept_pid(), 0);
-	check(pidfd, "pidfd_open");
-	check(setns(pidfd, CLONE_NEWPID), "setns pid");
 	struct clone_args args = {.flags = CLONE_INTO_CGROUP | CLONE_VFORK, .exit_signal = SIGCHLD, .cgroup = v2_cgroup()};
 	long pid = syscall(SYS_clone3, &args, sizeof args);
 	check(pid, "clone3");
@@ -414,7 +413,19 @@ static int exec_in(void)
 		become(argv);
 		execute(argv, &none);
 	}
+	close(args.cgroup);
 	return wait_for(pid);
+}
+
+/* exec, execs: as whoever has been there all along makes them, such as a monitor */
+static int exec_in(int count)
+{
+	int pidfd = syscall(SYS_pidfd_open, kept_pid(), 0), code = 0;
+	check(pidfd, "pidfd_open");
+	check(setns(pidfd, CLONE_NEWPID), "setns pid");
+	while (count-- > 0 && code == 0)
+		code = exec_one(pidfd);
+	return code;
 }
 
 static int state(void)
@@ -448,12 +459,14 @@ int main(int argc, char **argv)
 	name = argv[argc - 1];
 	const char *verb = argv[2];
 	unified = !statfs(CGROUP, &fs) && fs.f_type == 0x63677270;
+	if (!strcmp(verb, "execs"))
+		return exec_in(atoi(argv[3]));
 	if (argc == 5)
 		return run(verb, argv[3]);
 	if (!strcmp(verb, "start"))
 		return start();
 	if (!strcmp(verb, "exec"))
-		return exec_in();
+		return exec_in(1);
 	if (!strcmp(verb, "state"))
 		return state();
 	if (!strcmp(verb, "kill"))
