@@ -397,3 +397,22 @@ func TestPlanOfExecAndDiff(t *testing.T) {
 		t.Errorf("%v, %d operations", err, len(prog.Ops))
 	}
 }
+
+// A container's end of its old root, with all mounts below it, reaches none of the host's,
+// where these are shared as systemd makes them.
+func TestHostsMountsStay(t *testing.T) {
+	h := newHost(t)
+	for _, propagation := range []string{"", "shared", "slave", "private", "rshared", "rslave", "rprivate", "unbindable"} {
+		bundle := h.bundle(func(s *specs.Spec) { s.Linux.RootfsPropagation = propagation }, "exit", "0")
+		// In a copy of the host's mounts, which are each other's peers only.
+		cmd := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", `
+			mount --make-rshared /
+			before=$(cut -d ' ' -f 5 /proc/self/mountinfo)
+			"$@" >&2
+			[ "$before" = "$(cut -d ' ' -f 5 /proc/self/mountinfo)" ] && echo all are there`, "sh"},
+			h.command("run", "--bundle", bundle, "mounts").Args...)...)
+		if r := h.finish(cmd); r.code != 0 || r.out != "all are there\n" {
+			t.Errorf("rootfsPropagation %q: exit code %d, %s%s", propagation, r.code, r.out, r.err)
+		}
+	}
+}
