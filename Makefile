@@ -66,7 +66,7 @@ test-handlers: build ## OCI runtimes and shims as handlers, gVisor too (which it
 	go build -C test/gvisor -trimpath -o ../../bin/gvisor/containerd-shim-runsc-v1 ./shim
 	STRAKE_GVISOR=$(CURDIR)/bin/gvisor go test -count=1 -v ./test/e2e/handlers
 
-test-v2: build ## the tests that touch cgroups on cgroup v2, and CRIU, in an emulated VM (slow)
+test-v2: build ## the tests that touch cgroups on cgroup v2, CRIU and SELinux, in an emulated VM (slow)
 	test/vm/run.sh
 
 bench: build ## speed and memory beside the peers that Debian ships, in one session

@@ -295,7 +295,10 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) (err error) {
 	}
 	m.joinSandbox(p, started)
 	if shm := filepath.Join(dir, "shm"); p.shared.Shm == shm {
-		return makeShm(shm, spec, !handler.Native(), user)
+		if err := makeShm(shm, spec, !handler.Native(), user); err != nil {
+			return err
+		}
+		return m.relabelPodFiles(p, shm)
 	}
 	return nil
 }

@@ -119,6 +119,9 @@ func OpenStore(root string, form Form, log *slog.Logger) (*Store, error) {
 	if err := os.Chmod(filepath.Join(root, emptyDir), 0o755); err != nil {
 		return nil, err
 	}
+	if err := shareLabel(root, log); err != nil {
+		return nil, err
+	}
 	bootID, err := boot.ID()
 	if err != nil {
 		return nil, err

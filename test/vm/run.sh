@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # run.sh - the tests that touch cgroups, again, on a kernel with cgroup v2 only
 # (and AppArmor): a virtual machine, because the host may have v1; those of systemd's
-# scopes, in one that boots systemd; and those of checkpoints and of killed monitors.
+# scopes, in one that boots systemd; those of checkpoints and of killed monitors; and those
+# of SELinux, enforcing a policy of ours.
 # Slow: the machine is emulated.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,7 +21,9 @@ run() {
 	[ $# = 0 ] || shift
 	echo "== $package ${options[*]} $*"
 	[ -x "$binary" ] && [ "$binary" -nt "$binaries/started" ] || go test -c -o "$binary" "./$package"
-	if (cd "$package" && "$testvm" --timeout 900 "${options[@]}" -- "$binary" "$@"); then
+	local with=()
+	[[ ${options[*]} != *selinux* ]] || with=("$PWD/test/vm/with-selinux")
+	if (cd "$package" && "$testvm" --timeout 900 "${options[@]}" -- "${with[@]}" "$binary" "$@"); then
 		passed=$((passed + 1))
 	else
 		failed=$((failed + 1))
@@ -34,6 +37,8 @@ STRAKE_BIN=$PWD/bin run test/e2e/runtime -- -test.run 'Labelled|ExecAgain' # wit
 run oci/container --disk 512 -- -test.run 'I[Dd][Mm]apped|MappedSource' # ext4 takes id mappings, this kernel's tmpfs not
 run test/e2e/cri --mem 2048 --disk 512 --lsm none -- -test.run '^TestCheckpoint' # with CRIU, which knows this kernel
 run pod --mem 2048 -- -test.run '^TestReal.*Killed' # on a kernel that keeps no exit codes (ADR 31)
+STRAKE_BIN=$PWD/bin run test/e2e/runtime --lsm selinux -- -test.run 'SELinux'
+STRAKE_BIN=$PWD/bin run test/e2e/cri --lsm selinux --mem 2048 -- -test.run 'SELinux'
 run oci/cgroup --systemd -- -test.run Scope
 run shim/task --systemd --mem 2048 -- -test.run Scope
 echo "$passed passed, $failed failed"

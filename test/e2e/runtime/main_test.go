@@ -99,6 +99,10 @@ func inside(args []string) int {
 		fmt.Println(processLimits())
 	case "keyrings":
 		fmt.Println(sessionKeyring())
+	case "labels":
+		labels(args[1:])
+	case "touch":
+		fmt.Println(touch(args[1]))
 	case "thief":
 		_ = os.WriteFile("/result", []byte(steal()), 0o644) // without it the test fails
 	case "notify":
