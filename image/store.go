@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -172,7 +173,7 @@ func takeLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	taken, err := sys.TryLock(f)
+	taken, err := sys.LockWithin(f, time.Second)
 	if err == nil && !taken {
 		err = ErrLocked
 	}

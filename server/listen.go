@@ -31,6 +31,10 @@ const dialTimeout = 2 * time.Second
 // deathTimeout is how long a killed daemon may take to disappear.
 const deathTimeout = 3 * time.Second
 
+// childTimeout is how long its children may have its lock, once it is dead: until they
+// execute their programs.
+const childTimeout = time.Second
+
 // Socket is a listening unix socket and the lock that makes it ours. Who serves
 // on Listener may close it; the lock is held until Close.
 type Socket struct {
@@ -70,7 +74,7 @@ func takeLock(ctx context.Context, path string) (*os.File, error) {
 		return nil, err
 	}
 	waitForDeath(ctx, lock)
-	taken, err := sys.TryLock(lock)
+	taken, err := sys.LockWithin(lock, childTimeout)
 	if err == nil && !taken {
 		err = ErrInUse
 	}
@@ -132,7 +136,25 @@ func checkFree(ctx context.Context, address string) error {
 	if err != nil {
 		return nil // left behind
 	}
+	if listenerIsDead(conn.(*net.UnixConn)) {
+		return conn.Close()
+	}
 	return errors.Join(ErrInUse, conn.Close())
+}
+
+// listenerIsDead says whether the process that listens at the other end has died, though
+// a child of its has the socket.
+func listenerIsDead(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var peer *syscall.Ucred
+	controlErr := raw.Control(func(fd uintptr) { peer, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED) })
+	if controlErr != nil || err != nil || peer.Pid <= 0 { // 0: of another PID namespace
+		return false
+	}
+	return errors.Is(syscall.Kill(int(peer.Pid), 0), syscall.ESRCH)
 }
 
 // bind makes the socket beside address and moves it there once its mode is

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 )
 
 func TestListen(t *testing.T) {
@@ -108,6 +109,16 @@ func TestListenAfterKill(t *testing.T) {
 		for i := 0; i < len(ballast); i += 4096 {
 			ballast[i] = 1
 		}
+		// A child that has not executed its program yet has all files, too.
+		child := exec.Command("sh", "-c", "read line")
+		socket, err := s.Listener.(*net.UnixListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		child.Stdin, child.ExtraFiles = os.Stdin, []*os.File{s.lock, socket}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
 		_, _ = os.Stdout.WriteString("ready\n")
 		_, _ = s.Listener.Accept() // nobody comes
 		runtime.KeepAlive(s)       // and its lock
@@ -121,6 +132,10 @@ func TestListenAfterKill(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		child, err := daemon.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := daemon.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -130,6 +145,7 @@ func TestListenAfterKill(t *testing.T) {
 		if err := daemon.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
+		time.AfterFunc(20*time.Millisecond, func() { _ = child.Close() }) // in the end it does
 		s, err := Listen(t.Context(), address)
 		_ = daemon.Wait() // killed
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/klog/v2"
@@ -77,7 +78,7 @@ func lockState(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	taken, err := sys.TryLock(f)
+	taken, err := sys.LockWithin(f, time.Second)
 	if err == nil && !taken {
 		err = errors.New("another daemon is using it: stop that, or choose another --state")
 	}

@@ -336,5 +336,33 @@ func TryLock(f *os.File) (taken bool, err error) {
 	return err == nil, err
 }
 
+// LockWithin is TryLock that gives whoever has the lock so much time to give it up. What a
+// killed process had locked is free only when its last child has executed its program: until
+// then that one has the files, too. If it is not taken, the caller closes f.
+func LockWithin(f *os.File, grace time.Duration) (taken bool, err error) {
+	if taken, err = TryLock(f); taken || err != nil {
+		return taken, err
+	}
+	own, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3) // with f's lock, and for as long as flock takes
+	if err != nil {
+		return false, err
+	}
+	locked := make(chan error, 1)
+	go func() {
+		err := unix.Flock(own, unix.LOCK_EX)
+		for err == unix.EINTR {
+			err = unix.Flock(own, unix.LOCK_EX)
+		}
+		_ = unix.Close(own) // f is open still, or has been closed, and the lock goes with this
+		locked <- err
+	}()
+	select {
+	case err := <-locked:
+		return err == nil, err
+	case <-time.After(grace):
+		return false, nil
+	}
+}
+
 // Unlock gives up a lock of TryLock for everybody who has inherited the file, too.
 func Unlock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }

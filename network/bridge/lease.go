@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/sys"
@@ -77,7 +78,7 @@ func (s *leases) open() (err error) {
 			err = fmt.Errorf("bridge leases: %w", err)
 		}
 	}()
-	if taken, err := sys.TryLock(lock); err != nil {
+	if taken, err := sys.LockWithin(lock, time.Second); err != nil {
 		return err
 	} else if !taken {
 		return fmt.Errorf("%s: another process uses the directory", lock.Name())
