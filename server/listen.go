@@ -150,7 +150,9 @@ func listenerIsDead(conn *net.UnixConn) bool {
 		return false
 	}
 	var peer *syscall.Ucred
-	controlErr := raw.Control(func(fd uintptr) { peer, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED) })
+	controlErr := raw.Control(func(fd uintptr) {
+		peer, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	})
 	if controlErr != nil || err != nil || peer.Pid <= 0 { // 0: of another PID namespace
 		return false
 	}
