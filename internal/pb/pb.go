@@ -140,12 +140,20 @@ type mapEntry struct {
 	Value string `pb:"2"`
 }
 
+// appendNested appends a message after its length, for which one byte is left: a longer
+// one moves the message.
 func appendNested(b []byte, m reflect.Value) ([]byte, error) {
-	inner, err := appendMessage(nil, m)
+	at := len(b) + 1
+	b, err := appendMessage(append(b, 0), m)
 	if err != nil {
 		return nil, err
 	}
-	return append(binary.AppendUvarint(b, uint64(len(inner))), inner...), nil
+	var length [binary.MaxVarintLen64]byte
+	n := binary.PutUvarint(length[:], uint64(len(b)-at))
+	b = append(b, length[1:n]...)
+	copy(b[at-1+n:], b[at:])
+	copy(b[at-1:], length[:n])
+	return b, nil
 }
 
 // Unmarshal decodes data into a message, a pointer to a struct with pb tags.
