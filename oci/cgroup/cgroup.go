@@ -71,7 +71,8 @@ type hierarchy struct {
 	below       string   // see Sub
 }
 
-// Cgroup is a path in all hierarchies. It is not safe for concurrent use.
+// Cgroup is a path in all hierarchies. It is not safe for concurrent use, but for
+// reading its counters.
 type Cgroup struct {
 	path string // clean, absolute, below the root of each hierarchy
 	mode Mode

@@ -153,8 +153,8 @@ func (c *CPUStats) readV1(r *reader) {
 	if r.usage {
 		return
 	}
-	flatKeyed(r.text("cpu.stat"), func(key string, value uint64) {
-		switch key {
+	flatKeyed(r.bytes("cpu.stat"), func(key []byte, value uint64) {
+		switch string(key) {
 		case "nr_periods":
 			c.Periods = value
 		case "nr_throttled":
@@ -199,8 +199,8 @@ func (c *CPUStats) readAccountV1(r *reader) {
 // readV2 reads cpu.stat, which is there without the controller too.
 func (c *CPUStats) readV2(r *reader) {
 	const µs = 1000 // nanoseconds
-	flatKeyed(r.text("cpu.stat"), func(key string, value uint64) {
-		switch key {
+	flatKeyed(r.bytes("cpu.stat"), func(key []byte, value uint64) {
+		switch string(key) {
 		case "usage_usec":
 			c.Usage = value * µs
 		case "user_usec":

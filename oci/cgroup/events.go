@@ -16,8 +16,8 @@ func readEvents(dir string) (events, error) {
 		return events{}, err
 	}
 	var e events
-	flatKeyed(text, func(key string, value uint64) {
-		switch key {
+	flatKeyed([]byte(text), func(key []byte, value uint64) {
+		switch string(key) {
 		case "populated":
 			e.populated = value != 0
 		case "frozen":

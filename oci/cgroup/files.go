@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -24,6 +25,9 @@ func open(name string, flags int) (int, error) {
 		}
 	}
 }
+
+// oPath is O_PATH, fcntl.h: a handle that only names are looked up with.
+const oPath = 0x200000
 
 func openDir(name string) (int, error) {
 	return open(name, syscall.O_RDONLY|syscall.O_DIRECTORY)
@@ -90,27 +94,43 @@ func readFD(fd int, name string) (string, error) {
 }
 
 // readCounters is readFile for a file that the kernel writes as one piece: it takes
-// one read less to see that there is no more.
-func readCounters(name string) (string, error) {
-	fd, err := open(name, syscall.O_RDONLY)
-	if err != nil {
-		return "", err
+// one read less to see that there is no more. The file is looked up by name from handle,
+// which spares the kernel its whole path, or atCWD; dir and file say which it is.
+//
+// What it returns is in buf, unless that is too small.
+func readCounters(handle int, name, dir, file string, buf []byte) ([]byte, error) {
+	fail := func(op string, err error) ([]byte, error) {
+		return nil, pathError(op, dir+"/"+file, err)
+	}
+	var fd int
+	for {
+		var err error
+		fd, err = syscall.Openat(handle, name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			return fail("open", err)
+		}
 	}
 	defer func() { _ = syscall.Close(fd) }()
-	var buf [4096]byte
 	for {
-		n, err := syscall.Pread(fd, buf[:], 0)
+		n, err := syscall.Pread(fd, buf, 0)
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue
 		case err != nil:
-			return "", pathError("read", name, err)
+			return fail("read", err)
 		case n == len(buf):
-			return readFD(fd, name)
+			text, err := readFD(fd, dir+"/"+file)
+			return []byte(text), err
 		}
-		return string(buf[:n]), nil
+		return buf[:n], nil
 	}
 }
+
+// atCWD is AT_FDCWD, fcntl.h: an absolute name needs no handle.
+const atCWD = -100
 
 // readUint reads a file of one number. "max" is NoLimit.
 func readUint(name string) (uint64, error) {
@@ -129,13 +149,13 @@ func parseUint(text string) (uint64, error) {
 }
 
 // flatKeyed calls f for each "key number" line of a kernel file's text.
-func flatKeyed(text string, f func(key string, value uint64)) {
-	for line := range strings.Lines(text) {
-		key, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+func flatKeyed(text []byte, f func(key []byte, value uint64)) {
+	for line := range bytes.Lines(text) {
+		key, value, ok := bytes.Cut(bytes.TrimSpace(line), []byte{' '})
 		if !ok {
 			continue
 		}
-		if n, err := parseUint(value); err == nil {
+		if n, err := parseUint(string(value)); err == nil {
 			f(key, n)
 		}
 	}

@@ -105,8 +105,8 @@ func hugetlbStatsV1(r *reader) (all []HugetlbStats) {
 func hugetlbStatsV2(r *reader) (all []HugetlbStats) {
 	r.pageSizes(".current", func(size, prefix string) {
 		h := HugetlbStats{PageSize: size, Usage: r.number(prefix + ".current"), Limit: r.number(prefix + ".max")}
-		flatKeyed(r.text(prefix+".events"), func(key string, value uint64) {
-			if key == "max" {
+		flatKeyed(r.bytes(prefix+".events"), func(key []byte, value uint64) {
+			if string(key) == "max" {
 				h.LimitHits = value
 			}
 		})

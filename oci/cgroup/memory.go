@@ -183,19 +183,48 @@ func limitV1(n uint64) uint64 {
 
 func (m *MemoryStats) readV1(r *reader) {
 	if r.usage {
-		m.Usage, m.Limit = r.number("memory.usage_in_bytes"), limitV1(r.number("memory.limit_in_bytes"))
-		m.Both.Limit = limitV1(r.number("memory.memsw.limit_in_bytes"))
+		m.Usage = r.number("memory.usage_in_bytes")
 	} else {
 		own := r.memoryCounter("memory")
 		m.Usage, m.MaxUsage, m.Limit, m.LimitHits = own.Usage, own.MaxUsage, own.Limit, own.LimitHits
 		m.Both, m.KernelMemory, m.KernelTCP = r.memoryCounter("memory.memsw"), r.memoryCounter("memory.kmem"), r.memoryCounter("memory.kmem.tcp")
 		m.Kernel = m.KernelMemory.Usage
 	}
-	m.readStat(r, map[string]*uint64{
-		"total_rss": &m.RSS, "total_cache": &m.Cache, "total_mapped_file": &m.MappedFile, "total_swap": &m.Swap,
-		"total_inactive_file": &m.InactiveFile, "total_active_file": &m.ActiveFile,
-		"total_pgfault": &m.PageFaults, "total_pgmajfault": &m.MajorFaults,
+	var limit, both uint64 // the least of the cgroup's own and those above it
+	m.readStat(r, func(key []byte) *uint64 {
+		switch string(key) {
+		case "total_rss":
+			return &m.RSS
+		case "total_cache":
+			return &m.Cache
+		case "total_mapped_file":
+			return &m.MappedFile
+		case "total_swap":
+			return &m.Swap
+		case "total_inactive_file":
+			return &m.InactiveFile
+		case "total_active_file":
+			return &m.ActiveFile
+		case "total_pgfault":
+			return &m.PageFaults
+		case "total_pgmajfault":
+			return &m.MajorFaults
+		case "hierarchical_memory_limit":
+			return &limit
+		case "hierarchical_memsw_limit":
+			return &both
+		}
+		return nil
 	})
+	if r.usage {
+		m.Limit, m.Both.Limit = NoLimit, NoLimit
+		if limit < noLimitV1 {
+			m.Limit = limitV1(r.number("memory.limit_in_bytes"))
+		}
+		if both < noLimitV1 && m.Limit != NoLimit { // else it says nothing of swap
+			m.Both.Limit = limitV1(r.number("memory.memsw.limit_in_bytes"))
+		}
+	}
 	m.SwapLimit = NoLimit
 	// v1 limits the sum of memory and swap.
 	if m.Both.Limit != NoLimit && m.Limit != NoLimit {
@@ -205,25 +234,25 @@ func (m *MemoryStats) readV1(r *reader) {
 		m.Both = MemoryCounter{}
 		return
 	}
-	flatKeyed(r.text("memory.oom_control"), func(key string, value uint64) {
-		if key == "oom_kill" {
+	flatKeyed(r.bytes("memory.oom_control"), func(key []byte, value uint64) {
+		if string(key) == "oom_kill" {
 			m.OOMKills = value
 		}
 	})
 }
 
-// readStat reads memory.stat: what is named goes where that says and, but for Usage,
-// everything into Stat.
-func (m *MemoryStats) readStat(r *reader, named map[string]*uint64) {
+// readStat reads memory.stat: each value goes where named says and, but for Usage,
+// into Stat.
+func (m *MemoryStats) readStat(r *reader, named func(key []byte) *uint64) {
 	if !r.usage {
 		m.Stat = map[string]uint64{}
 	}
-	flatKeyed(r.text("memory.stat"), func(key string, value uint64) {
-		if to := named[key]; to != nil {
+	flatKeyed(r.bytes("memory.stat"), func(key []byte, value uint64) {
+		if to := named(key); to != nil {
 			*to = value
 		}
 		if !r.usage {
-			m.Stat[key] = value
+			m.Stat[string(key)] = value
 		}
 	})
 }
@@ -242,9 +271,26 @@ func (m *MemoryStats) readV2(r *reader) {
 	if m.Limit != NoLimit && m.SwapLimit != NoLimit {
 		m.Both.Limit = m.Limit + m.SwapLimit
 	}
-	m.readStat(r, map[string]*uint64{
-		"anon": &m.RSS, "file": &m.Cache, "file_mapped": &m.MappedFile, "inactive_file": &m.InactiveFile,
-		"active_file": &m.ActiveFile, "pgfault": &m.PageFaults, "pgmajfault": &m.MajorFaults, "kernel": &m.Kernel, // Linux 5.18
+	m.readStat(r, func(key []byte) *uint64 {
+		switch string(key) {
+		case "anon":
+			return &m.RSS
+		case "file":
+			return &m.Cache
+		case "file_mapped":
+			return &m.MappedFile
+		case "inactive_file":
+			return &m.InactiveFile
+		case "active_file":
+			return &m.ActiveFile
+		case "pgfault":
+			return &m.PageFaults
+		case "pgmajfault":
+			return &m.MajorFaults
+		case "kernel": // Linux 5.18
+			return &m.Kernel
+		}
+		return nil
 	})
 	m.Pressure = r.pressure("memory.pressure")
 	if r.usage {
@@ -255,8 +301,8 @@ func (m *MemoryStats) readV2(r *reader) {
 		m.Kernel = m.Stat["slab"] + m.Stat["kernel_stack"] + m.Stat["pagetables"] + m.Stat["percpu"]
 	}
 	m.MaxUsage = r.number("memory.peak") // Linux 5.19
-	flatKeyed(r.text("memory.events"), func(key string, value uint64) {
-		switch key {
+	flatKeyed(r.bytes("memory.events"), func(key []byte, value uint64) {
+		switch string(key) {
 		case "max":
 			m.LimitHits = value
 		case "oom_kill":

@@ -139,8 +139,8 @@ func (w *OOMWatch) count() (kills uint64, err error) {
 	if n == 0 && err != nil {
 		return 0, fmt.Errorf("OOM kills: %w", err)
 	}
-	flatKeyed(string(buf[:n]), func(key string, value uint64) {
-		if key == "oom_kill" {
+	flatKeyed(buf[:n], func(key []byte, value uint64) {
+		if string(key) == "oom_kill" {
 			kills = value
 		}
 	})

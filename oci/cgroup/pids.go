@@ -25,5 +25,10 @@ type PidsStats struct{ Current, Limit uint64 }
 
 // read is the same on v1 and v2.
 func (p *PidsStats) read(r *reader) {
-	*p = PidsStats{Current: r.number("pids.current"), Limit: r.number("pids.max")}
+	if !r.usage || r.tasks {
+		p.Current = r.number("pids.current")
+	}
+	if !r.usage {
+		p.Limit = r.number("pids.max")
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -625,11 +626,11 @@ func TestUsage(t *testing.T) {
 		}
 		_ = cmd.Wait() // it has used the CPU, and nothing changes any more
 		s, err1 := c.Stats()
-		u, err2 := c.Usage()
+		u, err2 := c.Usage(nil, true)
 		if err := errors.Join(err1, err2); err != nil {
 			t.Fatal(err)
 		}
-		if s.CPU.Usage == 0 || u.CPU.Usage != s.CPU.Usage || u.Memory.Limit != uint64(limit) || u.Memory.SwapLimit != s.Memory.SwapLimit || u.Pids != s.Pids {
+		if s.CPU.Usage == 0 || u.CPU.Usage != s.CPU.Usage || u.Memory.Limit != uint64(limit) || u.Memory.SwapLimit != s.Memory.SwapLimit || u.Pids.Current != s.Pids.Current {
 			t.Errorf("usage %+v\nstats %+v", u, s)
 		}
 		if u.Memory.PageFaults < s.Memory.PageFaults { // the kernel sums them up now and then
@@ -641,12 +642,53 @@ func TestUsage(t *testing.T) {
 	})
 }
 
+// The limits of Usage are the cgroup's own, whatever those above it are.
+func TestUsageLimits(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(&specs.LinuxResources{}); err != nil {
+			t.Fatal(err)
+		}
+		above, err := New(path.Dir(c.path), c.mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const mib = int64(1) << 20
+		for _, own := range []int64{-1, 64 * mib, 300 * mib, -1} {
+			if err := errors.Join(above.Set(memoryAndSwap(-1, -1)), c.Set(memoryAndSwap(own, max(2*own, -1)))); err != nil {
+				t.Fatal(err)
+			}
+			for _, other := range []int64{-1, 128 * mib} {
+				if err := above.Set(memoryAndSwap(other, max(2*other, -1))); err != nil {
+					t.Fatal(err)
+				}
+				s, err1 := c.Stats()
+				u, err2 := c.Usage(nil, false)
+				if err := errors.Join(err1, err2); err != nil {
+					t.Fatal(err)
+				}
+				want := uint64(NoLimit)
+				if own > 0 {
+					want = uint64(own)
+				}
+				if u.Memory.Limit != want || s.Memory.Limit != want || u.Memory.SwapLimit != s.Memory.SwapLimit {
+					t.Errorf("limit %d below %d: usage %d and swap %d, stats %d and %d", own, other,
+						u.Memory.Limit, u.Memory.SwapLimit, s.Memory.Limit, s.Memory.SwapLimit)
+				}
+			}
+		}
+	})
+}
+
+func memoryAndSwap(limit, swap int64) *specs.LinuxResources {
+	return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &swap}}
+}
+
 func TestGone(t *testing.T) {
 	eachMode(t, func(t *testing.T, c *Cgroup) {
 		if _, err := c.Stats(); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Stats: %v", err)
 		}
-		if _, err := c.Usage(); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := c.Usage(nil, false); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Usage: %v", err)
 		}
 		if pids, err := c.Pids(true); len(pids) != 0 || err != nil {
@@ -683,5 +725,36 @@ func BenchmarkCreateDelete(b *testing.B) {
 		if err := c.Delete(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What the kubelet asks for every few seconds.
+func BenchmarkUsage(b *testing.B) {
+	mode, err := Detect()
+	if err != nil || os.Getuid() != 0 {
+		b.Skip("needs root and cgroups")
+	}
+	c, err := New("/strake-bench-"+strconv.Itoa(os.Getpid())+"/pods/burstable/pod/container", mode)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := c.Create(&specs.LinuxResources{}); err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := c.Delete(); err != nil {
+			b.Error(err)
+		}
+	}()
+	for name, bases := range map[string]*Bases{"alone": nil, "among others": {}} {
+		b.Run(name, func(b *testing.B) {
+			defer bases.Close()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.Usage(bases, true); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

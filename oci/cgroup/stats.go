@@ -1,12 +1,15 @@
 package cgroup
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"math"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -40,20 +43,87 @@ type PressureLine struct {
 }
 
 // Stats reads all counters. It fails with fs.ErrNotExist if the cgroup is gone.
-func (c *Cgroup) Stats() (*Stats, error) { return c.read(false) }
+func (c *Cgroup) Stats() (*Stats, error) { return c.read(nil, false, false) }
 
 // Usage is Stats of what is asked for every few seconds: the CPU time, memory and
-// swap in use and their limits, page faults, processes and pressure. Everything else
-// may be zero. On v1 it reads 7 files instead of some 50.
-func (c *Cgroup) Usage() (*Stats, error) { return c.read(true) }
+// swap in use and their limits, page faults and pressure and, with tasks, how many
+// those are. Everything else may be zero. On v1 it reads 3 files instead of some 50,
+// and one or two more for each of tasks and limits that there are. Who reads many cgroups
+// gives the same Bases for all of them; nil is none.
+func (c *Cgroup) Usage(b *Bases, tasks bool) (*Stats, error) { return c.read(b, true, tasks) }
 
-func (c *Cgroup) read(usage bool) (*Stats, error) {
+// Bases are handles of directories above the cgroups that are read one after the other:
+// paths are looked up from there. To look up the whole path of each file is a third of
+// what reading cgroups costs. They are for one goroutine, and for a moment: Close them
+// when all is read. The zero value is ready.
+type Bases struct {
+	paths   []string
+	handles map[baseKey]int // -1: cannot be had
+}
+
+type baseKey struct{ mount, base string }
+
+// maxBases bounds how many directories there are handles of, for each hierarchy. Pods'
+// cgroups are in three, as a rule.
+const maxBases = 8
+
+// find is a handle of a directory above a cgroup, and the cgroup's path from there.
+func (b *Bases) find(h hierarchy, cgroupPath string) (handle int, below string, ok bool) {
+	if b == nil || h.below != "" {
+		return 0, "", false
+	}
+	i := slices.IndexFunc(b.paths, func(base string) bool {
+		rest, ok := strings.CutPrefix(cgroupPath, base)
+		return ok && (base == "/" || strings.HasPrefix(rest, "/"))
+	})
+	if i < 0 {
+		if len(b.paths) == maxBases {
+			return 0, "", false
+		}
+		i = len(b.paths)
+		b.paths = append(b.paths, path.Dir(path.Dir(cgroupPath))) // where its pod's siblings are
+	}
+	key := baseKey{h.mount, b.paths[i]}
+	handle, known := b.handles[key]
+	if !known {
+		var err error
+		if handle, err = open(key.mount+key.base, oPath|syscall.O_DIRECTORY); err != nil {
+			handle = -1 // the whole path says why
+		}
+		if b.handles == nil {
+			b.handles = map[baseKey]int{}
+		}
+		b.handles[key] = handle
+	}
+	return handle, strings.TrimPrefix(cgroupPath[len(key.base):], "/"), handle >= 0
+}
+
+// Close gives all handles back.
+func (b *Bases) Close() {
+	if b == nil {
+		return
+	}
+	for _, handle := range b.handles {
+		if handle >= 0 {
+			_ = syscall.Close(handle) // names were looked up with it
+		}
+	}
+	*b = Bases{}
+}
+
+func (c *Cgroup) read(b *Bases, usage, tasks bool) (*Stats, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	s := &Stats{}
+	buf := buffers.Get().(*[4096]byte)
+	defer buffers.Put(buf)
+	r := new(reader)
 	for _, h := range c.all {
-		if err := c.readStats(h, s, usage); err != nil {
+		*r = reader{bases: b, usage: usage, tasks: tasks, buf: buf[:]}
+		err := c.readStats(h, s, r)
+		r.close()
+		if err != nil {
 			return nil, fmt.Errorf("cgroup %s: stats: %w", c.path, err)
 		}
 	}
@@ -61,22 +131,24 @@ func (c *Cgroup) read(usage bool) (*Stats, error) {
 	return s, nil
 }
 
-func (c *Cgroup) readStats(h hierarchy, s *Stats, usage bool) error {
-	dir, found := c.dir(h), false
-	for _, one := range controllers {
+// buffers are for files' texts, all of which but memory.stat's are a few bytes.
+var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
+
+func (c *Cgroup) readStats(h hierarchy, s *Stats, r *reader) error {
+	for i := range controllers {
+		one := &controllers[i]
 		name, read := one.v1, one.v1Stats
 		if h.v2 {
 			name, read = one.v2, one.v2Stats
 		}
 		// On v2 the CPU time is counted without the controller too.
-		if read == nil || usage && !one.usage || !slices.Contains(h.controllers, name) && (c.mode != Unified || name != "cpu") {
+		if read == nil || r.usage && !one.usage || !slices.Contains(h.controllers, name) && (c.mode != Unified || name != "cpu") {
 			continue
 		}
-		if !found && !exists(dir) { // a file that is missing is no error
-			return &fs.PathError{Op: "stat", Path: dir, Err: syscall.ENOENT}
+		if r.dir == "" { // most of v1's hierarchies have nothing that Usage wants
+			r.dir = c.dir(h)
+			r.open(h, c.path)
 		}
-		found = true
-		r := &reader{dir: dir, usage: usage}
 		read(s, r)
 		if r.err != nil && !isErrno(r.err, syscall.ENODEV) {
 			return r.err
@@ -86,27 +158,79 @@ func (c *Cgroup) readStats(h hierarchy, s *Stats, usage bool) error {
 }
 
 // reader reads numbers from the files of one directory. A file that the kernel
-// lacks (which ones there are depends on its configuration) is zero; the first
-// other error sticks.
+// lacks (which ones there are depends on its configuration) is zero, unless it is the
+// directory that is missing; the first other error sticks.
 type reader struct {
 	dir   string
 	usage bool // leave out what Usage does
+	tasks bool // but not these
+	there bool // the directory was, when it was looked for
 	err   error
+
+	bases  *Bases
+	handle int    // what files are looked up from, if there is anything
+	below  string // and the way from there, "" for none
+	looks  bool   // there is
+	own    bool   // it is the reader's
+
+	buf []byte
+}
+
+// open has files looked up from a handle, if that pays: on v1 Usage wants so few files
+// of each directory that their paths cost less than a handle of its own.
+func (r *reader) open(h hierarchy, cgroupPath string) {
+	if handle, below, ok := r.bases.find(h, cgroupPath); ok {
+		r.handle, r.below, r.looks = handle, below, true
+		return
+	}
+	if h.v2 || !r.usage {
+		fd, err := open(r.dir, oPath|syscall.O_DIRECTORY)
+		r.handle, r.looks, r.own = fd, err == nil, err == nil // else the path says why
+	}
+}
+
+// close gives the handle back.
+func (r *reader) close() {
+	if r.own {
+		_ = syscall.Close(r.handle) // names were looked up with it
+	}
 }
 
 func (r *reader) number(file string) uint64 {
-	text := strings.TrimSpace(r.text(file))
-	if text == "" {
+	text := bytes.TrimSpace(r.bytes(file))
+	if len(text) == 0 {
 		return 0
 	}
-	n, err := parseUint(text)
+	n, err := parseUint(string(text))
 	r.note(err)
 	return n
 }
 
-func (r *reader) text(file string) string {
-	text, err := readCounters(r.dir + "/" + file)
+func (r *reader) read(file string) ([]byte, error) {
+	switch {
+	case !r.looks:
+		return readCounters(atCWD, r.dir+"/"+file, r.dir, file, r.buf)
+	case r.below == "":
+		return readCounters(r.handle, file, r.dir, file, r.buf)
+	}
+	return readCounters(r.handle, r.below+"/"+file, r.dir, file, r.buf)
+}
+
+func (r *reader) text(file string) string { return string(r.bytes(file)) }
+
+// bytes is a file's text until the next is read.
+func (r *reader) bytes(file string) []byte {
+	if r.buf == nil {
+		r.buf = make([]byte, 4096)
+	}
+	text, err := r.read(file)
 	r.note(err)
+	// Asked only now: nearly always the file is there.
+	if err != nil && !r.there && isErrno(err, syscall.ENOENT) {
+		if r.there = exists(r.dir); !r.there && r.err == nil {
+			r.err = &fs.PathError{Op: "stat", Path: r.dir, Err: syscall.ENOENT}
+		}
+	}
 	return text
 }
 

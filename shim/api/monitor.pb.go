@@ -639,7 +639,8 @@ type StatsRequest struct {
 	// pod_cgroup is the pod's cgroup path below the cgroup root, "" for none.
 	PodCgroup string `protobuf:"bytes,2,opt,name=pod_cgroup,json=podCgroup,proto3" json:"pod_cgroup,omitempty"`
 	// processes asks for what only a look at each process tells, and for all counters of
-	// the cgroups: without it there are only those of cgroup.Usage.
+	// the cgroups: without it there are only those of cgroup.Usage, and the number of
+	// processes is the pod's alone.
 	Processes     bool `protobuf:"varint,3,opt,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -749,6 +750,148 @@ func (x *StatsResponse) GetPod() *CgroupStats {
 	return nil
 }
 
+type PodsStatsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pods          []*StatsRequest        `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodsStatsRequest) Reset() {
+	*x = PodsStatsRequest{}
+	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodsStatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodsStatsRequest) ProtoMessage() {}
+
+func (x *PodsStatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodsStatsRequest.ProtoReflect.Descriptor instead.
+func (*PodsStatsRequest) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PodsStatsRequest) GetPods() []*StatsRequest {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type PodsStatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// pods has one for each that was asked for, in their order.
+	Pods          []*PodStats `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodsStatsResponse) Reset() {
+	*x = PodsStatsResponse{}
+	mi := &file_shim_api_monitor_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodsStatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodsStatsResponse) ProtoMessage() {}
+
+func (x *PodsStatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodsStatsResponse.ProtoReflect.Descriptor instead.
+func (*PodsStatsResponse) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PodsStatsResponse) GetPods() []*PodStats {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type PodStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Stats *StatsResponse         `protobuf:"bytes,1,opt,name=stats,proto3" json:"stats,omitempty"`
+	// error is why there are none.
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodStats) Reset() {
+	*x = PodStats{}
+	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodStats) ProtoMessage() {}
+
+func (x *PodStats) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodStats.ProtoReflect.Descriptor instead.
+func (*PodStats) Descriptor() ([]byte, []int) {
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PodStats) GetStats() *StatsResponse {
+	if x != nil {
+		return x.Stats
+	}
+	return nil
+}
+
+func (x *PodStats) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type UpdateCgroupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// cgroup is a path below the cgroup root.
@@ -761,7 +904,7 @@ type UpdateCgroupRequest struct {
 
 func (x *UpdateCgroupRequest) Reset() {
 	*x = UpdateCgroupRequest{}
-	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	mi := &file_shim_api_monitor_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +916,7 @@ func (x *UpdateCgroupRequest) String() string {
 func (*UpdateCgroupRequest) ProtoMessage() {}
 
 func (x *UpdateCgroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[10]
+	mi := &file_shim_api_monitor_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +929,7 @@ func (x *UpdateCgroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCgroupRequest.ProtoReflect.Descriptor instead.
 func (*UpdateCgroupRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{10}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateCgroupRequest) GetCgroup() string {
@@ -811,7 +954,7 @@ type UpdateCgroupResponse struct {
 
 func (x *UpdateCgroupResponse) Reset() {
 	*x = UpdateCgroupResponse{}
-	mi := &file_shim_api_monitor_proto_msgTypes[11]
+	mi := &file_shim_api_monitor_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +966,7 @@ func (x *UpdateCgroupResponse) String() string {
 func (*UpdateCgroupResponse) ProtoMessage() {}
 
 func (x *UpdateCgroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[11]
+	mi := &file_shim_api_monitor_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +979,7 @@ func (x *UpdateCgroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCgroupResponse.ProtoReflect.Descriptor instead.
 func (*UpdateCgroupResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{11}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{14}
 }
 
 type ContainerStats struct {
@@ -850,7 +993,7 @@ type ContainerStats struct {
 
 func (x *ContainerStats) Reset() {
 	*x = ContainerStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	mi := &file_shim_api_monitor_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1005,7 @@ func (x *ContainerStats) String() string {
 func (*ContainerStats) ProtoMessage() {}
 
 func (x *ContainerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[12]
+	mi := &file_shim_api_monitor_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1018,7 @@ func (x *ContainerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStats.ProtoReflect.Descriptor instead.
 func (*ContainerStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{12}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ContainerStats) GetId() string {
@@ -913,7 +1056,7 @@ type ProcessStats struct {
 
 func (x *ProcessStats) Reset() {
 	*x = ProcessStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[13]
+	mi := &file_shim_api_monitor_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1068,7 @@ func (x *ProcessStats) String() string {
 func (*ProcessStats) ProtoMessage() {}
 
 func (x *ProcessStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[13]
+	mi := &file_shim_api_monitor_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1081,7 @@ func (x *ProcessStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessStats.ProtoReflect.Descriptor instead.
 func (*ProcessStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{13}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProcessStats) GetProcesses() uint64 {
@@ -987,7 +1130,7 @@ type CgroupStats struct {
 
 func (x *CgroupStats) Reset() {
 	*x = CgroupStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[14]
+	mi := &file_shim_api_monitor_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1142,7 @@ func (x *CgroupStats) String() string {
 func (*CgroupStats) ProtoMessage() {}
 
 func (x *CgroupStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[14]
+	mi := &file_shim_api_monitor_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1155,7 @@ func (x *CgroupStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CgroupStats.ProtoReflect.Descriptor instead.
 func (*CgroupStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{14}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CgroupStats) GetTime() int64 {
@@ -1099,7 +1242,7 @@ type CPUStats struct {
 
 func (x *CPUStats) Reset() {
 	*x = CPUStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[15]
+	mi := &file_shim_api_monitor_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +1254,7 @@ func (x *CPUStats) String() string {
 func (*CPUStats) ProtoMessage() {}
 
 func (x *CPUStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[15]
+	mi := &file_shim_api_monitor_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +1267,7 @@ func (x *CPUStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CPUStats.ProtoReflect.Descriptor instead.
 func (*CPUStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{15}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CPUStats) GetUsage() uint64 {
@@ -1193,7 +1336,7 @@ type MemoryStats struct {
 
 func (x *MemoryStats) Reset() {
 	*x = MemoryStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[16]
+	mi := &file_shim_api_monitor_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1348,7 @@ func (x *MemoryStats) String() string {
 func (*MemoryStats) ProtoMessage() {}
 
 func (x *MemoryStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[16]
+	mi := &file_shim_api_monitor_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1361,7 @@ func (x *MemoryStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryStats.ProtoReflect.Descriptor instead.
 func (*MemoryStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{16}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MemoryStats) GetUsage() uint64 {
@@ -1340,7 +1483,7 @@ type IOStats struct {
 
 func (x *IOStats) Reset() {
 	*x = IOStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[17]
+	mi := &file_shim_api_monitor_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1495,7 @@ func (x *IOStats) String() string {
 func (*IOStats) ProtoMessage() {}
 
 func (x *IOStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[17]
+	mi := &file_shim_api_monitor_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1508,7 @@ func (x *IOStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IOStats.ProtoReflect.Descriptor instead.
 func (*IOStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{17}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *IOStats) GetMajor() uint64 {
@@ -1422,7 +1565,7 @@ type HugetlbStats struct {
 
 func (x *HugetlbStats) Reset() {
 	*x = HugetlbStats{}
-	mi := &file_shim_api_monitor_proto_msgTypes[18]
+	mi := &file_shim_api_monitor_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1577,7 @@ func (x *HugetlbStats) String() string {
 func (*HugetlbStats) ProtoMessage() {}
 
 func (x *HugetlbStats) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[18]
+	mi := &file_shim_api_monitor_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1590,7 @@ func (x *HugetlbStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HugetlbStats.ProtoReflect.Descriptor instead.
 func (*HugetlbStats) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{18}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HugetlbStats) GetPageSize() string {
@@ -1489,7 +1632,7 @@ type Pressure struct {
 
 func (x *Pressure) Reset() {
 	*x = Pressure{}
-	mi := &file_shim_api_monitor_proto_msgTypes[19]
+	mi := &file_shim_api_monitor_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1644,7 @@ func (x *Pressure) String() string {
 func (*Pressure) ProtoMessage() {}
 
 func (x *Pressure) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[19]
+	mi := &file_shim_api_monitor_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +1657,7 @@ func (x *Pressure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pressure.ProtoReflect.Descriptor instead.
 func (*Pressure) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{19}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Pressure) GetSome() *PressureLine {
@@ -1543,7 +1686,7 @@ type PressureLine struct {
 
 func (x *PressureLine) Reset() {
 	*x = PressureLine{}
-	mi := &file_shim_api_monitor_proto_msgTypes[20]
+	mi := &file_shim_api_monitor_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1698,7 @@ func (x *PressureLine) String() string {
 func (*PressureLine) ProtoMessage() {}
 
 func (x *PressureLine) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[20]
+	mi := &file_shim_api_monitor_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1711,7 @@ func (x *PressureLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PressureLine.ProtoReflect.Descriptor instead.
 func (*PressureLine) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{20}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PressureLine) GetAvg10() float64 {
@@ -1610,7 +1753,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_shim_api_monitor_proto_msgTypes[21]
+	mi := &file_shim_api_monitor_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1765,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[21]
+	mi := &file_shim_api_monitor_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1778,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{21}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AdoptRequest) GetSandboxId() string {
@@ -1660,7 +1803,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_shim_api_monitor_proto_msgTypes[22]
+	mi := &file_shim_api_monitor_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1815,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_monitor_proto_msgTypes[22]
+	mi := &file_shim_api_monitor_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1828,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_monitor_proto_rawDescGZIP(), []int{22}
+	return file_shim_api_monitor_proto_rawDescGZIP(), []int{25}
 }
 
 var File_shim_api_monitor_proto protoreflect.FileDescriptor
@@ -1756,7 +1899,14 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2!.strake.monitor.v1.ContainerStatsR\n" +
 	"containers\x120\n" +
-	"\x03pod\x18\x02 \x01(\v2\x1e.strake.monitor.v1.CgroupStatsR\x03pod\"K\n" +
+	"\x03pod\x18\x02 \x01(\v2\x1e.strake.monitor.v1.CgroupStatsR\x03pod\"G\n" +
+	"\x10PodsStatsRequest\x123\n" +
+	"\x04pods\x18\x01 \x03(\v2\x1f.strake.monitor.v1.StatsRequestR\x04pods\"D\n" +
+	"\x11PodsStatsResponse\x12/\n" +
+	"\x04pods\x18\x01 \x03(\v2\x1b.strake.monitor.v1.PodStatsR\x04pods\"X\n" +
+	"\bPodStats\x126\n" +
+	"\x05stats\x18\x01 \x01(\v2 .strake.monitor.v1.StatsResponseR\x05stats\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"K\n" +
 	"\x13UpdateCgroupRequest\x12\x16\n" +
 	"\x06cgroup\x18\x01 \x01(\tR\x06cgroup\x12\x1c\n" +
 	"\tresources\x18\x02 \x01(\fR\tresources\"\x16\n" +
@@ -1841,12 +1991,13 @@ const file_shim_api_monitor_proto_rawDesc = "" +
 	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1f\n" +
 	"\vbundle_path\x18\x02 \x01(\tR\n" +
 	"bundlePath\"\x0f\n" +
-	"\rAdoptResponse2\x99\x04\n" +
+	"\rAdoptResponse2\xf1\x04\n" +
 	"\aMonitor\x12S\n" +
 	"\bExecSync\x12\".strake.monitor.v1.ExecSyncRequest\x1a#.strake.monitor.v1.ExecSyncResponse\x12V\n" +
 	"\tReopenLog\x12#.strake.monitor.v1.ReopenLogRequest\x1a$.strake.monitor.v1.ReopenLogResponse\x12h\n" +
 	"\x0fContainerStatus\x12).strake.monitor.v1.ContainerStatusRequest\x1a*.strake.monitor.v1.ContainerStatusResponse\x12J\n" +
-	"\x05Stats\x12\x1f.strake.monitor.v1.StatsRequest\x1a .strake.monitor.v1.StatsResponse\x12J\n" +
+	"\x05Stats\x12\x1f.strake.monitor.v1.StatsRequest\x1a .strake.monitor.v1.StatsResponse\x12V\n" +
+	"\tPodsStats\x12#.strake.monitor.v1.PodsStatsRequest\x1a$.strake.monitor.v1.PodsStatsResponse\x12J\n" +
 	"\x05Adopt\x12\x1f.strake.monitor.v1.AdoptRequest\x1a .strake.monitor.v1.AdoptResponse\x12_\n" +
 	"\fUpdateCgroup\x12&.strake.monitor.v1.UpdateCgroupRequest\x1a'.strake.monitor.v1.UpdateCgroupResponseB2Z0github.com/strake-containers/strake/shim/api;apib\x06proto3"
 
@@ -1862,7 +2013,7 @@ func file_shim_api_monitor_proto_rawDescGZIP() []byte {
 	return file_shim_api_monitor_proto_rawDescData
 }
 
-var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_shim_api_monitor_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_shim_api_monitor_proto_goTypes = []any{
 	(*CreateOptions)(nil),           // 0: strake.monitor.v1.CreateOptions
 	(*Handler)(nil),                 // 1: strake.monitor.v1.Handler
@@ -1874,51 +2025,59 @@ var file_shim_api_monitor_proto_goTypes = []any{
 	(*ContainerStatusResponse)(nil), // 7: strake.monitor.v1.ContainerStatusResponse
 	(*StatsRequest)(nil),            // 8: strake.monitor.v1.StatsRequest
 	(*StatsResponse)(nil),           // 9: strake.monitor.v1.StatsResponse
-	(*UpdateCgroupRequest)(nil),     // 10: strake.monitor.v1.UpdateCgroupRequest
-	(*UpdateCgroupResponse)(nil),    // 11: strake.monitor.v1.UpdateCgroupResponse
-	(*ContainerStats)(nil),          // 12: strake.monitor.v1.ContainerStats
-	(*ProcessStats)(nil),            // 13: strake.monitor.v1.ProcessStats
-	(*CgroupStats)(nil),             // 14: strake.monitor.v1.CgroupStats
-	(*CPUStats)(nil),                // 15: strake.monitor.v1.CPUStats
-	(*MemoryStats)(nil),             // 16: strake.monitor.v1.MemoryStats
-	(*IOStats)(nil),                 // 17: strake.monitor.v1.IOStats
-	(*HugetlbStats)(nil),            // 18: strake.monitor.v1.HugetlbStats
-	(*Pressure)(nil),                // 19: strake.monitor.v1.Pressure
-	(*PressureLine)(nil),            // 20: strake.monitor.v1.PressureLine
-	(*AdoptRequest)(nil),            // 21: strake.monitor.v1.AdoptRequest
-	(*AdoptResponse)(nil),           // 22: strake.monitor.v1.AdoptResponse
+	(*PodsStatsRequest)(nil),        // 10: strake.monitor.v1.PodsStatsRequest
+	(*PodsStatsResponse)(nil),       // 11: strake.monitor.v1.PodsStatsResponse
+	(*PodStats)(nil),                // 12: strake.monitor.v1.PodStats
+	(*UpdateCgroupRequest)(nil),     // 13: strake.monitor.v1.UpdateCgroupRequest
+	(*UpdateCgroupResponse)(nil),    // 14: strake.monitor.v1.UpdateCgroupResponse
+	(*ContainerStats)(nil),          // 15: strake.monitor.v1.ContainerStats
+	(*ProcessStats)(nil),            // 16: strake.monitor.v1.ProcessStats
+	(*CgroupStats)(nil),             // 17: strake.monitor.v1.CgroupStats
+	(*CPUStats)(nil),                // 18: strake.monitor.v1.CPUStats
+	(*MemoryStats)(nil),             // 19: strake.monitor.v1.MemoryStats
+	(*IOStats)(nil),                 // 20: strake.monitor.v1.IOStats
+	(*HugetlbStats)(nil),            // 21: strake.monitor.v1.HugetlbStats
+	(*Pressure)(nil),                // 22: strake.monitor.v1.Pressure
+	(*PressureLine)(nil),            // 23: strake.monitor.v1.PressureLine
+	(*AdoptRequest)(nil),            // 24: strake.monitor.v1.AdoptRequest
+	(*AdoptResponse)(nil),           // 25: strake.monitor.v1.AdoptResponse
 }
 var file_shim_api_monitor_proto_depIdxs = []int32{
-	12, // 0: strake.monitor.v1.StatsResponse.containers:type_name -> strake.monitor.v1.ContainerStats
-	14, // 1: strake.monitor.v1.StatsResponse.pod:type_name -> strake.monitor.v1.CgroupStats
-	14, // 2: strake.monitor.v1.ContainerStats.stats:type_name -> strake.monitor.v1.CgroupStats
-	13, // 3: strake.monitor.v1.ContainerStats.processes:type_name -> strake.monitor.v1.ProcessStats
-	15, // 4: strake.monitor.v1.CgroupStats.cpu:type_name -> strake.monitor.v1.CPUStats
-	16, // 5: strake.monitor.v1.CgroupStats.memory:type_name -> strake.monitor.v1.MemoryStats
-	17, // 6: strake.monitor.v1.CgroupStats.io:type_name -> strake.monitor.v1.IOStats
-	18, // 7: strake.monitor.v1.CgroupStats.hugetlb:type_name -> strake.monitor.v1.HugetlbStats
-	19, // 8: strake.monitor.v1.CgroupStats.cpu_pressure:type_name -> strake.monitor.v1.Pressure
-	19, // 9: strake.monitor.v1.CgroupStats.memory_pressure:type_name -> strake.monitor.v1.Pressure
-	19, // 10: strake.monitor.v1.CgroupStats.io_pressure:type_name -> strake.monitor.v1.Pressure
-	20, // 11: strake.monitor.v1.Pressure.some:type_name -> strake.monitor.v1.PressureLine
-	20, // 12: strake.monitor.v1.Pressure.full:type_name -> strake.monitor.v1.PressureLine
-	2,  // 13: strake.monitor.v1.Monitor.ExecSync:input_type -> strake.monitor.v1.ExecSyncRequest
-	4,  // 14: strake.monitor.v1.Monitor.ReopenLog:input_type -> strake.monitor.v1.ReopenLogRequest
-	6,  // 15: strake.monitor.v1.Monitor.ContainerStatus:input_type -> strake.monitor.v1.ContainerStatusRequest
-	8,  // 16: strake.monitor.v1.Monitor.Stats:input_type -> strake.monitor.v1.StatsRequest
-	21, // 17: strake.monitor.v1.Monitor.Adopt:input_type -> strake.monitor.v1.AdoptRequest
-	10, // 18: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
-	3,  // 19: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
-	5,  // 20: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
-	7,  // 21: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
-	9,  // 22: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
-	22, // 23: strake.monitor.v1.Monitor.Adopt:output_type -> strake.monitor.v1.AdoptResponse
-	11, // 24: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
-	19, // [19:25] is the sub-list for method output_type
-	13, // [13:19] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	15, // 0: strake.monitor.v1.StatsResponse.containers:type_name -> strake.monitor.v1.ContainerStats
+	17, // 1: strake.monitor.v1.StatsResponse.pod:type_name -> strake.monitor.v1.CgroupStats
+	8,  // 2: strake.monitor.v1.PodsStatsRequest.pods:type_name -> strake.monitor.v1.StatsRequest
+	12, // 3: strake.monitor.v1.PodsStatsResponse.pods:type_name -> strake.monitor.v1.PodStats
+	9,  // 4: strake.monitor.v1.PodStats.stats:type_name -> strake.monitor.v1.StatsResponse
+	17, // 5: strake.monitor.v1.ContainerStats.stats:type_name -> strake.monitor.v1.CgroupStats
+	16, // 6: strake.monitor.v1.ContainerStats.processes:type_name -> strake.monitor.v1.ProcessStats
+	18, // 7: strake.monitor.v1.CgroupStats.cpu:type_name -> strake.monitor.v1.CPUStats
+	19, // 8: strake.monitor.v1.CgroupStats.memory:type_name -> strake.monitor.v1.MemoryStats
+	20, // 9: strake.monitor.v1.CgroupStats.io:type_name -> strake.monitor.v1.IOStats
+	21, // 10: strake.monitor.v1.CgroupStats.hugetlb:type_name -> strake.monitor.v1.HugetlbStats
+	22, // 11: strake.monitor.v1.CgroupStats.cpu_pressure:type_name -> strake.monitor.v1.Pressure
+	22, // 12: strake.monitor.v1.CgroupStats.memory_pressure:type_name -> strake.monitor.v1.Pressure
+	22, // 13: strake.monitor.v1.CgroupStats.io_pressure:type_name -> strake.monitor.v1.Pressure
+	23, // 14: strake.monitor.v1.Pressure.some:type_name -> strake.monitor.v1.PressureLine
+	23, // 15: strake.monitor.v1.Pressure.full:type_name -> strake.monitor.v1.PressureLine
+	2,  // 16: strake.monitor.v1.Monitor.ExecSync:input_type -> strake.monitor.v1.ExecSyncRequest
+	4,  // 17: strake.monitor.v1.Monitor.ReopenLog:input_type -> strake.monitor.v1.ReopenLogRequest
+	6,  // 18: strake.monitor.v1.Monitor.ContainerStatus:input_type -> strake.monitor.v1.ContainerStatusRequest
+	8,  // 19: strake.monitor.v1.Monitor.Stats:input_type -> strake.monitor.v1.StatsRequest
+	10, // 20: strake.monitor.v1.Monitor.PodsStats:input_type -> strake.monitor.v1.PodsStatsRequest
+	24, // 21: strake.monitor.v1.Monitor.Adopt:input_type -> strake.monitor.v1.AdoptRequest
+	13, // 22: strake.monitor.v1.Monitor.UpdateCgroup:input_type -> strake.monitor.v1.UpdateCgroupRequest
+	3,  // 23: strake.monitor.v1.Monitor.ExecSync:output_type -> strake.monitor.v1.ExecSyncResponse
+	5,  // 24: strake.monitor.v1.Monitor.ReopenLog:output_type -> strake.monitor.v1.ReopenLogResponse
+	7,  // 25: strake.monitor.v1.Monitor.ContainerStatus:output_type -> strake.monitor.v1.ContainerStatusResponse
+	9,  // 26: strake.monitor.v1.Monitor.Stats:output_type -> strake.monitor.v1.StatsResponse
+	11, // 27: strake.monitor.v1.Monitor.PodsStats:output_type -> strake.monitor.v1.PodsStatsResponse
+	25, // 28: strake.monitor.v1.Monitor.Adopt:output_type -> strake.monitor.v1.AdoptResponse
+	14, // 29: strake.monitor.v1.Monitor.UpdateCgroup:output_type -> strake.monitor.v1.UpdateCgroupResponse
+	23, // [23:30] is the sub-list for method output_type
+	16, // [16:23] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_shim_api_monitor_proto_init() }
@@ -1932,7 +2091,7 @@ func file_shim_api_monitor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_api_monitor_proto_rawDesc), len(file_shim_api_monitor_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,6 +12,7 @@ type MonitorService interface {
 	ReopenLog(context.Context, *ReopenLogRequest) (*ReopenLogResponse, error)
 	ContainerStatus(context.Context, *ContainerStatusRequest) (*ContainerStatusResponse, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	PodsStats(context.Context, *PodsStatsRequest) (*PodsStatsResponse, error)
 	Adopt(context.Context, *AdoptRequest) (*AdoptResponse, error)
 	UpdateCgroup(context.Context, *UpdateCgroupRequest) (*UpdateCgroupResponse, error)
 }
@@ -46,6 +47,13 @@ func RegisterMonitorService(srv *ttrpc.Server, svc MonitorService) {
 					return nil, err
 				}
 				return svc.Stats(ctx, &req)
+			},
+			"PodsStats": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req PodsStatsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.PodsStats(ctx, &req)
 			},
 			"Adopt": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req AdoptRequest
@@ -102,6 +110,14 @@ func (c *monitorClient) ContainerStatus(ctx context.Context, req *ContainerStatu
 func (c *monitorClient) Stats(ctx context.Context, req *StatsRequest) (*StatsResponse, error) {
 	var resp StatsResponse
 	if err := c.client.Call(ctx, "strake.monitor.v1.Monitor", "Stats", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *monitorClient) PodsStats(ctx context.Context, req *PodsStatsRequest) (*PodsStatsResponse, error) {
+	var resp PodsStatsResponse
+	if err := c.client.Call(ctx, "strake.monitor.v1.Monitor", "PodsStats", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

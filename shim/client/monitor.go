@@ -3,9 +3,13 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/strake-containers/strake/shim/api"
 )
@@ -125,8 +129,59 @@ func (m *Monitor) Stats(ctx context.Context, ids []string, podCgroup string, pro
 	if err != nil {
 		return Stats{}, call("stats", podCgroup, "", err)
 	}
-	s := Stats{Containers: make(map[string]*CgroupStats, len(r.Containers)), Pod: cgroupStats(r.Pod)}
-	for _, c := range r.Containers {
+	return podStats(r), nil
+}
+
+// StatsQuery is what Stats is asked for.
+type StatsQuery struct {
+	IDs       []string
+	PodCgroup string
+}
+
+// PodStats is an answer to a StatsQuery, or why there is none.
+type PodStats struct {
+	Stats
+	Err error
+}
+
+// PodsStats is Stats, without processes, for each of the queries, in their order.
+func (m *Monitor) PodsStats(ctx context.Context, queries []StatsQuery) ([]PodStats, error) {
+	req := &api.PodsStatsRequest{}
+	for _, q := range queries {
+		req.Pods = append(req.Pods, &api.StatsRequest{Ids: q.IDs, PodCgroup: q.PodCgroup})
+	}
+	r, err := m.monitor.PodsStats(ctx, req)
+	if status.Code(err) == codes.Unimplemented { // a monitor that was started by an older straked
+		return m.podsStatsOneByOne(ctx, queries)
+	}
+	if err == nil && len(r.Pods) != len(queries) {
+		err = fmt.Errorf("%d pods were asked for, %d answered", len(queries), len(r.Pods))
+	}
+	if err != nil {
+		return nil, call("stats", "", "", err)
+	}
+	all := make([]PodStats, len(queries))
+	for i, p := range r.Pods {
+		if p.Error != "" {
+			all[i].Err = errors.New(p.Error)
+		} else {
+			all[i].Stats = podStats(p.GetStats())
+		}
+	}
+	return all, nil
+}
+
+func (m *Monitor) podsStatsOneByOne(ctx context.Context, queries []StatsQuery) ([]PodStats, error) {
+	all := make([]PodStats, len(queries))
+	for i, q := range queries {
+		all[i].Stats, all[i].Err = m.Stats(ctx, q.IDs, q.PodCgroup, false)
+	}
+	return all, ctx.Err()
+}
+
+func podStats(r *api.StatsResponse) Stats {
+	s := Stats{Containers: make(map[string]*CgroupStats, len(r.GetContainers())), Pod: cgroupStats(r.GetPod())}
+	for _, c := range r.GetContainers() {
 		s.Containers[c.Id] = cgroupStats(c.Stats)
 		if p := c.Processes; p != nil {
 			if s.Processes == nil {
@@ -137,7 +192,7 @@ func (m *Monitor) Stats(ctx context.Context, ids []string, podCgroup string, pro
 			}
 		}
 	}
-	return s, nil
+	return s
 }
 
 // UpdateCgroup changes the limits of a cgroup, a path below the cgroup root;

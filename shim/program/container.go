@@ -306,12 +306,12 @@ func (c *Container) Stats(context.Context) (*cgroup.Stats, error) {
 }
 
 // Usage is Stats of what cgroup.Usage reads.
-func (c *Container) Usage(context.Context) (*cgroup.Stats, error) {
+func (c *Container) Usage(_ context.Context, b *cgroup.Bases) (*cgroup.Stats, error) {
 	cg, err := c.Cgroup()
 	if err != nil {
 		return nil, err
 	}
-	return cg.Usage()
+	return cg.Usage(b, false)
 }
 
 func (c *Container) do(ctx context.Context, args ...string) error {

@@ -2,6 +2,7 @@ package task_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,8 +158,34 @@ func TestPauseUpdateStats(t *testing.T) {
 	if err != nil || len(s.Containers) != 1 || s.Pod == nil {
 		t.Fatalf("stats: %+v, %v", s, err)
 	}
-	if got := s.Containers[b.id]; got.Memory.Limit != uint64(limit) || got.Memory.Usage == 0 || got.PidsCurrent != 1 {
+	if got := s.Containers[b.id]; got.Memory.Limit != uint64(limit) || got.Memory.Usage == 0 || got.CPU.Usage == 0 {
 		t.Errorf("stats: %+v", got)
+	}
+	if s.Pod.PidsCurrent != 1 || s.Pod.Memory.Limit != 0 || s.Pod.CPU.Usage < s.Containers[b.id].CPU.Usage {
+		t.Errorf("stats of the pod: %+v", s.Pod)
+	}
+	// One that cannot be read is the only one that is not.
+	pods, err := p.monitor.PodsStats(ctx, []client.StatsQuery{
+		{IDs: []string{b.id, "none"}, PodCgroup: podCgroup(p.id)}, {PodCgroup: "/a/../b"}, {PodCgroup: "/strake-none"}, {IDs: []string{b.id}},
+	})
+	if err != nil || len(pods) != 4 {
+		t.Fatalf("stats of pods: %+v, %v", pods, err)
+	}
+	for i, want := range []string{"1 container, the pod", "an error", "0 containers", "1 container"} {
+		got := fmt.Sprintf("%d containers", len(pods[i].Containers))
+		got = strings.Replace(got, "1 containers", "1 container", 1)
+		if pods[i].Pod != nil {
+			got += ", the pod"
+		}
+		if pods[i].Err != nil {
+			got = "an error"
+		}
+		if got != want {
+			t.Errorf("stats of pod %d: %s: %+v; want %s", i, got, pods[i], want)
+		}
+	}
+	if now := pods[0]; now.Containers[b.id].Memory.Limit != uint64(limit) || now.Pod.PidsCurrent != 1 || now.Containers[b.id].CPU.Usage < s.Containers[b.id].CPU.Usage {
+		t.Errorf("stats of pods: %+v", now)
 	}
 	// A paused container dies too.
 	if err := p.monitor.Pause(ctx, b.id); err != nil {

@@ -308,6 +308,19 @@ type podStatsResponse struct {
 	Pod        *cgroupStats      `pb:"2"`
 }
 
+type podsStatsRequest struct {
+	Pods []*statsRequest `pb:"1"`
+}
+
+type podsStatsResponse struct {
+	Pods []*podStats `pb:"1"`
+}
+
+type podStats struct {
+	Stats *podStatsResponse `pb:"1"`
+	Error string            `pb:"2"`
+}
+
 type containerStats struct {
 	ID        string        `pb:"1"`
 	Stats     *cgroupStats  `pb:"2"`

@@ -164,6 +164,7 @@ func (s *Service) Register(srv *wire.Server) {
 		"ReopenLog":       wire.Method(s.reopenLog),
 		"ContainerStatus": wire.Method(s.containerStatus),
 		"Stats":           wire.Method(s.podStats),
+		"PodsStats":       wire.Method(s.podsStats),
 		"Adopt":           wire.Method(s.adopt),
 		"UpdateCgroup":    wire.Method(s.updateCgroup),
 	} {

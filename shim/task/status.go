@@ -68,21 +68,47 @@ func nanos(t time.Time) int64 {
 	return t.UnixNano()
 }
 
+// podsStats is podStats for each of several pods.
+func (s *Service) podsStats(ctx context.Context, r *podsStatsRequest) (*podsStatsResponse, error) {
+	s.rest.Busy()
+	a := &podsStatsResponse{}
+	var bases cgroup.Bases
+	defer bases.Close()
+	for _, pod := range r.Pods {
+		if ctx.Err() != nil {
+			return nil, ctx.Err() // nobody waits any more
+		}
+		stats, err := s.readPod(ctx, pod, &bases)
+		one := &podStats{Stats: stats}
+		if err != nil {
+			one.Error = err.Error()
+		}
+		a.Pods = append(a.Pods, one)
+	}
+	return a, nil
+}
+
 // podStats reads several cgroups at once: with processes, all of their counters. A container that has none, any more or
 // yet, is left out.
 func (s *Service) podStats(ctx context.Context, r *statsRequest) (*podStatsResponse, error) {
 	s.rest.Busy()
+	return s.readPod(ctx, r, nil)
+}
+
+func (s *Service) readPod(ctx context.Context, r *statsRequest, bases *cgroup.Bases) (*podStatsResponse, error) {
 	a := &podStatsResponse{}
 	for _, id := range r.IDs {
 		t := s.created(id)
 		if t == nil {
 			continue
 		}
-		read := t.container.Usage
+		var stats *cgroup.Stats
+		var err error
 		if r.Processes {
-			read = t.container.Stats
+			stats, err = t.container.Stats(ctx)
+		} else {
+			stats, err = t.container.Usage(ctx, bases)
 		}
-		stats, err := read(ctx)
 		if err != nil {
 			if gone := isGone(err); !gone {
 				logf("container %s: stats: %v", id, err)
@@ -102,11 +128,12 @@ func (s *Service) podStats(ctx context.Context, r *statsRequest) (*podStatsRespo
 	if err != nil {
 		return nil, err
 	}
-	read := cg.Usage
+	var stats *cgroup.Stats
 	if r.Processes {
-		read = cg.Stats
+		stats, err = cg.Stats()
+	} else {
+		stats, err = cg.Usage(bases, true)
 	}
-	stats, err := read()
 	if errors.Is(err, fs.ErrNotExist) {
 		return a, nil
 	}
