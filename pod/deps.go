@@ -38,6 +38,7 @@ type NetNS interface {
 	Keep(from, path string) error
 	Remove(path string) error
 	Do(path string, fn func() error) error
+	Interfaces(paths []string, fn func(i int, dev []byte, err error))
 }
 
 // HostNetNS is the real NetNS.
@@ -54,6 +55,11 @@ func (HostNetNS) Remove(path string) error { return netns.Remove(path) }
 
 // Do runs fn on a thread in the namespace at path.
 func (HostNetNS) Do(path string, fn func() error) error { return netns.Do(path, fn) }
+
+// Interfaces reads the interfaces' counters (proc_pid_net(5)) in each of the namespaces.
+func (HostNetNS) Interfaces(paths []string, fn func(i int, dev []byte, err error)) {
+	netns.Interfaces(paths, fn)
+}
 
 // Monitors starts monitors and connects to those that are there.
 type Monitors interface {
@@ -100,6 +106,7 @@ type Monitor interface {
 	Update(ctx context.Context, id string, r *specs.LinuxResources) error
 	ReopenLog(ctx context.Context, id string) error
 	Stats(ctx context.Context, ids []string, podCgroup string, processes bool) (client.Stats, error)
+	PodsStats(ctx context.Context, queries []client.StatsQuery) ([]client.PodStats, error)
 	UpdateCgroup(ctx context.Context, cgroup string, r *specs.LinuxResources) error
 }
 

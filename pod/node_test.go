@@ -308,6 +308,12 @@ func (v fakeNetNS) Remove(path string) error {
 
 func (fakeNetNS) Do(_ string, fn func() error) error { return fn() }
 
+func (fakeNetNS) Interfaces(paths []string, fn func(i int, dev []byte, err error)) {
+	for i := range paths {
+		fn(i, nil, nil)
+	}
+}
+
 type fakeMonitors struct{ *view }
 
 func (v fakeMonitors) Start(ctx context.Context, o client.StartOptions) (Monitor, error) {
@@ -601,6 +607,14 @@ func (c *fakeConn) Stats(ctx context.Context, ids []string, _ string, _ bool) (c
 		s.Containers[id] = &client.CgroupStats{PidsCurrent: 1}
 	}
 	return s, c.call(ctx, "Stats")
+}
+
+func (c *fakeConn) PodsStats(ctx context.Context, queries []client.StatsQuery) ([]client.PodStats, error) {
+	all := make([]client.PodStats, len(queries))
+	for i, q := range queries {
+		all[i].Stats, all[i].Err = c.Stats(ctx, q.IDs, q.PodCgroup, false)
+	}
+	return all, c.call(ctx, "PodsStats")
 }
 
 // container finds a container on whatever monitor has it.

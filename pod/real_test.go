@@ -380,6 +380,59 @@ func TestRealPodShares(t *testing.T) {
 	}
 }
 
+// A list has each pod's own figures, though one call reads them all.
+func TestRealStatsOfMany(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 50
+	m := n.open()
+	limits := map[string]uint64{}
+	var last string
+	for i := range 3 {
+		pod := n.run(m, n.pod(fmt.Sprint("many", i)))
+		limit := int64(16+i) << 20
+		limits[n.start(m, pod, ContainerConfig{Name: "a", Command: []string{"/bin/sleep", "1234"}, Resources: &Resources{MemoryLimit: limit}})] = uint64(limit)
+		last = pod
+	}
+	ended := n.start(m, last, ContainerConfig{Name: "b", Command: []string{"/bin/sleep", "1234"}})
+	if err := m.StopContainer(t.Context(), ended, 0); err != nil {
+		t.Fatal(err)
+	}
+	n.run(m, n.pod("empty"))
+
+	s, err := m.PodsStats(t.Context(), PodFilter{})
+	if err != nil || len(s) != 4 {
+		t.Fatalf("%d pods, %v", len(s), err)
+	}
+	of := map[string]ContainerStats{}
+	for _, p := range s {
+		if len(p.Containers) > 0 && (p.Cgroup == nil || p.Cgroup.CPU.Usage == 0 || p.Cgroup.Pids.Current == 0) {
+			t.Errorf("pod %s: %+v", p.Pod.Config.Name, p.Cgroup)
+		}
+		for _, c := range p.Containers {
+			if of[c.Container.ID] = c; c.Container.PodID != p.Pod.ID {
+				t.Errorf("%+v is among %+v", c, p)
+			}
+		}
+	}
+	containers, err := m.ContainersStats(t.Context(), ContainerFilter{})
+	if err != nil || len(containers) != 4 || len(of) != 4 {
+		t.Fatalf("%d containers, %d of pods, %v", len(containers), len(of), err)
+	}
+	for _, c := range containers {
+		id, p := c.Container.ID, of[c.Container.ID]
+		if id == ended {
+			if c.Cgroup != nil || p.Cgroup != nil {
+				t.Errorf("it has ended: %+v, %+v", c.Cgroup, p.Cgroup)
+			}
+			continue
+		}
+		if c.Cgroup.Memory.Limit != limits[id] || p.Cgroup.Memory.Limit != limits[id] || c.Cgroup.CPU.Usage < p.Cgroup.CPU.Usage ||
+			c.WritableLayer.Inodes == 0 || p.WritableLayer.Inodes == 0 {
+			t.Errorf("container %s: %+v, %+v; want a limit of %d", id, c, p, limits[id])
+		}
+	}
+}
+
 // The limits of a pod as a whole are those of the cgroup that it was given.
 func TestRealPodResources(t *testing.T) {
 	n := newRealNode(t)

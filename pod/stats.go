@@ -1,16 +1,14 @@
 package pod
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -108,77 +106,182 @@ const (
 
 func everyContainer(*container) bool { return true }
 
-func (m *Manager) eachPodStats(ctx context.Context, pods []*sandbox, want func(*container) bool, scope statsScope) []PodStats {
-	var mu sync.Mutex
-	var out []PodStats
-	var all sync.WaitGroup
-	slots := make(chan struct{}, statsAtOnce)
-	for _, p := range pods {
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeout(ctx, statsTimeout)
-			defer cancel()
-			s, err := m.podStats(ctx, p, want, scope)
-			if err != nil {
-				m.o.Log.Warn("no stats", "pod", p.id, "error", err)
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			out = append(out, s)
-		})
+// statsReading is a pod's stats while they are being read.
+type statsReading struct {
+	pod        *sandbox
+	out        PodStats
+	err        error // why the monitor has none
+	networkErr error
+	containers []*container
+	monitor    Monitor // nil: there is nothing to ask it
+	query      client.StatsQuery
+	netns      string // whose interfaces are to be counted, or ""
+}
+
+// statsOf begins a reading.
+func statsOf(p *sandbox, want func(*container) bool, scope statsScope) *statsReading {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := &statsReading{pod: p, out: PodStats{Pod: p.status()}}
+	for _, c := range p.containers {
+		if !want(c) {
+			continue
+		}
+		r.containers = append(r.containers, c)
+		r.out.Containers = append(r.out.Containers, ContainerStats{Container: c.status()})
+		if c.record.State != ContainerExited && !c.waits() {
+			r.query.IDs = append(r.query.IDs, c.id)
+		}
 	}
-	all.Wait()
+	if scope >= statsPod {
+		r.query.PodCgroup = bundle.CgroupParentPath(&p.record.Config)
+		if r.out.Pod.State == PodReady {
+			r.netns = p.record.NetNS
+		}
+	}
+	if len(r.query.IDs) > 0 || r.query.PodCgroup != "" {
+		r.monitor = p.monitor
+	}
+	return r
+}
+
+func (m *Manager) eachPodStats(ctx context.Context, pods []*sandbox, want func(*container) bool, scope statsScope) []PodStats {
+	readings := make([]*statsReading, 0, len(pods))
+	for _, p := range pods {
+		readings = append(readings, statsOf(p, want, scope))
+	}
+	m.readStats(ctx, readings, scope, statsTimeout)
+	out := make([]PodStats, 0, len(readings))
+	for _, r := range readings {
+		if err := cmp.Or(r.err, r.networkErr); err != nil {
+			m.o.Log.Warn("no stats", "pod", r.pod.id, "error", err)
+			continue
+		}
+		out = append(out, r.out)
+	}
 	return out
 }
 
-// podStats asks the pod's monitor once.
+// podStats reads the stats of one pod, as long as ctx lets it.
 func (m *Manager) podStats(ctx context.Context, p *sandbox, want func(*container) bool, scope statsScope) (PodStats, error) {
-	p.mu.Lock()
-	out := PodStats{Pod: p.status()}
-	monitor, parent, netns := p.monitor, bundle.CgroupParentPath(&p.record.Config), p.record.NetNS
-	var containers []*container
-	var ids []string
-	for _, c := range p.containers {
-		if want(c) {
-			containers = append(containers, c)
-			out.Containers = append(out.Containers, ContainerStats{Container: c.status()})
-			if c.record.State != ContainerExited && !c.waits() {
-				ids = append(ids, c.id)
+	r := statsOf(p, want, scope)
+	m.readStats(ctx, []*statsReading{r}, scope, 0)
+	return r.out, cmp.Or(r.err, r.networkErr)
+}
+
+// readStats fills in readings: from their monitors, each of which is asked once for all
+// its pods, at the same time from the network, and from the disk. No monitor may take longer
+// than the limit, if there is one; its pods have errors then.
+func (m *Manager) readStats(ctx context.Context, readings []*statsReading, scope statsScope, limit time.Duration) {
+	var all sync.WaitGroup
+	all.Go(func() { m.readNetworks(readings) })
+	slots := make(chan struct{}, statsAtOnce)
+	inSlot := func(fn func()) {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			fn()
+		})
+	}
+	for _, batch := range m.statsBatches(readings, scope) {
+		inSlot(func() {
+			ctx, cancel := ctx, func() {}
+			if limit > 0 {
+				ctx, cancel = context.WithTimeout(ctx, limit)
+			}
+			defer cancel()
+			if err := m.askStats(ctx, batch, scope); err != nil {
+				for _, r := range batch {
+					r.err = err
+				}
+			}
+		})
+	}
+	for _, r := range readings {
+		for i, c := range r.containers {
+			to := &r.out.Containers[i].WritableLayer
+			if u, fresh := c.lastUsage(); fresh {
+				*to = u
+			} else {
+				inSlot(func() { *to = m.diskUsage(c) })
 			}
 		}
 	}
-	p.mu.Unlock()
-	if scope < statsPod {
-		parent = ""
+	all.Wait()
+}
+
+// statsBatch is how many cgroups a monitor is asked for at once: what it answers stays
+// far below the longest message.
+const statsBatch = 1000
+
+// statsBatches groups the readings that one monitor answers at once: not of containers
+// that a foreign shim has, which may not answer for one of them, nor of processes,
+// which may be any number.
+func (m *Manager) statsBatches(readings []*statsReading, scope statsScope) [][]*statsReading {
+	var batches [][]*statsReading
+	open, size := map[Monitor]int{}, map[Monitor]int{} // the monitor's last batch, by index, and its cgroups
+	runtimes := m.settings().Runtimes
+	for _, r := range readings {
+		if r.monitor == nil {
+			continue
+		}
+		alone := scope >= statsProcesses || runtimes[r.pod.record.Runtime].Handler.Shim != ""
+		n := len(r.query.IDs) + 1
+		at, ok := open[r.monitor]
+		if !alone && ok && size[r.monitor]+n <= statsBatch {
+			batches[at] = append(batches[at], r)
+			size[r.monitor] += n
+			continue
+		}
+		if !alone {
+			open[r.monitor], size[r.monitor] = len(batches), n
+		}
+		batches = append(batches, []*statsReading{r})
 	}
-	w, leave := m.tracker.call("stats of pod "+p.what, "cgroups")
+	return batches
+}
+
+// askStats asks the monitor that the readings have in common.
+func (m *Manager) askStats(ctx context.Context, batch []*statsReading, scope statsScope) error {
+	what := "stats of pod " + batch[0].pod.what
+	if n := len(batch); n > 1 {
+		what = fmt.Sprintf("stats of %d pods, %s first", n, batch[0].pod.what)
+	}
+	_, leave := m.tracker.call(what, "cgroups")
 	defer leave()
-	if monitor != nil && (len(ids) > 0 || parent != "") {
-		s, err := monitor.Stats(ctx, ids, parent, scope >= statsProcesses)
-		if err != nil {
-			return PodStats{}, err
+	if scope >= statsProcesses {
+		for _, r := range batch {
+			s, err := r.monitor.Stats(ctx, r.query.IDs, r.query.PodCgroup, true)
+			r.take(s, err)
 		}
-		out.Cgroup = cgroupStats(s.Pod)
-		for i := range out.Containers {
-			c := &out.Containers[i]
-			c.Cgroup = cgroupStats(s.Containers[c.Container.ID])
-			c.Processes = ProcessStats(s.Processes[c.Container.ID])
-		}
+		return nil
 	}
-	w.enter("disk")
-	for i, c := range containers {
-		out.Containers[i].WritableLayer = m.diskUsage(c)
+	queries := make([]client.StatsQuery, 0, len(batch))
+	for _, r := range batch {
+		queries = append(queries, r.query)
 	}
-	if scope >= statsPod && netns != "" && out.Pod.State == PodReady {
-		w.enter("network")
-		var err error
-		if out.Network, err = m.networkStats(netns); err != nil {
-			return PodStats{}, err
-		}
+	answers, err := batch[0].monitor.PodsStats(ctx, queries)
+	if err != nil {
+		return err
 	}
-	return out, nil
+	for i, r := range batch {
+		r.take(answers[i].Stats, answers[i].Err)
+	}
+	return nil
+}
+
+// take takes a monitor's answer.
+func (r *statsReading) take(s client.Stats, err error) {
+	if err != nil {
+		r.err = err
+		return
+	}
+	r.out.Cgroup = cgroupStats(s.Pod)
+	for i := range r.out.Containers {
+		c := &r.out.Containers[i]
+		c.Cgroup = cgroupStats(s.Containers[c.Container.ID])
+		c.Processes = ProcessStats(s.Processes[c.Container.ID])
+	}
 }
 
 // cgroupStats takes a monitor's counters over; nil stays nil.
@@ -230,50 +333,64 @@ func (m *Manager) DiskCapacity() (DiskCapacity, error) {
 	return DiskCapacity{Bytes: fs.Blocks * uint64(fs.Bsize), Inodes: fs.Files, FreeInodes: fs.Ffree}, nil
 }
 
-// networkStats reads the interfaces' counters in the namespace, but loopback's.
-func (m *Manager) networkStats(path string) ([]InterfaceStats, error) {
-	var data []byte
-	err := m.o.NetNS.Do(path, func() (err error) {
-		data, err = os.ReadFile("/proc/thread-self/net/dev")
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("network counters: %w", err)
+// readNetworks fills in the interfaces' counters, but for loopback's.
+func (m *Manager) readNetworks(readings []*statsReading) {
+	var of []*statsReading
+	var paths []string
+	for _, r := range readings {
+		if r.netns != "" {
+			of, paths = append(of, r), append(paths, r.netns)
+		}
 	}
-	return parseNetDev(data), nil
+	if len(paths) == 0 {
+		return
+	}
+	m.o.NetNS.Interfaces(paths, func(i int, dev []byte, err error) {
+		if of[i].networkErr = err; err == nil {
+			of[i].out.Network = parseNetDev(dev)
+		}
+	})
 }
 
 // parseNetDev reads proc_pid_net(5)'s net/dev; lines that are no interface are
 // skipped. The interfaces are in the order in which they were made.
 func parseNetDev(data []byte) []InterfaceStats {
 	var out []InterfaceStats
-	for s := bufio.NewScanner(bytes.NewReader(data)); s.Scan(); {
-		name, counters, ok := strings.Cut(s.Text(), ":")
-		fields := strings.Fields(counters)
-		if name = strings.TrimSpace(name); !ok || name == "lo" || len(fields) < 12 {
+	for line := range bytes.Lines(data) {
+		name, counters, ok := bytes.Cut(line, []byte(":"))
+		if name = bytes.TrimSpace(name); !ok || string(name) == "lo" {
 			continue
 		}
 		var n [12]uint64
-		for i := range n {
-			n[i], _ = strconv.ParseUint(fields[i], 10, 64) // the kernel's own numbers
+		i := 0
+		for field := range bytes.FieldsSeq(counters) {
+			if i == len(n) {
+				break
+			}
+			n[i], _ = strconv.ParseUint(string(field), 10, 64) // the kernel's own numbers
+			i++
+		}
+		if i < len(n) {
+			continue
 		}
 		out = append(out, InterfaceStats{
-			Name: name, RxBytes: n[0], RxPackets: n[1], RxErrors: n[2], RxDrops: n[3],
+			Name: string(name), RxBytes: n[0], RxPackets: n[1], RxErrors: n[2], RxDrops: n[3],
 			TxBytes: n[8], TxPackets: n[9], TxErrors: n[10], TxDrops: n[11],
 		})
 	}
 	return out
 }
 
-// diskUsage is what a container has written, as of a moment ago.
-func (m *Manager) diskUsage(c *container) FilesystemUsage {
+// lastUsage is what a container had written a moment ago, if that was asked for.
+func (c *container) lastUsage() (u FilesystemUsage, fresh bool) {
 	c.pod.mu.Lock()
-	u := c.usage
-	c.pod.mu.Unlock()
-	if time.Since(u.Time) < usageMaxAge {
-		return u
-	}
-	u = m.written(c)
+	defer c.pod.mu.Unlock()
+	return c.usage, time.Since(c.usage.Time) < usageMaxAge
+}
+
+// diskUsage counts what a container has written.
+func (m *Manager) diskUsage(c *container) FilesystemUsage {
+	u := m.written(c)
 	c.pod.mu.Lock()
 	defer c.pod.mu.Unlock()
 	c.usage = u

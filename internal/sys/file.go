@@ -44,7 +44,11 @@ func ReadFile(path string, limit int) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	data := make([]byte, 0, min(limit+1, 4096))
+	return readAll(fd, path, make([]byte, 0, min(limit+1, 4096)), limit)
+}
+
+// readAll reads at most limit bytes to the end, into data as far as that has room.
+func readAll(fd int, path string, data []byte, limit int) ([]byte, error) {
 	for {
 		n, err := unix.Read(fd, data[len(data):cap(data)])
 		switch {

@@ -69,6 +69,68 @@ func InNetNS(ns *os.File, fn func() error) error {
 	})
 }
 
+// EachNetDev reads proc_pid_net(5)'s dev, the interfaces and their counters, in the network
+// namespaces mounted on paths, and hands it to fn by the path's index; or the error. What
+// is no namespace is fs.ErrNotExist. dev is fn's until it returns.
+func EachNetDev(paths []string, fn func(i int, dev []byte, err error)) {
+	err := onThread(func() error {
+		// Of this thread, in whatever namespace it is when a name is looked up there.
+		net, err := open("/proc/thread-self/net", unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(net) }()
+		buf := make([]byte, 0, 4096)
+		for i, path := range paths {
+			if err := enterNetNS(path); err != nil {
+				fn(i, nil, err)
+				continue
+			}
+			dev, err := readNetDev(net, buf[:0])
+			if err == nil {
+				buf = dev // it may have grown
+			}
+			fn(i, dev, err)
+		}
+		return nil
+	})
+	if err != nil {
+		for i := range paths {
+			fn(i, nil, err)
+		}
+	}
+}
+
+// maxNetDev bounds what is read of a namespace's interfaces.
+const maxNetDev = 16 << 20
+
+func readNetDev(net int, buf []byte) ([]byte, error) {
+	const name = "/proc/thread-self/net/dev"
+	fd, err := unix.Openat(net, "dev", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return readAll(fd, name, buf, maxNetDev)
+}
+
+// enterNetNS takes this thread into the network namespace mounted on path.
+func enterNetNS(path string) error {
+	fd, err := open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // opened for reading only
+	switch err := unix.Setns(fd, unix.CLONE_NEWNET); err {
+	case nil:
+		return nil
+	case unix.EINVAL:
+		return fmt.Errorf("%s is not a network namespace: %w", path, fs.ErrNotExist)
+	default:
+		return os.NewSyscallError("setns(CLONE_NEWNET)", err)
+	}
+}
+
 // InMountNS runs fn on a thread in the mount namespace of ns: paths, and programs
 // that fn starts, are those of that namespace. The caller keeps ns.
 func InMountNS(ns *os.File, fn func() error) error {

@@ -99,6 +99,19 @@ func Do(path string, fn func() error) error {
 	return sys.InNetNS(ns, fn)
 }
 
+// Interfaces reads proc_pid_net(5)'s dev in the namespace at each path and hands it to fn
+// by the path's index; or the error, which is fs.ErrNotExist for a path that is no live
+// namespace. One thread enters them all, one after the other: a thread costs twenty times
+// as much as the rest. dev is fn's until it returns.
+func Interfaces(paths []string, fn func(i int, dev []byte, err error)) {
+	sys.EachNetDev(paths, func(i int, dev []byte, err error) {
+		if err != nil {
+			err = fmt.Errorf("interfaces of network namespace %s: %w", paths[i], err)
+		}
+		fn(i, dev, err)
+	})
+}
+
 func wrap(err *error, verb, path string) {
 	if *err != nil {
 		*err = fmt.Errorf("%s network namespace %s: %w", verb, path, *err)

@@ -2,11 +2,15 @@ package netns
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -168,5 +172,65 @@ func BenchmarkNewRemove(b *testing.B) {
 		if err := Remove(path); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// The interfaces are each namespace's own, however many there are, and one that is gone
+// has an error of its own.
+func TestInterfaces(t *testing.T) {
+	testutil.RequireRoot(t, "makes network namespaces")
+	testutil.CheckLeaks(t)
+	dir := t.TempDir()
+	var paths []string
+	for i := range 3 {
+		path := filepath.Join(dir, strconv.Itoa(i))
+		paths = append(paths, path)
+		if err := New(path); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := Remove(path); err != nil {
+				t.Error(err)
+			}
+		})
+		err := Do(path, func() error {
+			for n := range i * 20 { // pairs: more than one page of them, in the last
+				name := fmt.Sprintf("of%d-%d", i, n)
+				if out, err := exec.Command("ip", "link", "add", name+"a", "type", "veth", "peer", "name", name+"b").CombinedOutput(); err != nil {
+					return fmt.Errorf("%w: %s", err, out)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	paths = append(paths, filepath.Join(dir, "missing"), filepath.Join(dir, "stale"), paths[1])
+	if err := os.WriteFile(paths[4], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	home := id(t, "/proc/thread-self/ns/net")
+	calls := 0
+	Interfaces(paths, func(i int, dev []byte, err error) {
+		if calls++; calls != i+1 {
+			t.Errorf("call %d is of %d", calls, i)
+		}
+		if i == 3 || i == 4 {
+			if !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v", paths[i], err)
+			}
+			return
+		}
+		of := i % 4
+		if n := strings.Count(string(dev), fmt.Sprintf("of%d-", of)); err != nil || n != of*40 || strings.Count(string(dev), "\n") != of*40+3 {
+			t.Errorf("%d interfaces of %s, %v:\n%s", n, paths[i], err, dev)
+		}
+	})
+	if calls != len(paths) {
+		t.Errorf("%d calls", calls)
+	}
+	if now := id(t, "/proc/thread-self/ns/net"); now != home {
+		t.Errorf("this thread is in %s", now)
 	}
 }
