@@ -86,6 +86,9 @@ type PullOptions struct {
 	// often, and must not block; never after Pull has returned. A caller that
 	// joins a pull in flight hears of it from then on.
 	Progress func(Progress)
+	// Patience is how long the pull goes on for a caller who has left and may come
+	// back; 0: one who leaves last ends it.
+	Patience time.Duration
 }
 
 // Phase is what is happening to a layer, or to the image when Layer is "".

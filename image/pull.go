@@ -31,6 +31,7 @@ type flight struct {
 	trace   *span.Verb
 	waiters int         // under Store.mu
 	hear    []*listener // under Store.mu
+	alone   *time.Timer // cancels it, unless somebody comes back; under Store.mu
 }
 
 // listener is one caller's Progress function, which must not run once its Pull
@@ -56,7 +57,7 @@ func (l *listener) leave() {
 }
 
 // Pull fetches an image. Callers of one name share one fetch; a caller whose
-// context ends leaves it, and the last one to leave ends it.
+// context ends leaves it, and the last one to leave ends it, after its Patience.
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
 	parsed, err := s.parse(ref)
 	if err != nil {
@@ -70,7 +71,7 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 	select {
 	case <-f.done:
 	case <-ctx.Done():
-		s.leave(f)
+		s.leave(f, o.Patience)
 		// The flight may have finished at the same moment; the caller has gone
 		// either way.
 		return Image{}, fmt.Errorf("pull %s: %w", parsed, context.Cause(ctx))
@@ -99,24 +100,29 @@ func (s *Store) join(caller context.Context, ref registry.Reference, platform v1
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.pulls[key]
-	if f == nil || f.waiters == 0 { // with none it is being cancelled
+	if f == nil || f.waiters == 0 && (f.alone == nil || !f.alone.Stop()) { // it is being cancelled
 		// The flight outlives the caller that starts it, if another one joined.
 		ctx, cancel := context.WithCancel(span.Continue(context.Background(), caller))
 		ctx, trace := span.StartVerb(ctx, "pull image")
 		span.Describe(ctx, span.ImageRef.String(ref.String()))
 		f = &flight{cancel: cancel, done: make(chan struct{}), trace: trace}
 		s.pulls[key] = f
-		go s.fly(ctx, key, f, ref, platform, auth, namespace)
+		s.flying.Go(func() { s.fly(ctx, key, f, ref, platform, auth, namespace) })
 	}
 	f.waiters++
 	f.hear = append(f.hear, own)
 	return f
 }
 
-func (s *Store) leave(f *flight) {
+func (s *Store) leave(f *flight, patience time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f.waiters--; f.waiters == 0 {
+	switch f.waiters--; {
+	case f.waiters > 0:
+	case patience > 0:
+		f.alone = time.AfterFunc(patience, f.cancel)
+	default:
+		f.alone = nil
 		f.cancel()
 	}
 }
@@ -144,6 +150,9 @@ func (s *Store) fly(ctx context.Context, key string, f *flight, ref registry.Ref
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if f.alone != nil {
+		f.alone.Stop()
+	}
 	if s.pulls[key] == f {
 		delete(s.pulls, key)
 	}

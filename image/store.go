@@ -91,6 +91,7 @@ type Store struct {
 	leases map[string]lease // by holder
 	busy   map[string]int   // layer keys and blob digests that pulls in flight need
 	pulls  map[string]*flight
+	flying sync.WaitGroup           // of them
 	unpack map[string]chan struct{} // layers and roots being made, for turn
 }
 
@@ -241,12 +242,19 @@ func (s *Store) restoreAll(entries []v1.Descriptor) *contents {
 	return c
 }
 
-// Close waits for background work and gives the directory free. Pulls must have
-// ended: cancel their contexts first. A second Close does nothing.
+// Close ends pulls that nobody waits for, waits for background work and gives the
+// directory free. Other pulls must have ended: cancel their contexts first. A second Close
+// does nothing.
 func (s *Store) Close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.mu.Lock()
+	for _, f := range s.pulls {
+		f.cancel()
+	}
+	s.mu.Unlock()
+	s.flying.Wait()
 	var err error
 	if s.layout != nil {
 		err = s.layout.Close()

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -354,6 +356,70 @@ func TestPullCancel(t *testing.T) {
 		t.Error(err)
 	}
 	checkNothingElse(t, s)
+}
+
+// A caller with patience comes back to the pull that it has left, and one that nobody
+// comes back to ends.
+func TestPullPatience(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	testutil.CheckLeaks(t)
+	reg := startRegistry(t)
+	l := tarOf(t, "f=x")
+	add(t, reg, "a", "1", l)
+	s := openStore(t, t.TempDir(), Options{Registry: registry.Config{StallTimeout: time.Hour}})
+	flights := func() (all []*flight, waiters int) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, f := range s.pulls {
+			waiters += f.waiters
+		}
+		return slices.Collect(maps.Values(s.pulls)), waiters
+	}
+	leave := func(patience time.Duration) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go func() {
+			_, err := s.Pull(ctx, reg.Addr+"/a:1", PullOptions{Patience: patience})
+			left <- err
+		}()
+		for waiters := 0; waiters == 0; _, waiters = flights() {
+			runtime.Gosched()
+		}
+		cancel()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+
+	reg.Misbehave(fake.Fault{Stall: true})
+	leave(time.Hour)
+	first, _ := flights()
+	if len(first) != 1 {
+		t.Fatalf("%d pulls go on", len(first))
+	}
+	leave(time.Hour)
+	if second, _ := flights(); len(second) != 1 || second[0] != first[0] {
+		t.Error("the second caller has not joined the pull that goes on")
+	}
+	leave(time.Nanosecond)
+	<-first[0].done // nobody has come back
+	if err := first[0].err; !errors.Is(err, context.Canceled) {
+		t.Errorf("the pull that nobody waits for: %v", err)
+	}
+
+	leave(time.Hour)
+	last, _ := flights()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, f := range last {
+		select {
+		case <-f.done:
+		default:
+			t.Error("a pull goes on in a store that is closed")
+		}
+	}
 }
 
 func TestPullCancelledCallerLeavesOthers(t *testing.T) {

@@ -29,6 +29,10 @@ func checkImage(spec *runtimeapi.ImageSpec) error {
 	return nil
 }
 
+// pullPatience is how long a pull goes on whose client has given up: a kubelet's timeout
+// is shorter than some pulls, and it asks again.
+const pullPatience = time.Minute
+
 func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
 	if err := checkImage(r.GetImage()); err != nil {
 		return nil, err
@@ -42,7 +46,9 @@ func (s *imageService) PullImage(ctx context.Context, r *runtimeapi.PullImageReq
 	if err != nil {
 		return nil, err
 	}
-	i, err := s.Pull(ctx, r.Image.Image, image.PullOptions{Auth: credentials, Namespace: r.GetSandboxConfig().GetMetadata().GetNamespace()})
+	i, err := s.Pull(ctx, r.Image.Image, image.PullOptions{
+		Auth: credentials, Namespace: r.GetSandboxConfig().GetMetadata().GetNamespace(), Patience: pullPatience,
+	})
 	if err != nil {
 		return nil, asPullStatus(err)
 	}
