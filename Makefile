@@ -52,7 +52,7 @@ test-execs: build ## 100,000 processes in a container, as probes make them: noth
 	test/install-packages test
 	STRAKE_EXECS=$(or $(EXECS),100000) go test -count=1 -v -timeout 0 -run TestManyExecs ./shim/task
 
-test-kubelet: build ## a real kubelet runs static pods on straked (builds the kubelet: minutes)
+test-kubelet: build ## a real kubelet runs pods on straked, and evicts them (builds the kubelet: minutes)
 	test/install-packages test
 	test/kubelet/run.sh
 

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -69,6 +70,11 @@ func (r cgroupRoot) read(id, file string) string {
 		}
 	}
 	return found
+}
+
+// of lists the cgroups whose name has id in it.
+func (r cgroupRoot) of(id string) []string {
+	return slices.DeleteFunc(r.dirs(), func(dir string) bool { return !strings.Contains(filepath.Base(dir), id) })
 }
 
 func unified() bool {

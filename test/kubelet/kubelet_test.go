@@ -1,12 +1,13 @@
-// Package kubelet lets a real kubelet, in standalone mode, drive straked. Its
-// tests need a built kubelet (STRAKE_KUBELET): run `make test-kubelet`.
+// Package kubelet lets a real kubelet drive straked, on its own or as a node of an
+// API server (test/kubelet/apiserver). Its tests need a built kubelet
+// (STRAKE_KUBELET): run `make test-kubelet`.
 //
 // A kubelet without an API server has only the pods of its manifest directory,
-// which it calls static. What it refuses to those, no test here can show: volumes
-// from the API (configMap, secret, serviceAccountToken, claims; its feature gate
-// PreventStaticPodAPIReferences) and projected ones, which it makes only with a
-// client; runtime classes, and with them recursive read-only mounts, which it looks
-// up by a class's handler; and eviction, since a static pod is critical.
+// which it calls static, and needs nothing else. What it refuses to those needs the
+// server: volumes from the API (configMap, secret, serviceAccountToken; its feature
+// gate PreventStaticPodAPIReferences) and projected ones; runtime classes, and with
+// them recursive read-only mounts, which it looks up by a class's handler; ephemeral
+// containers; and eviction, since a static pod is critical.
 package kubelet
 
 import (
@@ -60,7 +61,7 @@ spec:
 
 func TestStaticPod(t *testing.T) {
 	n := startNode(t)
-	k := start(t, n)
+	k := start(t, n, nil, noEviction)
 	p := k.newPod(t, "web")
 	if err := os.WriteFile(filepath.Join(p.dir, "greeting"), []byte("hello from the host"), 0o644); err != nil {
 		t.Fatal(err)

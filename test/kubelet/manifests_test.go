@@ -8,14 +8,16 @@ import (
 
 var only = flag.String("pods", "", "run only the manifests whose name matches this regular expression")
 
-// manifests are the pods that run at once on one kubelet. Each is looked at in
-// turn, while the others live on.
-var manifests = []struct {
+// manifest is a pod and what is to be seen of it.
+type manifest struct {
 	name     string
 	manifest string
 	prepare  func(*pod) map[string]any // may make files in the pod's directory; the template's values
 	check    func(*pod)                // may remove the pod
-}{
+}
+
+// manifests are of static pods.
+var manifests = []manifest{
 	{"probes", probesPod, prepareProbes, checkProbes},
 	{"inits", initsPod, nil, checkInits},
 	{"ends", endsPod, nil, checkEnds},
@@ -34,14 +36,19 @@ var manifests = []struct {
 
 func TestManifests(t *testing.T) {
 	n := startNode(t)
-	k := start(t, n)
+	start(t, n, nil, noEviction).runAll(manifests)
+}
+
+// runAll has the pods run at once. Each is looked at in turn, while the others live on.
+func (k *kubelet) runAll(manifests []manifest) {
+	k.t.Helper()
 	wanted := regexp.MustCompile(*only)
 	pods := map[string]*pod{}
 	for _, m := range manifests {
 		if !wanted.MatchString(m.name) {
 			continue
 		}
-		p := k.newPod(t, m.name)
+		p := k.newPod(k.t, m.name)
 		var values map[string]any
 		if m.prepare != nil {
 			values = m.prepare(p)
@@ -54,11 +61,11 @@ func TestManifests(t *testing.T) {
 		if p == nil {
 			continue
 		}
-		t.Run(m.name, func(t *testing.T) {
+		k.t.Run(m.name, func(t *testing.T) {
 			p.t = t
 			m.check(p)
 		})
-		p.t = t
+		p.t = k.t
 	}
 	for _, p := range pods {
 		p.remove()

@@ -27,7 +27,7 @@ import (
 // nodeName is the kubelet's; it ends the names of static pods.
 const nodeName = "strake-test"
 
-// pod is a static pod of a test.
+// pod is a pod of a test: of the API server, or a static one.
 type pod struct {
 	k    *kubelet
 	t    *testing.T
@@ -46,16 +46,24 @@ func (k *kubelet) newPod(t *testing.T, name string) *pod {
 }
 
 // apply writes or changes the manifest, a template whose data are the image, the
-// pod's directory and values.
+// node, the pod's directory and values.
 func (p *pod) apply(manifest string, values map[string]any) {
 	p.t.Helper()
-	data := map[string]any{"Image": p.k.n.Image, "Dir": p.dir}
+	data := map[string]any{"Image": p.k.n.Image, "Node": nodeName, "Dir": p.dir}
 	for k, v := range values {
 		data[k] = v
 	}
 	var b bytes.Buffer
 	if err := template.Must(template.New(p.name).Option("missingkey=error").Parse(manifest)).Execute(&b, data); err != nil {
 		p.t.Fatal(err)
+	}
+	if p.k.api != nil {
+		for manifest := range strings.SplitSeq(b.String(), "\n---\n") {
+			if err := p.k.api.Apply(manifest); err != nil {
+				p.t.Fatal(err)
+			}
+		}
+		return
 	}
 	// The kubelet takes half a file for one that has gone.
 	p.k.write("new.yaml", b.String())
@@ -64,9 +72,15 @@ func (p *pod) apply(manifest string, values map[string]any) {
 	}
 }
 
-// remove removes the manifest, if it is still there.
+// remove deletes the pod, or removes its manifest, if it is still there.
 func (p *pod) remove() {
 	p.t.Helper()
+	if p.k.api != nil {
+		if err := p.k.api.Delete("pods", "default", p.name, -1); err != nil {
+			p.t.Fatal(err)
+		}
+		return
+	}
 	if err := os.Remove(p.manifest()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		p.t.Fatal(err)
 	}
@@ -76,10 +90,13 @@ func (p *pod) remove() {
 type podStatus struct {
 	Metadata struct{ Name, UID string }
 	Status   struct {
-		Phase, Reason, Message, PodIP, HostIP    string
-		InitContainerStatuses, ContainerStatuses []containerStatus
+		Phase, Reason, Message, PodIP, HostIP                                string
+		Conditions                                                           []condition
+		InitContainerStatuses, ContainerStatuses, EphemeralContainerStatuses []containerStatus
 	}
 }
+
+func (s *podStatus) condition(kind string) condition { return find(s.Status.Conditions, kind) }
 
 type containerStatus struct {
 	Name, ContainerID string
@@ -113,10 +130,10 @@ func (c containerStatus) backedOff() bool {
 	return last != nil && started.Sub(last.FinishedAt) >= time.Second // of 2; these are whole seconds
 }
 
-// container returns the status of an init or another container, an empty one
+// container returns the status of a container of any kind, an empty one
 // without it.
 func (s *podStatus) container(name string) containerStatus {
-	for _, list := range [][]containerStatus{s.Status.ContainerStatuses, s.Status.InitContainerStatuses} {
+	for _, list := range [][]containerStatus{s.Status.ContainerStatuses, s.Status.InitContainerStatuses, s.Status.EphemeralContainerStatuses} {
 		for _, c := range list {
 			if c.Name == name {
 				return c
@@ -159,8 +176,20 @@ func (s *podStatus) ip(t *testing.T) netip.Addr {
 	return ip
 }
 
-// pods are all that the kubelet has, none while it does not answer.
+// pods are all that the API server has, which the kubelet tells of them, or that
+// the kubelet has, none while it does not answer.
 func (k *kubelet) pods() []podStatus {
+	if k.api != nil {
+		var pods []podStatus
+		for _, raw := range k.api.All("pods") {
+			var s podStatus
+			if err := json.Unmarshal(raw, &s); err != nil {
+				k.t.Error(err)
+			}
+			pods = append(pods, s)
+		}
+		return pods
+	}
 	var list struct{ Items []podStatus }
 	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/pods", k.readOnly))
 	if err != nil {
@@ -185,7 +214,12 @@ func (p *pod) status() *podStatus {
 
 func (p *pod) manifest() string { return filepath.Join(p.k.dir, "manifests", p.name+".yaml") }
 
-func (p *pod) fullName() string { return p.name + "-" + nodeName }
+func (p *pod) fullName() string {
+	if p.k.api != nil {
+		return p.name
+	}
+	return p.name + "-" + nodeName
+}
 
 // await waits for the pod to be as done says.
 func (p *pod) await(what string, done func(*podStatus) bool) *podStatus {
@@ -311,34 +345,47 @@ func (p *pod) body(response *http.Response) string {
 	return string(body)
 }
 
+// podSummary is the part of a pod's stats that the tests look at.
+type podSummary struct {
+	PodRef     struct{ Name string }
+	Memory     memoryStats
+	Containers []struct {
+		Name   string
+		CPU    struct{ UsageCoreNanoSeconds uint64 }
+		Memory memoryStats
+	}
+}
+
+type memoryStats struct{ WorkingSetBytes uint64 }
+
+// summary is the kubelet's of the pod, empty without one.
+func (k *kubelet) summary(p *pod) podSummary {
+	p.t.Helper()
+	var summary struct{ Pods []podSummary }
+	if json.Unmarshal([]byte(p.get(fmt.Sprintf("http://127.0.0.1:%d/stats/summary", k.readOnly))), &summary) != nil {
+		return podSummary{}
+	}
+	for _, s := range summary.Pods {
+		if s.PodRef.Name == p.fullName() {
+			return s
+		}
+	}
+	return podSummary{}
+}
+
 // awaitStats waits until the kubelet's summary has the container's CPU time and memory.
 func (p *pod) awaitStats(container string) {
 	p.t.Helper()
-	var summary struct {
-		Pods []struct {
-			PodRef     struct{ Name string }
-			Containers []struct {
-				Name   string
-				CPU    struct{ UsageCoreNanoSeconds uint64 }
-				Memory struct{ WorkingSetBytes uint64 }
-			}
-		}
-	}
-	var body string
+	var s podSummary
 	p.k.until(p.t, "the stats summary has "+container, func() bool {
-		body = p.get(fmt.Sprintf("http://127.0.0.1:%d/stats/summary", p.k.readOnly))
-		if json.Unmarshal([]byte(body), &summary) != nil {
-			return false
-		}
-		for _, s := range summary.Pods {
-			for _, c := range s.Containers {
-				if s.PodRef.Name == p.fullName() && c.Name == container && c.CPU.UsageCoreNanoSeconds > 0 && c.Memory.WorkingSetBytes > 0 {
-					return true
-				}
+		s = p.k.summary(p)
+		for _, c := range s.Containers {
+			if c.Name == container && c.CPU.UsageCoreNanoSeconds > 0 && c.Memory.WorkingSetBytes > 0 {
+				return true
 			}
 		}
 		return false
-	}, func() any { return body })
+	}, func() any { return s })
 }
 
 // lockedWriter lets two streams be written to one.

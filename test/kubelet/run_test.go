@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/strake-containers/strake/test/kubelet/apiserver"
 	"github.com/strake-containers/strake/test/node"
 )
 
@@ -26,18 +28,19 @@ const patience = 4 * time.Minute
 type kubelet struct {
 	t        *testing.T // the one that started it; pods have their own
 	n        *node.Node
+	api      *apiserver.Server // nil: it is on its own
 	dir      string
 	port     int // HTTPS: logs, exec
 	readOnly int // HTTP: pods, stats
 	cgroups  cgroupRoot
 	logFile  string
+	process  *os.Process
 	exited   chan struct{}
 }
 
-// config is the kubelet's. Without an API server it has no pods but the
-// manifests'; it must not touch the host's packet filter, evict pods because
-// this machine's disk is full, or want a lower OOM score than root may set. What
-// it does now and then (look at logs, wait between restarts) it does often here.
+// config is the kubelet's. It must not touch the host's packet filter or want a
+// lower OOM score than root may set. What it does now and then (look at logs, wait
+// between restarts) it does often here.
 const config = `
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -59,8 +62,6 @@ authorization: {mode: AlwaysAllow}
 makeIPTablesUtilChains: false
 oomScoreAdj: 0
 failSwapOn: false
-enforceNodeAllocatable: []
-evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%", imagefs.inodesFree: "0%%"}
 imageGCHighThresholdPercent: 100
 fileCheckFrequency: 1s
 syncFrequency: 2s
@@ -69,7 +70,19 @@ containerLogMaxFiles: 10
 containerLogMonitorInterval: 3s
 crashLoopBackOff: {maxContainerRestartPeriod: 2s}
 podPidsLimit: 100
+nodeStatusUpdateFrequency: 1s
+contentType: application/json
 `
+
+// noEviction has the kubelet never evict pods because this machine's disk is full.
+const noEviction = `
+enforceNodeAllocatable: []
+evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%", imagefs.inodesFree: "0%"}
+`
+
+// nodeIP is the node's where there is an API server: it may be none of 127/8, and
+// this machine may have no other. It is documentation's (RFC 5737).
+const nodeIP = "198.51.100.7"
 
 // sysctls are what a kubelet sets for the whole host; the test puts them back.
 var sysctls = []string{
@@ -77,15 +90,17 @@ var sysctls = []string{
 	"kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
 }
 
-func start(t *testing.T, n *node.Node) *kubelet {
+// start starts a kubelet with what more of a configuration it is to have. With an
+// API server it is a node there, and has the pods that are assigned to it.
+func start(t *testing.T, n *node.Node, api *apiserver.Server, more string) *kubelet {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "strake-kubelet-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	k := &kubelet{
-		t: t, n: n, dir: dir, port: freePort(t), readOnly: freePort(t),
-		cgroups: cgroupRoot("/" + filepath.Base(dir)), logFile: filepath.Join(dir, "log"), exited: make(chan struct{}),
+		t: t, n: n, api: api, dir: dir, port: freePort(t), readOnly: freePort(t),
+		cgroups: cgroupRoot("/" + filepath.Base(dir)), logFile: filepath.Join(dir, "log"),
 	}
 	for _, sub := range []string{"manifests", "logs", "plugins", "root", "root/seccomp"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
@@ -93,32 +108,63 @@ func start(t *testing.T, n *node.Node) *kubelet {
 		}
 	}
 	k.write("resolv.conf", "nameserver 192.0.2.53\n")
-	k.write("config.yaml", fmt.Sprintf(config, dir, n.Address, k.port, k.readOnly, k.cgroups))
+	k.write("config.yaml", fmt.Sprintf(config, dir, n.Address, k.port, k.readOnly, k.cgroups)+more)
 	k.cgroups.make(t)
 	restoreSysctls(t)
-
-	log, err := os.Create(k.logFile)
-	if err != nil {
-		t.Fatal(err)
+	if api != nil {
+		k.write("kubeconfig", api.Kubeconfig())
+		addNodeIP(t)
 	}
-	defer log.Close()
-	cmd := exec.Command(os.Getenv("STRAKE_KUBELET"), "--config", filepath.Join(dir, "config.yaml"), "--root-dir", k.root(),
-		"--cert-dir", k.root(), "--hostname-override", nodeName, "--v", "2")
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_ = cmd.Wait() // its exit is what counts
-		close(k.exited)
-	}()
+	k.run()
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have exited
-		<-k.exited
+		k.stop()
 		k.end()
 	})
 	return k
+}
+
+// run starts its process.
+func (k *kubelet) run() {
+	k.t.Helper()
+	log, err := os.OpenFile(k.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer log.Close()
+	args := []string{"--config", filepath.Join(k.dir, "config.yaml"), "--root-dir", k.root(),
+		"--cert-dir", k.root(), "--hostname-override", nodeName, "--v", "2"}
+	if k.api != nil {
+		args = append(args, "--kubeconfig", filepath.Join(k.dir, "kubeconfig"), "--node-ip", nodeIP)
+	}
+	cmd, exited := exec.Command(os.Getenv("STRAKE_KUBELET"), args...), make(chan struct{})
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		k.t.Fatal(err)
+	}
+	go func() {
+		_ = cmd.Wait() // its exit is what counts
+		close(exited)
+	}()
+	k.process, k.exited = cmd.Process, exited
+}
+
+// stop ends its process, which leaves the pods alone.
+func (k *kubelet) stop() {
+	_ = k.process.Signal(syscall.SIGTERM) // it may have exited
+	<-k.exited
+}
+
+func addNodeIP(t *testing.T) {
+	t.Helper()
+	ip := func(verb string) {
+		t.Helper()
+		if out, err := exec.Command("ip", "address", verb, nodeIP+"/32", "dev", "lo").CombinedOutput(); err != nil {
+			t.Fatalf("ip address %s: %v: %s", verb, err, out)
+		}
+	}
+	ip("add")
+	t.Cleanup(func() { ip("del") })
 }
 
 func (k *kubelet) write(name, content string) {
@@ -135,6 +181,13 @@ func (k *kubelet) end() {
 	if k.t.Failed() {
 		if log, err := os.ReadFile(k.logFile); err == nil {
 			k.t.Logf("the end of the kubelet's log:\n%s", log[max(0, len(log)-20000):])
+		}
+		if k.api != nil {
+			for _, raw := range k.api.All("events") {
+				var e struct{ Reason, Message string }
+				_ = json.Unmarshal(raw, &e) // what is there may still help
+				k.t.Logf("event %s: %s", e.Reason, e.Message)
+			}
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the test's own is done
 		defer cancel()
