@@ -63,7 +63,7 @@ func evict(t *testing.T, fromCRI bool) {
 	pods := map[string]*pod{}
 	eat := func(name string, eats int, requests string) {
 		p := k.newPod(t, name)
-		p.apply(eaterPod, map[string]any{"Name": name, "Eats": eats, "Requests": requests})
+		p.apply(eaterPod, map[string]any{"Eats": eats, "Requests": requests})
 		p.await(name+" runs", func(s *podStatus) bool { return s.container("eater").running() })
 		pods[name] = p
 	}

@@ -20,7 +20,6 @@ func startAPI(t *testing.T) *apiserver.Server {
 		}
 	})
 	for _, manifest := range []string{
-		`{apiVersion: v1, kind: Service, metadata: {name: kubernetes}, spec: {clusterIP: 192.0.2.1, ports: [{port: 443, protocol: TCP}]}}`,
 		`{apiVersion: v1, kind: ServiceAccount, metadata: {name: default}}`,
 		`{apiVersion: v1, kind: ConfigMap, metadata: {name: kube-root-ca.crt}, data: {ca.crt: a certificate}}`,
 	} {

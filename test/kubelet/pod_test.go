@@ -45,11 +45,11 @@ func (k *kubelet) newPod(t *testing.T, name string) *pod {
 	return p
 }
 
-// apply writes or changes the manifest, a template whose data are the image, the
-// node, the pod's directory and values.
+// apply writes or changes the manifest, a template whose data are the pod's name and
+// directory, the image, the node and values.
 func (p *pod) apply(manifest string, values map[string]any) {
 	p.t.Helper()
-	data := map[string]any{"Image": p.k.n.Image, "Node": nodeName, "Dir": p.dir}
+	data := map[string]any{"Name": p.name, "Image": p.k.n.Image, "Node": nodeName, "Dir": p.dir}
 	for k, v := range values {
 		data[k] = v
 	}
@@ -103,6 +103,7 @@ type containerStatus struct {
 	Started           *bool
 	Ready             bool
 	RestartCount      int
+	Resources         struct{ Limits map[string]string }
 	State, LastState  struct {
 		Waiting    struct{ Reason, Message string }
 		Running    *struct{ StartedAt time.Time }
@@ -176,20 +177,25 @@ func (s *podStatus) ip(t *testing.T) netip.Addr {
 	return ip
 }
 
-// pods are all that the API server has, which the kubelet tells of them, or that
-// the kubelet has, none while it does not answer.
+// pods are all that the API server has, as the kubelet told it, or without one all
+// that the kubelet has.
 func (k *kubelet) pods() []podStatus {
-	if k.api != nil {
-		var pods []podStatus
-		for _, raw := range k.api.All("pods") {
-			var s podStatus
-			if err := json.Unmarshal(raw, &s); err != nil {
-				k.t.Error(err)
-			}
-			pods = append(pods, s)
-		}
-		return pods
+	if k.api == nil {
+		return k.own()
 	}
+	var pods []podStatus
+	for _, raw := range k.api.All("pods") {
+		var s podStatus
+		if err := json.Unmarshal(raw, &s); err != nil {
+			k.t.Error(err)
+		}
+		pods = append(pods, s)
+	}
+	return pods
+}
+
+// own are all that the kubelet has, none while it does not answer.
+func (k *kubelet) own() []podStatus {
 	var list struct{ Items []podStatus }
 	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/pods", k.readOnly))
 	if err != nil {
@@ -349,11 +355,23 @@ func (p *pod) body(response *http.Response) string {
 type podSummary struct {
 	PodRef     struct{ Name string }
 	Memory     memoryStats
-	Containers []struct {
-		Name   string
-		CPU    struct{ UsageCoreNanoSeconds uint64 }
-		Memory memoryStats
+	Containers []containerSummary
+}
+
+type containerSummary struct {
+	Name   string
+	CPU    struct{ UsageCoreNanoSeconds uint64 }
+	Memory memoryStats
+	RootFS struct{ UsedBytes uint64 }
+}
+
+func (s podSummary) container(name string) containerSummary {
+	for _, c := range s.Containers {
+		if c.Name == name {
+			return c
+		}
 	}
+	return containerSummary{}
 }
 
 type memoryStats struct{ WorkingSetBytes uint64 }
@@ -379,12 +397,8 @@ func (p *pod) awaitStats(container string) {
 	var s podSummary
 	p.k.until(p.t, "the stats summary has "+container, func() bool {
 		s = p.k.summary(p)
-		for _, c := range s.Containers {
-			if c.Name == container && c.CPU.UsageCoreNanoSeconds > 0 && c.Memory.WorkingSetBytes > 0 {
-				return true
-			}
-		}
-		return false
+		c := s.container(container)
+		return c.CPU.UsageCoreNanoSeconds > 0 && c.Memory.WorkingSetBytes > 0
 	}, func() any { return s })
 }
 
