@@ -13,6 +13,11 @@ const abandonedAfter = 5 * time.Minute
 // abandonPod removes a pod that was finished for nobody, unless somebody asks
 // for it in time.
 func (m *Manager) abandonPod(p *sandbox) {
+	m.awaitPodsClient(p)
+	m.noteAbandoned(p.id, m.updatePod(p, false, p.noteAbandoned))
+}
+
+func (m *Manager) awaitPodsClient(p *sandbox) {
 	m.o.Log.Warn("pod finished after its client gave up; waiting for it to come back", "pod", p.id, "name", p.what, "for", abandonedAfter)
 	p.mu.Lock()
 	p.abandoned = time.AfterFunc(abandonedAfter, func() {
@@ -21,11 +26,15 @@ func (m *Manager) abandonPod(p *sandbox) {
 		}
 	})
 	p.mu.Unlock()
-	m.noteAbandoned(p.id, m.updatePod(p, false, p.noteAbandoned))
 }
 
 // abandonContainer is abandonPod for a container that was never started.
 func (m *Manager) abandonContainer(c *container) {
+	m.awaitContainersClient(c)
+	m.noteAbandoned(c.id, m.updateContainer(c, false, c.noteAbandoned))
+}
+
+func (m *Manager) awaitContainersClient(c *container) {
 	m.o.Log.Warn("container finished after its client gave up; waiting for it to come back", "container", c.id, "name", c.what, "for", abandonedAfter)
 	c.pod.mu.Lock()
 	c.abandoned = time.AfterFunc(abandonedAfter, func() {
@@ -34,7 +43,6 @@ func (m *Manager) abandonContainer(c *container) {
 		}
 	})
 	c.pod.mu.Unlock()
-	m.noteAbandoned(c.id, m.updateContainer(c, false, c.noteAbandoned))
 }
 
 // claimPod counts as a pod's client having come back for it.
@@ -87,14 +95,14 @@ func (m *Manager) abandonAgain() {
 		abandoned := p.record.Abandoned && len(containers) == 0
 		p.mu.Unlock()
 		if abandoned {
-			m.abandonPod(p)
+			m.awaitPodsClient(p)
 		}
 		for _, c := range containers {
 			p.mu.Lock()
 			abandoned := c.record.Abandoned && c.record.State == ContainerCreated
 			p.mu.Unlock()
 			if abandoned {
-				m.abandonContainer(c)
+				m.awaitContainersClient(c)
 			}
 		}
 	}
