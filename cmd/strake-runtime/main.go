@@ -1,5 +1,5 @@
-// One thread of ours does all the work, so Go need not find out, from mountinfo
-// and cgroup files, how many more it might use.
+// One thread of ours does all the work, so Go need not watch, in cgroup files, how many
+// more it might use. (That it does not look once has another reason: takeFiles of oci/early.)
 //
 //go:debug containermaxprocs=0
 //go:debug updatemaxprocs=0

@@ -44,11 +44,24 @@ var detectOnce = sync.OnceValues(func() (*Host, error) {
 		}
 		return hostOf([]hierarchy{{mount: root, v2: true, controllers: strings.Fields(controllers)}})
 	}
-	mountinfo, err := readFile("/proc/self/mountinfo")
+	own, err := readFile("/proc/self/cgroup")
 	if err != nil {
 		return nil, fmt.Errorf("cgroups: %w", err)
 	}
-	all := parseMountinfo(mountinfo)
+	all, ok := usualHierarchies(own, func(path string) int64 {
+		var fs syscall.Statfs_t
+		if syscall.Statfs(path, &fs) != nil {
+			return 0
+		}
+		return fs.Type
+	})
+	if !ok {
+		mountinfo, err := readFile("/proc/self/mountinfo")
+		if err != nil {
+			return nil, fmt.Errorf("cgroups: %w", err)
+		}
+		all = parseMountinfo(mountinfo)
+	}
 	for i := range all {
 		if !all[i].v2 {
 			continue
@@ -62,7 +75,37 @@ var detectOnce = sync.OnceValues(func() (*Host, error) {
 	return hostOf(all)
 })
 
-const cgroup2Magic = 0x63677270 // CGROUP2_SUPER_MAGIC, linux/magic.h
+const (
+	cgroupMagic  = 0x27e0eb   // CGROUP_SUPER_MAGIC, linux/magic.h
+	cgroup2Magic = 0x63677270 // CGROUP2_SUPER_MAGIC
+)
+
+// usualHierarchies finds the hierarchies that /proc/self/cgroup lists, cgroups(7), where
+// systemd and everybody else mounts them; not ok if one is not there. It spares the
+// kernel the list of all mounts, of which a node has many: a fifth of a millisecond for 40.
+func usualHierarchies(own string, fsType func(path string) int64) (all []hierarchy, ok bool) {
+	var v2 []hierarchy
+	for line := range strings.Lines(own) {
+		id, rest, _ := strings.Cut(line, ":")
+		names, _, ok := strings.Cut(rest, ":")
+		if !ok {
+			return nil, false
+		}
+		if id == "0" {
+			v2 = append(v2, hierarchy{mount: root + "/unified", v2: true})
+			if fsType(v2[0].mount) != cgroup2Magic {
+				return nil, false
+			}
+			continue
+		}
+		h := hierarchy{mount: root + "/" + strings.TrimPrefix(names, "name="), controllers: strings.Split(names, ",")}
+		if fsType(h.mount) != cgroupMagic {
+			return nil, false
+		}
+		all = append(all, h)
+	}
+	return append(all, v2...), true
+}
 
 // parseMountinfo returns the cgroup hierarchies mounted below root, v2 last.
 // A hierarchy that is mounted twice (bind mounts) counts once.

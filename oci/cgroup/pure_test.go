@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -88,6 +89,48 @@ func TestParseMountinfo(t *testing.T) {
 	}
 	if _, err := hostOf(nil); err == nil {
 		t.Error("a host without cgroups was taken")
+	}
+}
+
+func TestUsualHierarchies(t *testing.T) {
+	const own = "3:cpu,cpuacct:/a:b\n2:memory:/\n1:name=systemd:/\n0::/x\n"
+	mounted := map[string]int64{root + "/cpu,cpuacct": cgroupMagic, root + "/memory": cgroupMagic, root + "/systemd": cgroupMagic, root + "/unified": cgroup2Magic}
+	fsType := func(path string) int64 { return mounted[path] }
+	all, ok := usualHierarchies(own, fsType)
+	want := fmt.Sprint([]hierarchy{
+		{mount: root + "/cpu,cpuacct", controllers: []string{"cpu", "cpuacct"}},
+		{mount: root + "/memory", controllers: []string{"memory"}},
+		{mount: root + "/systemd", controllers: []string{"name=systemd"}},
+		{mount: root + "/unified", v2: true},
+	})
+	if got := fmt.Sprint(all); !ok || got != want {
+		t.Errorf("got  %s, %v\nwant %s", got, ok, want)
+	}
+	for path, magic := range mounted {
+		mounted[path] = 0x1021994 // a tmpfs
+		if all, ok := usualHierarchies(own, fsType); ok {
+			t.Errorf("without %s: %v", path, all)
+		}
+		mounted[path] = magic
+	}
+	if _, ok := usualHierarchies("broken\n", fsType); ok {
+		t.Error("a broken line was taken")
+	}
+}
+
+// TestDetectAgrees: what is found where everybody mounts it is what is mounted.
+func TestDetectAgrees(t *testing.T) {
+	h, err := DetectHost()
+	if err != nil || h.Mode == Unified {
+		t.Skip("needs cgroup v1: ", err)
+	}
+	mountinfo, err := readFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounted, err := hostOf(parseMountinfo(mountinfo))
+	if err != nil || h.Mode != mounted.Mode || !maps.Equal(h.V1Mounts, mounted.V1Mounts) || h.V2Mount != mounted.V2Mount {
+		t.Errorf("found %+v\nmounted %+v, %v", h, mounted, err)
 	}
 }
 

@@ -23,6 +23,8 @@ import (
 	"runtime"
 	"syscall"
 	"unsafe"
+
+	"github.com/strake-containers/strake/internal/filelimit"
 )
 
 // GiveUp is what Run returns if the program is to go on as if it had not been
@@ -68,12 +70,30 @@ func Run(start *uintptr) int {
 				TimerSlack = slack
 			}
 		}
+		takeFiles()
 	}
 	return code
 }
 
 // args is the command line.
 var args [maxArgs]string
+
+// takeFiles keeps Go's runtime from opening files. Before anything of the program runs it
+// looks for a limit of processors in /proc/self/cgroup and /proc/self/mountinfo, also when
+// containermaxprocs is 0, to count how often that makes a difference (runtime/cgroup_linux.go
+// of Go 1.26): the kernel writes a list of mounts for it. Where no file can be opened, it goes
+// on without. Package filelimit gives them back.
+func takeFiles() {
+	const self, noFile = 0, 7 // RLIMIT_NOFILE, asm-generic/resource.h
+	limit := &filelimit.Limit
+	if _, errno := call(syscall.SYS_PRLIMIT64, self, noFile, 0, uintptr(unsafe.Pointer(limit))); errno != 0 {
+		return
+	}
+	none := *limit
+	none.Soft = 0
+	_, errno := call(syscall.SYS_PRLIMIT64, self, noFile, uintptr(unsafe.Pointer(&none)), 0)
+	filelimit.Taken = errno == 0
+}
 
 func runAs() int {
 	argc := *stack

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -173,6 +174,25 @@ func TestLimits(t *testing.T) {
 			t.Errorf("exec, user namespace %v: %q, want %q", user, got, want)
 		}
 		h.must("delete", "--force", "b")
+	}
+}
+
+// TestCallersLimit: hooks have the caller's limit of open files, which Go's runtime, and
+// oci/early for a moment, changes in ours.
+func TestCallersLimit(t *testing.T) {
+	h := newHost(t)
+	file := filepath.Join(h.root, "hook")
+	change := func(s *specs.Spec) {
+		s.Process.Rlimits = nil
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "(ulimit -Sn; ulimit -Hn) > " + file}}}}
+	}
+	run := h.command("run", "--bundle", h.bundle(change, "exit", "0"), "a")
+	limited := exec.Command("sh", append([]string{"-c", `ulimit -Sn 100 && ulimit -Hn 200 && exec "$@"`, "sh"}, run.Args...)...)
+	if r := h.finish(limited); r.code != 0 {
+		t.Errorf("%+v", r)
+	}
+	if data, err := os.ReadFile(file); err != nil || string(data) != "100\n200\n" {
+		t.Errorf("the hook: %q, %v", data, err)
 	}
 }
 
