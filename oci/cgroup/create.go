@@ -52,6 +52,9 @@ func (c *Cgroup) Create(r *specs.LinuxResources) (err error) {
 
 	// 2. The scope.
 	if c.unit != nil {
+		if err := c.checkThawed(); err != nil { // before systemd puts a process there
+			return err
+		}
 		if err := c.startUnit(r, filter, filtered); err != nil {
 			return err
 		}
@@ -120,9 +123,12 @@ func (c *Cgroup) checkUnused() error {
 }
 
 // checkThawed refuses a cgroup in which the first process would stop before it
-// has done anything, for good.
+// has done anything, for good. A directory that is not there yet is not frozen.
 func (c *Cgroup) checkThawed() error {
 	for _, h := range c.all {
+		if !exists(c.dir(h)) {
+			continue
+		}
 		file, thawed := c.dir(h)+"/cgroup.freeze", "0"
 		if !h.v2 {
 			file, thawed = c.dir(h)+"/freezer.state", "THAWED"

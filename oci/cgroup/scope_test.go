@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
+	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,6 +87,50 @@ func TestScope(t *testing.T) {
 	check("cpu", "cpu.max", "25000 50000")
 	check("memory", "memory.max", "max")
 	check("pids", "pids.max", "1")
+}
+
+// systemd would move the process that the scope is started with into the frozen
+// cgroup, and nothing would ever come of either.
+func TestScopeFrozen(t *testing.T) {
+	c := newScopeTest(t, nil)
+	var freezers []string
+	for _, h := range c.all {
+		switch {
+		case h.v2 && c.mode == Unified:
+			freezers = append(freezers, c.dir(h)+"/cgroup.freeze")
+		case slices.Contains(h.controllers, "freezer"):
+			freezers = append(freezers, c.dir(h)+"/freezer.state")
+		}
+	}
+	set := func(v2, v1 string) {
+		t.Helper()
+		for _, file := range freezers {
+			state := v1
+			if strings.HasSuffix(file, "cgroup.freeze") {
+				state = v2
+			}
+			if err := os.WriteFile(file, []byte(state), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, file := range freezers {
+		if err := os.MkdirAll(path.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("1", "FROZEN")
+	err := c.Create(nil)
+	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), "frozen") {
+		t.Errorf("a scope over a frozen cgroup: %v; want ErrBusy", err)
+	}
+	if !c.Exists() {
+		t.Error("Create's undo has removed what it has not made")
+	}
+	set("0", "THAWED")
+	if err := c.Create(nil); err != nil {
+		t.Errorf("Create once it is thawed: %v", err)
+	}
 }
 
 func TestScopeUndo(t *testing.T) {

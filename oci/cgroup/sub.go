@@ -50,7 +50,7 @@ func (c *Cgroup) Sub(args []string) (*Cgroup, error) {
 	// a missing directory is the container's own and not the caller's mistake.
 	for _, h := range sub.all {
 		if h.below != "" && !exists(sub.dir(h)) && (!h.v2 || c.mode == Unified) {
-			return nil, fmt.Errorf("--cgroup: adding pid of the new process: %w", pathError("open", sub.dir(h), syscall.ENOENT))
+			return nil, fmt.Errorf("--cgroup: adding pid of the new process to cgroup: %w", pathError("open", sub.dir(h), syscall.ENOENT))
 		}
 		if h.below != "" && !exists(sub.dir(h)) {
 			sub.all[len(sub.all)-1].below = ""
