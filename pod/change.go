@@ -14,6 +14,7 @@ func (m *Manager) Change(to Settings) (kept []string, err error) {
 	if _, ok := to.Runtimes[to.DefaultRuntime]; !ok {
 		return nil, errorf(ErrInvalid, "pods: default runtime %q is not among the runtimes", to.DefaultRuntime)
 	}
+	defer m.tendSpare()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	used := map[string]bool{}

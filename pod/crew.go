@@ -2,8 +2,6 @@ package pod
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,26 +20,31 @@ import (
 // crew is a monitor process and the pods that it holds: Options.MonitorPods of them
 // at most. With one each, its directory is the pod's bundle and it ends with the
 // pod; else it has a directory of its own, which the pods' monitor files name, and
-// it is ended when the last one has left.
+// it is ended when the last one has left, or becomes the spare (spare.go).
 //
 // crews.mu guards all that can change; it is a leaf.
 type crew struct {
 	id, dir string
 	handler string
+	program string // what it was started from; "" if not by us. See Manager.program
 	shared  bool
 	kept    client.Kept // for the next monitor, should this one be killed
 
 	ready chan struct{} // closed when conn, or err, is there
 
 	pods      map[string]*sandbox
+	spare     bool // it has none, and waits for the next
 	conn      Monitor
 	err       error         // why there is no monitor
 	replacing chan struct{} // closed when the loss of conn has been seen to; nil: it is well
 }
 
 type crewSet struct {
-	mu  sync.Mutex
-	all map[string]*crew // by dir
+	mu     sync.Mutex
+	all    map[string]*crew // by dir
+	spares bool             // there is to be a spare
+
+	tending sync.WaitGroup // begun under mu, as long as there is to be one
 }
 
 // crewFile, in a pod's bundle, names the directory of its monitor, if that has one
@@ -74,10 +77,13 @@ func newCrew(id, dir, handler string, shared bool) *crew {
 
 // place finds a monitor with room for a new pod, or starts one.
 func (m *Manager) place(ctx context.Context, p *sandbox) (*crew, Monitor, error) {
-	c, first := m.chooseCrew(p)
-	if first {
+	c, chosen := m.chooseCrew(p, m.program(p.record.Runtime))
+	switch chosen {
+	case crewIsNew:
 		conn, err := m.startCrew(ctx, c)
 		m.settleCrew(c, conn, err)
+	case crewIsSpare:
+		m.checkSpare(ctx, c)
 	}
 	conn, err := m.monitorOf(ctx, c)
 	if err == nil && c.shared {
@@ -116,26 +122,48 @@ func (m *Manager) monitorOf(ctx context.Context, c *crew) (Monitor, error) {
 	}
 }
 
-func (m *Manager) chooseCrew(p *sandbox) (_ *crew, first bool) {
+// chosenCrew is what is to be done with a crew before a pod can be on it.
+type chosenCrew int
+
+const (
+	crewRuns    chosenCrew = iota // or is being started, or replaced, by somebody else
+	crewIsNew                     // startCrew
+	crewIsSpare                   // checkSpare
+)
+
+// chooseCrew places a pod in a monitor, by the program that one would be started from now.
+func (m *Manager) chooseCrew(p *sandbox, program string) (*crew, chosenCrew) {
 	m.crews.mu.Lock()
 	defer m.crews.mu.Unlock()
 	c := newCrew(p.id, m.podState(p.id), p.record.Runtime, false)
 	if most := m.settings().MonitorPods; most > 1 {
+		var spare *crew
 		for _, c := range m.crews.all {
-			// One without pods is being ended.
-			if n := len(c.pods); c.shared && c.handler == p.record.Runtime && n > 0 && n < most && c.err == nil {
+			if !c.shared || c.handler != p.record.Runtime || c.err != nil {
+				continue
+			}
+			// One without pods that is not the spare is being ended.
+			if n := len(c.pods); n > 0 && n < most {
 				c.pods[p.id] = p
-				return c, false
+				return c, crewRuns
+			}
+			if c.spare && c.program == program {
+				spare = c
 			}
 		}
-		var b [8]byte
-		_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-		id := hex.EncodeToString(b[:])
-		c = newCrew(id, filepath.Join(m.crewsDir(), id), p.record.Runtime, true)
+		if spare != nil {
+			spare.spare, spare.pods[p.id] = false, p
+			if spare.conn == nil {
+				return spare, crewRuns // soon
+			}
+			spare.replacing = make(chan struct{})
+			return spare, crewIsSpare
+		}
+		c = m.newSharedCrew(p.record.Runtime)
 	}
-	c.pods[p.id] = p
+	c.pods[p.id], c.program = p, program
 	m.crews.all[c.dir] = c
-	return c, true
+	return c, crewIsNew
 }
 
 func (m *Manager) startCrew(ctx context.Context, c *crew) (Monitor, error) {
@@ -180,18 +208,25 @@ func (m *Manager) keep(ctx context.Context, c *crew, monitor Monitor) {
 }
 
 // leave takes a pod, which has been shut down, from its monitor. The last one ends
-// the monitor.
+// the monitor, unless that becomes the spare.
 func (m *Manager) leave(ctx context.Context, p *sandbox, c *crew) error {
+	handler := m.wantsSpare()
+	program := m.program(handler)
 	m.crews.mu.Lock()
 	delete(c.pods, p.id)
 	last, conn := len(c.pods) == 0 && m.crews.all[c.dir] == c, c.conn
 	if last {
+		c.spare = m.crews.spares && m.crews.goodSpare(c, handler, program)
+	}
+	if last && !c.spare {
 		delete(m.crews.all, c.dir)
 	}
+	stays := c.spare
 	m.crews.mu.Unlock()
-	if !last {
+	if !last || stays {
 		return nil
 	}
+	defer m.tendSpare() // there may be none now
 	c.kept.Close()
 	_ = os.Remove(m.eventsPath(c.id) + ".ttrpc") // of a handler that is a shim; else there is none
 	if conn != nil {
@@ -203,6 +238,17 @@ func (m *Manager) leave(ctx context.Context, p *sandbox, c *crew) error {
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	return m.endCrew(ctx, c.dir, conn)
+}
+
+// goodSpare: a crew without pods can be the spare, and there is no other monitor of the
+// handler.
+func (s *crewSet) goodSpare(c *crew, handler, program string) bool {
+	for _, o := range s.all {
+		if o != c && o.shared && o.handler == handler {
+			return false
+		}
+	}
+	return c.shared && c.handler == handler && c.program == program && c.conn != nil && c.err == nil && c.replacing == nil
 }
 
 // endCrew ends a monitor that has no pods and removes its directory, without
@@ -489,8 +535,9 @@ func (m *Manager) removeOrphanEvents() {
 	}
 }
 
-// closeCrews ends all connections; monitors and what they hold stay.
-func (m *Manager) closeCrews() error {
+// closeCrews ends all connections; monitors that hold pods stay.
+func (m *Manager) closeCrews(ctx context.Context) error {
+	err := m.endSpares(ctx)
 	var conns []Monitor
 	m.crews.mu.Lock()
 	crews := slices.Collect(maps.Values(m.crews.all))
@@ -500,7 +547,6 @@ func (m *Manager) closeCrews() error {
 		}
 	}
 	m.crews.mu.Unlock()
-	var err error
 	for _, conn := range conns {
 		err = errors.Join(err, conn.Close())
 	}

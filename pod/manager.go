@@ -165,7 +165,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 }
 
 // Close lets verbs under way finish, until ctx ends, and stops watching. Pods
-// and their monitors go on.
+// and their monitors go on; one without pods ends.
 func (m *Manager) Close(ctx context.Context) error {
 	err := m.tracker.close(ctx)
 	m.end()
@@ -195,7 +195,7 @@ func (m *Manager) Close(ctx context.Context) error {
 			}
 		}
 	}
-	err = errors.Join(err, m.closeCrews())
+	err = errors.Join(err, m.closeCrews(ctx))
 	if m.pins != "" && len(pods) == 0 { // nothing is pinned
 		err = errors.Join(err, sys.RemovePins(m.pins))
 	}

@@ -84,6 +84,7 @@ func serve(p parameters) error {
 			return err
 		}
 		go service.ServeKept(kept)
+		server.WhenAlone(service.Alone)
 	}
 	if err := server.Serve(l); err != nil {
 		return err

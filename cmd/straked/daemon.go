@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -150,9 +151,12 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 		traced = traces.Handler()
 	}
 	rest := idle.After(restAfter)
+	// Behind the first call, which would wait for the processor meanwhile.
+	called := sync.OnceFunc(pods.KeepMonitorReady)
 	rpc := server.NewGRPC(log, func(method string, code codes.Code, took time.Duration) {
 		rest.Busy()
 		series.Call(method, code, took)
+		called()
 	}, traced)
 	cri.Register(rpc, cri.Options{
 		Pods: pods, Images: images, Streams: streams,

@@ -360,6 +360,18 @@ func (s *Service) Abandon() {
 	s.end()
 }
 
+// Alone is what a monitor of straked's does when nobody is connected with it any more. One
+// that has pods waits for the next straked. One that has none ends: it was the spare of one
+// that has been killed, and the next starts its own.
+func (s *Service) Alone() {
+	s.mu.Lock()
+	empty := len(s.sandboxes)+len(s.tasks)+len(s.creating) == 0
+	s.mu.Unlock()
+	if empty {
+		s.end()
+	}
+}
+
 // endPod kills and removes the containers of a pod and stops it; nil is no pod.
 func (s *Service) endPod(ctx context.Context, b *sandbox) error {
 	var err error

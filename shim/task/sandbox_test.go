@@ -164,6 +164,48 @@ func TestAbandoned(t *testing.T) {
 	waitDead(t, "the monitor", s.Pid)
 }
 
+// A monitor with which nobody is connected any more ends, unless it has a pod.
+func TestDeserted(t *testing.T) {
+	p := newPod(t)
+	pid := p.monitorPid()
+	second, err := client.Connect(t.Context(), p.monitor.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.SandboxStatus(t.Context(), p.id); !errors.Is(err, client.ErrNotFound) {
+		t.Errorf("sandbox: %v", err)
+	}
+	if err := p.monitor.Close(); err != nil { // there is another connection
+		t.Fatal(err)
+	}
+	p.monitor = second
+	s := p.startSandbox()
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// TestClientGone has it wait for a container.
+	if p.monitor, err = client.Connect(t.Context(), second.Address()); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := p.monitor.SandboxStatus(t.Context(), p.id); err != nil || again.Pid != s.Pid || s.Pid != pid {
+		t.Errorf("sandbox: %+v, %v; before %+v", again, err, s)
+	}
+	if err := p.monitor.StopSandbox(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(p.monitor.ShutdownSandbox(t.Context(), p.id), p.monitor.Close()); err != nil {
+		t.Fatal(err)
+	}
+	waitDead(t, "the monitor", pid)
+
+	p.start()
+	pid = p.monitorPid()
+	if err := p.monitor.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waitDead(t, "the monitor without a pod", pid)
+}
+
 // Once a pod is being stopped, no container may slip in.
 func TestCreateAfterStop(t *testing.T) {
 	p := newPod(t)

@@ -38,6 +38,7 @@ type Server struct {
 	conns    map[net.Conn]struct{}
 	closed   bool
 	calls    sync.WaitGroup
+	alone    func()
 }
 
 // NewServer makes a server without methods.
@@ -47,6 +48,10 @@ func NewServer() *Server {
 
 // Handle registers a method; all are registered before Serve.
 func (s *Server) Handle(service, method string, h Handler) { s.methods[service+"/"+method] = h }
+
+// WhenAlone has fn be called whenever a connection has ended and there is no other. It is
+// set before Serve.
+func (s *Server) WhenAlone(fn func()) { s.alone = fn }
 
 // Serve accepts connections until Shutdown, and then returns nil. The server
 // closes the listener.
@@ -113,7 +118,11 @@ func (s *Server) serve(c net.Conn) {
 		_ = c.Close()
 		s.mu.Lock()
 		delete(s.conns, c)
+		alone := len(s.conns) == 0 && !s.closed
 		s.mu.Unlock()
+		if alone && s.alone != nil {
+			s.alone()
+		}
 	}()
 	var writing sync.Mutex
 	// Small: requests are, and the buffer lives as long as the connection.

@@ -319,6 +319,10 @@ func (n *Node) end(dir string) {
 		n.tb.Errorf("destroy bridge: %v", err)
 	}
 	left := n.Leftovers()
+	// A monitor without pods answers that it ends, and does so a moment later.
+	for end := time.Now().Add(10 * time.Second); len(left) > 0 && len(n.processes()) > 0 && time.Now().Before(end); left = n.Leftovers() {
+		<-time.After(time.Millisecond)
+	}
 	for _, l := range left {
 		n.tb.Errorf("left behind: %s", l)
 	}
@@ -361,16 +365,20 @@ func (n *Node) RemoveAll(ctx context.Context) {
 
 // Leftovers lists what a node without pods must not have: mounts, processes
 // (but straked), cgroups below Parent, network namespaces, links on the bridge,
-// records and bundles.
+// records and bundles. As long as straked runs it has one monitor ready for the next pod, with
+// a directory, and two mounts.
 func (n *Node) Leftovers() []string {
 	var left []string
-	for _, dir := range []string{n.Root + "/pods", n.State + "/pods", n.State + "/netns", n.State + "/runtime"} {
+	spare := n.spare()
+	for _, dir := range []string{n.Root + "/pods", n.State + "/pods", n.State + "/netns", n.State + "/runtime", n.State + "/monitors"} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue // never made
 		}
 		for _, e := range entries {
-			left = append(left, filepath.Join(dir, e.Name()))
+			if path := filepath.Join(dir, e.Name()); path != spare {
+				left = append(left, path)
+			}
 		}
 	}
 	for _, at := range n.mounts() {
@@ -387,9 +395,24 @@ func (n *Node) Leftovers() []string {
 	links, _ := filepath.Glob("/sys/class/net/" + n.Bridge + "/brif/*") // a constant pattern
 	left = append(left, links...)
 	for _, p := range n.processes() {
+		if spare != "" && strings.Contains(p.cmdline, " -bundle "+spare+" ") && strings.HasSuffix(p.cmdline, " serve ") {
+			spare = "" // there is only one
+			continue
+		}
 		left = append(left, fmt.Sprintf("process %d: %s", p.pid, p.cmdline))
 	}
 	return left
+}
+
+// spare is the directory of the one monitor of a straked that runs and has no pods; "" if
+// there are more, or none.
+func (n *Node) spare() string {
+	dirs, _ := filepath.Glob(n.State + "/monitors/*") // a constant pattern, or nearly
+	pods, _ := filepath.Glob(n.State + "/pods/*")
+	if !n.running() || len(dirs) != 1 || len(pods) > 0 {
+		return ""
+	}
+	return dirs[0]
 }
 
 func (n *Node) running() bool {

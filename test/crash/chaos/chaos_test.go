@@ -283,7 +283,7 @@ func (w *world) empty() {
 		left := w.Leftovers()
 		for _, pattern := range []string{
 			w.Root + "/network/bridge/*/*", w.Root + "/network/cni/*/*",
-			w.State + "/monitors/*", w.State + "/netns/*",
+			w.State + "/netns/*",
 		} {
 			files, err := filepath.Glob(pattern)
 			if err != nil {
