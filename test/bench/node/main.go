@@ -1,8 +1,8 @@
-// Command node measures straked beside containerd and runc: the same pods, by
+// Command node measures straked beside containerd and runc, and CRI-O and crun: the same pods, by
 // the same CRI client (test/bench/cribench), on private directories, one after
 // the other in each of several rounds, so that both see the same noise.
 //
-//	go run ./test/bench/node [-bin bin] [-rounds 3] [-n 15] [-pods 20] [-containerd PATH]
+//	go run ./test/bench/node [-bin bin] [-rounds 3] [-n 15] [-pods 20] [-containerd PATH] [-crio PATH]
 //	go run ./test/bench/node -many 300 [-many-net cni] [-monitor-pods 50] [-n 15] [-bin bin]
 //
 // The second form is of straked alone: the memory of so many pods, what a pod's life
@@ -15,6 +15,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -71,14 +73,22 @@ func main() {
 		manyNet    = flag.String("many-net", "cni", "their network: host or cni")
 		conf       = flag.String("cni-conf", "", "directory of CNI's configuration; none: the built-in bridge")
 		shared     = flag.Int("monitor-pods", 0, "pods in one monitor; 0: straked's default")
-		containerd = flag.String("containerd", "containerd", "containerd, its shim and runc in PATH; \"\" measures straked alone")
+		containerd = flag.String("containerd", "containerd", "containerd, its shim and runc in PATH; \"\" measures without it")
+		crio       = flag.String("crio", "", "CRI-O, pinns beside it, conmon and crun in PATH; \"\" measures without it")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	o := options{cniConf: *conf, monitorPods: *shared}
 	measure := func(work, image, cribench, bin string) error {
-		return compare(ctx, work, image, cribench, bin, *containerd, *rounds, *n, *pods)
+		peers := []*peer{{name: "strake", command: o.straked(bin)}}
+		if *containerd != "" {
+			peers = append(peers, &peer{name: "containerd+runc", command: containerdCommand(*containerd, *conf)})
+		}
+		if *crio != "" {
+			peers = append(peers, &peer{name: "CRI-O+crun", command: crioCommand(*crio, *conf)})
+		}
+		return compare(ctx, work, image, cribench, peers, *conf != "", *rounds, *n, *pods)
 	}
 	if *many > 0 {
 		measure = func(work, image, cribench, bin string) error {
@@ -117,12 +127,8 @@ func run(ctx context.Context, bin string, measure func(work, image, cribench, bi
 	return measure(work, image, cribench, bin)
 }
 
-// compare measures straked beside containerd.
-func compare(ctx context.Context, work, image, cribench, bin, containerd string, rounds, n, pods int) (err error) {
-	peers := []*peer{{name: "strake", command: options{}.straked(bin)}}
-	if containerd != "" {
-		peers = append(peers, &peer{name: "containerd+runc", command: containerdCommand(containerd)})
-	}
+// compare measures the peers, of which straked is the first; with plugins all have them.
+func compare(ctx context.Context, work, image, cribench string, peers []*peer, plugins bool, rounds, n, pods int) (err error) {
 	for _, p := range peers {
 		if err := p.start(work, image); err != nil {
 			return err
@@ -132,8 +138,8 @@ func compare(ctx context.Context, work, image, cribench, bin, containerd string,
 	for round := range rounds {
 		for _, network := range []string{"host", "cni"} {
 			for _, p := range peers {
-				if network == "cni" && p.name != "strake" {
-					continue // containerd has no network of its own; make test-kubelet covers CNI
+				if network == "cni" && p.name != "strake" && !plugins {
+					continue // they have no network of their own
 				}
 				if err := p.bench(ctx, cribench, image, network, n); err != nil {
 					return fmt.Errorf("round %d: %s: %w", round, p.name, err)
@@ -141,7 +147,11 @@ func compare(ctx context.Context, work, image, cribench, bin, containerd string,
 			}
 		}
 	}
-	printTable(peers)
+	networks := map[string]string{"host": "host network", "cni": "built-in bridge"}
+	if plugins {
+		networks["cni"] = "CNI plugins"
+	}
+	printTable(peers, networks)
 	if pods > 0 {
 		for _, p := range peers {
 			fmt.Printf("\n%s, %d pods, host network:\n", p.name, pods)
@@ -179,7 +189,7 @@ func (o options) straked(bin string) func(dir, socket, image string) ([]string, 
 
 // containerdCommand configures containerd 1.6 (Debian's) or 2: what it lacks
 // here is CAP_SYS_RESOURCE, and its pause image is the test image.
-func containerdCommand(program string) func(dir, socket, image string) ([]string, error) {
+func containerdCommand(program, conf string) func(dir, socket, image string) ([]string, error) {
 	return func(dir, socket, image string) ([]string, error) {
 		config := filepath.Join(dir, "config.toml")
 		text := fmt.Sprintf(`version = 2
@@ -194,8 +204,62 @@ restrict_oom_score_adj = true
 disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 conf_dir = %q
-`, filepath.Join(dir, "root"), filepath.Join(dir, "run"), socket, image, filepath.Join(dir, "cni"))
+bin_dir = "/usr/lib/cni"
+`, filepath.Join(dir, "root"), filepath.Join(dir, "run"), socket, image, cmp.Or(conf, filepath.Join(dir, "cni")))
 		return []string{program, "--config", config, "--log-level", "error"}, os.WriteFile(config, []byte(text), 0o600)
+	}
+}
+
+// crioCommand configures CRI-O: crun by conmon, on private directories, without the pause
+// container that it only needs where processes are shared.
+func crioCommand(program, conf string) func(dir, socket, image string) ([]string, error) {
+	return func(dir, socket, image string) ([]string, error) {
+		var programs [2]string
+		for i, name := range []string{"crun", "conmon"} {
+			path, err := exec.LookPath(name)
+			if err != nil {
+				return nil, err
+			}
+			programs[i] = path
+		}
+		in := func(name string) string { return filepath.Join(dir, name) }
+		registry, _, _ := strings.Cut(image, "/")
+		text := fmt.Sprintf(`[crio]
+root = %q
+runroot = %q
+storage_driver = "overlay"
+log_dir = %q
+version_file = %q
+version_file_persist = %q
+clean_shutdown_file = %q
+[crio.api]
+listen = %q
+[crio.image]
+pause_image = %q
+signature_policy = %q
+insecure_registries = [%q]
+[crio.network]
+network_dir = %q
+plugin_dirs = ["/usr/lib/cni"]
+[crio.runtime]
+cgroup_manager = "cgroupfs"
+namespaces_dir = %q
+pinns_path = %q
+container_exits_dir = %q
+container_attach_socket_dir = %q
+default_runtime = "crun"
+[crio.runtime.runtimes.crun]
+runtime_path = %q
+runtime_root = %q
+monitor_path = %q
+monitor_cgroup = "pod"
+`, in("root"), in("run"), in("logs"), in("version"), in("version-persist"), in("clean"), socket, image, in("policy.json"), registry,
+			cmp.Or(conf, in("cni")), in("ns"), filepath.Join(filepath.Dir(program), "pinns"), in("exits"), in("attach"),
+			programs[0], in("crun"), programs[1])
+		return []string{program, "--config", in("crio.conf"), "--config-dir", in("conf.d"), "--log-level", "error"}, errors.Join(
+			os.Mkdir(in("conf.d"), 0o700),
+			os.WriteFile(in("policy.json"), []byte(`{"default":[{"type":"insecureAcceptAnything"}]}`), 0o600),
+			os.WriteFile(in("crio.conf"), []byte(text), 0o600))
 	}
 }
 
@@ -298,7 +362,7 @@ func (p *peer) density(ctx context.Context, cribench, image string, pods int) er
 }
 
 // printTable prints the median over the rounds of each phase's p50.
-func printTable(peers []*peer) {
+func printTable(peers []*peer, networks map[string]string) {
 	for _, net := range []string{"host", "cni"} {
 		var rows []string
 		columns := map[string]map[string]float64{}
@@ -319,23 +383,26 @@ func printTable(peers []*peer) {
 				columns[p.name][name] = v[len(v)/2]
 			}
 		}
-		name := map[string]string{"host": "host network", "cni": "built-in bridge"}[net]
+		name := networks[net]
 		fmt.Printf("\n%-20s", name+", ms")
-		for _, p := range peers {
+		for i, p := range peers {
 			fmt.Printf("%18s", p.name)
+			if i > 0 {
+				fmt.Printf("%8s", "ratio")
+			}
 		}
-		fmt.Printf("%10s\n", "ratio")
+		fmt.Println()
 		for _, row := range append(rows, "CPU ms per pod") {
 			fmt.Printf("%-20s", row)
-			for _, p := range peers {
-				cell := "-" // not measured
+			for i, p := range peers {
+				cell, ratio := "-", "-" // not measured
 				if v, ok := columns[p.name][row]; ok {
-					cell = strconv.FormatFloat(v, 'f', 1, 64)
+					cell, ratio = strconv.FormatFloat(v, 'f', 1, 64), strconv.FormatFloat(columns[peers[0].name][row]/v, 'f', 2, 64)
 				}
 				fmt.Printf("%18s", cell)
-			}
-			if other := columns[peers[len(peers)-1].name][row]; len(peers) > 1 && other > 0 {
-				fmt.Printf("%10.2f", columns[peers[0].name][row]/other)
+				if i > 0 {
+					fmt.Printf("%8s", ratio)
+				}
 			}
 			fmt.Println()
 		}
