@@ -237,7 +237,6 @@ listen = %q
 [crio.image]
 pause_image = %q
 signature_policy = %q
-insecure_registries = [%q]
 [crio.network]
 network_dir = %q
 plugin_dirs = ["/usr/lib/cni"]
@@ -253,12 +252,14 @@ runtime_path = %q
 runtime_root = %q
 monitor_path = %q
 monitor_cgroup = "pod"
-`, in("root"), in("run"), in("logs"), in("version"), in("version-persist"), in("clean"), socket, image, in("policy.json"), registry,
+`, in("root"), in("run"), in("logs"), in("version"), in("version-persist"), in("clean"), socket, image, in("policy.json"),
 			cmp.Or(conf, in("cni")), in("ns"), filepath.Join(filepath.Dir(program), "pinns"), in("exits"), in("attach"),
 			programs[0], in("crun"), programs[1])
-		return []string{program, "--config", in("crio.conf"), "--config-dir", in("conf.d"), "--log-level", "error"}, errors.Join(
+		insecure := fmt.Sprintf("[[registry]]\nlocation = %q\ninsecure = true\n", registry)
+		return []string{program, "--registries-conf", in("registries.conf"), "--config", in("crio.conf"), "--config-dir", in("conf.d"), "--log-level", "error"}, errors.Join(
 			os.Mkdir(in("conf.d"), 0o700),
 			os.WriteFile(in("policy.json"), []byte(`{"default":[{"type":"insecureAcceptAnything"}]}`), 0o600),
+			os.WriteFile(in("registries.conf"), []byte(insecure), 0o600),
 			os.WriteFile(in("crio.conf"), []byte(text), 0o600))
 	}
 }
