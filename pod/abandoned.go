@@ -7,20 +7,29 @@ import (
 )
 
 // abandonedAfter is how long a pod or container that was finished after its
-// client had given up waits for somebody to ask for it, after a restart anew.
+// client had given up waits for somebody to ask for it, over restarts: those of a daemon
+// that is killed again and again would pile up. Who comes too late gets a new one.
 const abandonedAfter = 5 * time.Minute
+
+// patience is what is left of it at a start.
+func patience(abandonedAt time.Time) time.Duration {
+	if abandonedAt.IsZero() { // the record is of a version that did not say
+		return abandonedAfter
+	}
+	return min(max(0, abandonedAfter-time.Since(abandonedAt)), abandonedAfter) // the clock may have been set
+}
 
 // abandonPod removes a pod that was finished for nobody, unless somebody asks
 // for it in time.
 func (m *Manager) abandonPod(p *sandbox) {
-	m.awaitPodsClient(p)
+	m.awaitPodsClient(p, abandonedAfter)
 	m.noteAbandoned(p.id, m.updatePod(p, false, p.noteAbandoned))
 }
 
-func (m *Manager) awaitPodsClient(p *sandbox) {
-	m.o.Log.Warn("pod finished after its client gave up; waiting for it to come back", "pod", p.id, "name", p.what, "for", abandonedAfter)
+func (m *Manager) awaitPodsClient(p *sandbox, patience time.Duration) {
+	m.o.Log.Warn("pod finished after its client gave up; waiting for it to come back", "pod", p.id, "name", p.what, "for", patience)
 	p.mu.Lock()
-	p.abandoned = time.AfterFunc(abandonedAfter, func() {
+	p.abandoned = time.AfterFunc(patience, func() {
 		if err := m.joinRemovePod(m.life, p).wait(m.life); err != nil {
 			m.o.Log.Error("remove abandoned pod", "pod", p.id, "error", err)
 		}
@@ -30,14 +39,14 @@ func (m *Manager) awaitPodsClient(p *sandbox) {
 
 // abandonContainer is abandonPod for a container that was never started.
 func (m *Manager) abandonContainer(c *container) {
-	m.awaitContainersClient(c)
+	m.awaitContainersClient(c, abandonedAfter)
 	m.noteAbandoned(c.id, m.updateContainer(c, false, c.noteAbandoned))
 }
 
-func (m *Manager) awaitContainersClient(c *container) {
-	m.o.Log.Warn("container finished after its client gave up; waiting for it to come back", "container", c.id, "name", c.what, "for", abandonedAfter)
+func (m *Manager) awaitContainersClient(c *container, patience time.Duration) {
+	m.o.Log.Warn("container finished after its client gave up; waiting for it to come back", "container", c.id, "name", c.what, "for", patience)
 	c.pod.mu.Lock()
-	c.abandoned = time.AfterFunc(abandonedAfter, func() {
+	c.abandoned = time.AfterFunc(patience, func() {
 		if err := m.joinRemove(m.life, c).wait(m.life); err != nil {
 			m.o.Log.Error("remove abandoned container", "container", c.id, "error", err)
 		}
@@ -75,8 +84,20 @@ func claim(t **time.Timer) (was bool) {
 }
 
 // noteAbandoned writes what memory has, whoever comes first: the pod's mu is held.
-func (p *sandbox) noteAbandoned(r *podRecord)         { r.Abandoned = p.abandoned != nil }
-func (c *container) noteAbandoned(r *containerRecord) { r.Abandoned = c.abandoned != nil }
+func (p *sandbox) noteAbandoned(r *podRecord) {
+	r.Abandoned, r.AbandonedAt = p.abandoned != nil, abandonedAt(p.abandoned)
+}
+
+func (c *container) noteAbandoned(r *containerRecord) {
+	r.Abandoned, r.AbandonedAt = c.abandoned != nil, abandonedAt(c.abandoned)
+}
+
+func abandonedAt(t *time.Timer) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}
 
 // noteAbandoned reports what became of that. One that has been removed meanwhile has
 // no record.
@@ -92,17 +113,17 @@ func (m *Manager) abandonAgain() {
 	for _, p := range m.allPods() {
 		containers := p.all()
 		p.mu.Lock()
-		abandoned := p.record.Abandoned && len(containers) == 0
+		abandoned, at := p.record.Abandoned && len(containers) == 0, p.record.AbandonedAt
 		p.mu.Unlock()
 		if abandoned {
-			m.awaitPodsClient(p)
+			m.awaitPodsClient(p, patience(at))
 		}
 		for _, c := range containers {
 			p.mu.Lock()
-			abandoned := c.record.Abandoned && c.record.State == ContainerCreated
+			abandoned, at := c.record.Abandoned && c.record.State == ContainerCreated, c.record.AbandonedAt
 			p.mu.Unlock()
 			if abandoned {
-				m.awaitContainersClient(c)
+				m.awaitContainersClient(c, patience(at))
 			}
 		}
 	}

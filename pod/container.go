@@ -48,8 +48,9 @@ type containerRecord struct {
 	StopForbidden  bool              `json:"stopForbidden,omitempty"`
 	Forbidden      map[string]uint64 `json:"forbidden,omitempty"`
 
-	// Abandoned is as in podRecord.
-	Abandoned bool `json:"abandoned,omitempty"`
+	// Abandoned and AbandonedAt are as in podRecord.
+	Abandoned   bool      `json:"abandoned,omitempty"`
+	AbandonedAt time.Time `json:"abandonedAt,omitzero"`
 
 	State      ContainerState `json:"state"`
 	Pid        int            `json:"pid,omitempty"`

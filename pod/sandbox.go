@@ -41,8 +41,9 @@ type podRecord struct {
 	IPs      []netip.Addr `json:"ips,omitempty"`
 	// Labels are the pod's, of SELinux.
 	Labels bundle.Labels `json:"labels,omitzero"`
-	// Abandoned: its client had given up when it was finished, and was not seen since.
-	Abandoned bool `json:"abandoned,omitempty"`
+	// Abandoned: its client had given up when it was finished, then, and was not seen since.
+	Abandoned   bool      `json:"abandoned,omitempty"`
+	AbandonedAt time.Time `json:"abandonedAt,omitzero"`
 }
 
 // sandbox is a pod. Its fields are guarded by mu, but for those set at its birth.
