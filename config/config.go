@@ -24,6 +24,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/strake-containers/strake/internal/annotation"
 	"github.com/strake-containers/strake/internal/logdriver"
 )
 
@@ -170,13 +171,9 @@ type Runtime struct {
 	// SeccompProfile is the profile that RuntimeDefault means; "" is docker's.
 	SeccompProfile string `toml:"seccomp_profile" json:"seccomp_profile"`
 	// AllowedAnnotations are those of pods that are honoured with this handler, where that
-	// is not so by itself.
+	// is not so by itself: of annotation.Notifier.
 	AllowedAnnotations []string `toml:"allowed_annotations" json:"allowed_annotations"`
 }
-
-// Annotations are what AllowedAnnotations can have: both CRI-O's names of its seccomp
-// notifier, of which either allows both.
-var Annotations = []string{"seccomp-notifier-action.crio.io", "io.kubernetes.cri-o.seccompNotifierAction"}
 
 // Stream configures the server of exec, attach and port-forward. Without TLS, it is on
 // loopback.
@@ -608,8 +605,8 @@ func (c Config) validateRuntimes(bad func(key, format string, args ...any), abso
 			bad(key+".args", "only type oci has it")
 		}
 		for _, a := range rt.AllowedAnnotations {
-			if !slices.Contains(Annotations, a) {
-				bad(key+".allowed_annotations", "%q is not one of %s", a, strings.Join(Annotations, ", "))
+			if !slices.Contains(annotation.Notifier, a) {
+				bad(key+".allowed_annotations", "%q is not one of %s", a, strings.Join(annotation.Notifier, ", "))
 			} else if rt.Type != "strake" {
 				bad(key+".allowed_annotations", "%q: only type strake has it", a)
 			}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/strake-containers/strake/internal/annotation"
 	"github.com/strake-containers/strake/pod/bundle"
 )
 
@@ -23,13 +24,10 @@ var asked = []struct {
 		"mount the log directory, /var/log/pods, as a hostPath volume"},
 }
 
-// NotifierAnnotations are those by which a pod asks for its seccomp notifier, by CRI-O's
-// names for it: the system calls that its profile forbids are counted and, where the value
-// is notifierStop, its containers ended for them (ADR 33). Followed by a container's name
-// they are for that one.
-var NotifierAnnotations = []string{"seccomp-notifier-action.crio.io", "io.kubernetes.cri-o.seccompNotifierAction"}
-
-// notifierStop is the value of one that ends containers; "" only counts.
+// notifierStop is the value of one of annotation.Notifier that ends containers; "" only
+// counts. By those a pod asks for its seccomp notifier: the system calls that its profile
+// forbids are counted and, with this value, its containers ended for them (ADR 33).
+// Followed by a container's name they are for that one.
 const notifierStop = "stop"
 
 // suffixOf is what follows one of the keys in an annotation's key: "", or a container's
@@ -57,12 +55,12 @@ func checkAnnotations(annotations map[string]string, handler string, runtime Run
 				return fmt.Errorf("annotations[%s]: not supported: %s: %w", key, a.instead, bundle.ErrUnsupported)
 			}
 		}
-		if _, ok := suffixOf(key, NotifierAnnotations); !ok {
+		if _, ok := suffixOf(key, annotation.Notifier); !ok {
 			continue
 		}
-		if !slices.ContainsFunc(NotifierAnnotations, func(k string) bool { return slices.Contains(runtime.AllowedAnnotations, k) }) {
+		if !slices.ContainsFunc(annotation.Notifier, func(k string) bool { return slices.Contains(runtime.AllowedAnnotations, k) }) {
 			return fmt.Errorf("annotations[%s]: not allowed with the handler %s: have %q in [runtimes.%s] allowed_annotations: %w",
-				key, handler, NotifierAnnotations[0], handler, bundle.ErrUnsupported)
+				key, handler, annotation.Notifier[0], handler, bundle.ErrUnsupported)
 		}
 		if v := annotations[key]; v != "" && v != notifierStop {
 			return errorf(ErrInvalid, "annotations[%s]: %q: it is empty, to count, or %q", key, v, notifierStop)
@@ -76,7 +74,7 @@ func checkAnnotations(annotations map[string]string, handler string, runtime Run
 func notifier(annotations map[string]string, container string) (count, stop bool) {
 	for _, name := range []string{"", container} {
 		for key, value := range annotations {
-			if of, ok := suffixOf(key, NotifierAnnotations); ok && of == name {
+			if of, ok := suffixOf(key, annotation.Notifier); ok && of == name {
 				count, stop = true, value == notifierStop
 			}
 		}

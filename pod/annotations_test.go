@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/strake-containers/strake/internal/annotation"
 	"github.com/strake-containers/strake/pod/bundle"
 )
 
@@ -48,7 +49,7 @@ func TestAnnotationsAreRefused(t *testing.T) {
 
 // Who is allowed the notifier has to say what is to be done.
 func TestNotifierAnnotations(t *testing.T) {
-	allowed := Runtime{AllowedAnnotations: NotifierAnnotations[:1]}
+	allowed := Runtime{AllowedAnnotations: annotation.Notifier[:1]}
 	for _, key := range []string{"seccomp-notifier-action.crio.io", "io.kubernetes.cri-o.seccompNotifierAction", "seccomp-notifier-action.crio.io/web"} {
 		for value, ok := range map[string]bool{"": true, "stop": true, "halt": false} {
 			if err := checkAnnotations(map[string]string{key: value}, "strake", allowed); (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalid) {

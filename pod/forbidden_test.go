@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/strake-containers/strake/internal/annotation"
 	"github.com/strake-containers/strake/pod/bundle"
 	"github.com/strake-containers/strake/shim/client"
 )
@@ -22,7 +23,7 @@ func TestRealForbiddenCalls(t *testing.T) {
 	n.change = allowNotifier
 	m := n.open()
 	config := n.pod("counted")
-	config.Annotations = map[string]string{NotifierAnnotations[0]: ""}
+	config.Annotations = map[string]string{annotation.Notifier[0]: ""}
 	pod := n.run(m, config)
 	container := ContainerConfig{Name: "main", Command: []string{"/bin/sh", "-c", "while :; do /bin/busybox sleep 1000; done"}}
 	container.Security.Seccomp = n.profile(forbids)
@@ -80,7 +81,7 @@ func TestRealForbiddenCallsOfInit(t *testing.T) {
 	n.change = allowNotifier
 	m := n.open()
 	config := n.pod("init")
-	config.Annotations = map[string]string{NotifierAnnotations[1] + ".main": ""}
+	config.Annotations = map[string]string{annotation.Notifier[1] + ".main": ""}
 	pod := n.run(m, config)
 	container := ContainerConfig{Name: "main", Command: []string{"/bin/sh", "-c",
 		"while [ ! -e /tmp/end ]; do /bin/busybox mkdir /tmp/x 2>/tmp/error && exit 1; cat /tmp/error; grep -q 'No space left' /tmp/error || exit 2; done; exit 0"}}
@@ -119,7 +120,7 @@ func TestRealForbiddenCallsStop(t *testing.T) {
 	n.change = allowNotifier
 	m := n.open()
 	config := n.pod("stopped")
-	config.Annotations = map[string]string{NotifierAnnotations[0]: "stop"}
+	config.Annotations = map[string]string{annotation.Notifier[0]: "stop"}
 	pod := n.run(m, config)
 	container := ContainerConfig{Name: "main", Command: []string{"/bin/sh", "-c", "/bin/busybox mkdir /tmp/a; /bin/busybox mkdir /tmp/b; /bin/busybox hostname other; exec sleep 100000"}}
 	container.Security.Seccomp = n.profile(forbids)
@@ -134,7 +135,7 @@ func TestRealForbiddenCallsStop(t *testing.T) {
 // allowNotifier lets pods ask for the notifier.
 func allowNotifier(o *Options) {
 	for name, r := range o.Runtimes {
-		r.AllowedAnnotations = NotifierAnnotations[:1]
+		r.AllowedAnnotations = annotation.Notifier[:1]
 		o.Runtimes[name] = r
 	}
 }

@@ -71,7 +71,7 @@ type Runtime struct {
 	// Handler is who makes its containers, if not the monitor. Its Root and Events are
 	// the Manager's to choose.
 	Handler client.Handler
-	// AllowedAnnotations are what else a pod may ask for: of NotifierAnnotations.
+	// AllowedAnnotations are what else a pod may ask for: of annotation.Notifier.
 	AllowedAnnotations []string
 	// PrivilegedWithoutHostDevices leaves host devices out of privileged containers.
 	PrivilegedWithoutHostDevices bool

@@ -83,7 +83,7 @@ var allowed = []struct {
 
 // pure packages decide and compute; what they would need from these is an
 // argument. Tests of theirs read their golden files, and may.
-var pure = []string{"oci/spec", "oci/plan", "oci/seccomp", "pod/bundle", "internal/abi", "internal/leanjson", "internal/pb"}
+var pure = []string{"oci/spec", "oci/plan", "oci/seccomp", "pod/bundle", "internal/abi", "internal/annotation", "internal/leanjson", "internal/pb"}
 
 // net/netip only computes.
 var impure = []string{"os", "os/...", "net", "net/http/...", "time", "syscall", "golang.org/x/sys/..."}
