@@ -34,12 +34,19 @@ var apiManifests = []manifest{
 	{"restart", nothingPod, nil, checkKubeletRestart},
 }
 
+// sources has the kubelet take from the runtime all that it can: statistics, and
+// what happens to containers in place of a look at all of them each second. With the
+// third gate pods have stop signals.
+const sources = `
+featureGates: {PodAndContainerStatsFromCRI: true, EventedPLEG: true, ContainerStopSignals: true}
+`
+
 func TestAPIManifests(t *testing.T) {
 	if os.Getenv("STRAKE_KUBELET") == "" {
 		t.Skip("needs a kubelet: make test-kubelet")
 	}
 	n := node.Start(t, node.Options{Config: "[runtimes.other]\ntype = \"strake\"\n"})
-	start(t, n, startAPI(t), noEviction+"featureGates: {PodAndContainerStatsFromCRI: true, ContainerStopSignals: true}\n").runAll(apiManifests)
+	start(t, n, startAPI(t), noEviction+sources).runAll(apiManifests)
 }
 
 const nothingPod = `
@@ -460,35 +467,44 @@ func checkPatience(p *pod) {
 	})
 }
 
-// checkMetrics looks at what the kubelet has from ListPodSandboxMetrics.
+// checkMetrics looks at what the kubelet has from ListPodSandboxMetrics, and whether
+// it gets events.
 func checkMetrics(p *pod) {
 	p.awaitReady()
-	want := map[string]bool{"container_memory_working_set_bytes": false, "container_cpu_usage_seconds_total": false, "container_last_seen": false, "container_fs_usage_bytes": false}
-	line := regexp.MustCompile(`^(\w+)\{(.*)\} (\S+)`)
-	var page string
-	p.k.until(p.t, "the metrics have the container", func() bool {
-		request, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.k.https("/metrics/cadvisor").String(), nil)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		response, err := httpsClient.Do(request)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		page = p.body(response)
-		missing := false
-		for name := range want {
-			missing = missing || !slices.ContainsFunc(lines(page), func(l string) bool {
-				m := line.FindStringSubmatch(l)
+	container := regexp.MustCompile(`^(\w+)\{(.*)\} (\S+)`)
+	for _, name := range []string{"container_memory_working_set_bytes", "container_cpu_usage_seconds_total", "container_last_seen", "container_fs_usage_bytes"} {
+		var page string
+		p.k.until(p.t, "the metrics have the container's "+name, func() bool {
+			page = p.k.metrics(p, "/metrics/cadvisor")
+			return slices.ContainsFunc(lines(page), func(l string) bool {
+				m := container.FindStringSubmatch(l)
 				if m == nil || m[1] != name || !strings.Contains(m[2], `container="main"`) || !strings.Contains(m[2], `pod="`+p.name+`"`) {
 					return false
 				}
 				value, err := strconv.ParseFloat(m[3], 64)
 				return err == nil && (value > 0 || name == "container_cpu_usage_seconds_total" || name == "container_fs_usage_bytes")
 			})
-		}
-		return !missing
-	}, func() any { return page })
+		}, func() any { return page })
+	}
+	if page := p.k.metrics(p, "/metrics"); !slices.Contains(lines(page), "kubelet_evented_pleg_connection_success_count 1") {
+		p.t.Errorf("the kubelet did not connect to the events once: %s", strings.Join(slices.DeleteFunc(lines(page), func(l string) bool {
+			return !strings.Contains(l, "pleg")
+		}), "\n"))
+	}
+}
+
+// metrics are a page of the kubelet's.
+func (k *kubelet) metrics(p *pod, path string) string {
+	p.t.Helper()
+	request, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, k.https(path).String(), nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	response, err := httpsClient.Do(request)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.body(response)
 }
 
 func lines(text string) (out []string) {
