@@ -24,6 +24,9 @@ import (
 // ErrInUse is the class of the error when somebody serves the address already.
 var ErrInUse = errors.New("another daemon is using it: stop that, or choose another address, root and state")
 
+// ErrLost is the class of the error when the socket is not at its address any more.
+var ErrLost = errors.New("it was removed or replaced, so nobody reaches this daemon there: stop whoever did that, then start this one again")
+
 // dialTimeout is how long a socket that is there may take to answer before it
 // counts as left behind. Connecting needs no reply from the daemon itself.
 const dialTimeout = 2 * time.Second
@@ -40,6 +43,7 @@ const childTimeout = time.Second
 type Socket struct {
 	Listener net.Listener
 	address  string
+	file     fs.FileInfo // what is at address while it is ours
 	lock     *os.File
 }
 
@@ -60,11 +64,40 @@ func Listen(ctx context.Context, address string) (*Socket, error) {
 	if err := checkFree(ctx, address); err != nil {
 		return fail(errors.Join(err, lock.Close()))
 	}
-	l, err := bind(ctx, address)
+	l, file, err := bind(ctx, address)
 	if err != nil {
 		return fail(errors.Join(err, lock.Close()))
 	}
-	return &Socket{Listener: l, address: address, lock: lock}, nil
+	return &Socket{Listener: l, address: address, file: file, lock: lock}, nil
+}
+
+// AwaitLoss waits until the socket is not at its address any more, and returns an
+// ErrLost, or until ctx ends. Daemons other than this one look neither at our lock nor
+// at who answers.
+func (s *Socket) AwaitLoss(ctx context.Context) error {
+	watch, err := sys.NewInotify()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = watch.Close() }) // ends Wait
+	defer stop()
+	if err := watch.Add(filepath.Dir(s.address), sys.InMovedTo|sys.InMovedFrom|sys.InCreate|sys.InDelete); err != nil {
+		return errors.Join(err, watch.Close())
+	}
+	for s.ours() {
+		if err := watch.Wait(); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return errors.Join(err, watch.Close())
+		}
+	}
+	return errors.Join(fmt.Errorf("socket %s: %w", s.address, ErrLost), watch.Close())
+}
+
+// ours says whether what is at the address is the socket that we made.
+func (s *Socket) ours() bool {
+	file, err := os.Lstat(s.address)
+	return err == nil && os.SameFile(file, s.file)
 }
 
 // takeLock opens and locks the lock file, which holds its owner's pid.
@@ -161,23 +194,30 @@ func listenerIsDead(conn *net.UnixConn) bool {
 
 // bind makes the socket beside address and moves it there once its mode is
 // right: nobody can connect before.
-func bind(ctx context.Context, address string) (net.Listener, error) {
+func bind(ctx context.Context, address string) (net.Listener, fs.FileInfo, error) {
 	temp := address + ".new"
 	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+		return nil, nil, err
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", temp)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // Close removes the final name
+	fail := func(err error) (net.Listener, fs.FileInfo, error) {
+		return nil, nil, errors.Join(err, l.Close(), os.Remove(temp))
+	}
 	if err := os.Chmod(temp, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close(), os.Remove(temp))
+		return fail(err)
+	}
+	file, err := os.Lstat(temp)
+	if err != nil {
+		return fail(err)
 	}
 	if err := os.Rename(temp, address); err != nil {
-		return nil, errors.Join(err, l.Close(), os.Remove(temp))
+		return fail(err)
 	}
-	return l, nil
+	return l, file, nil
 }
 
 // ListenTLS listens on IP:PORT for clients with a certificate, for a gRPC server. The
@@ -194,16 +234,16 @@ func ListenTLS(ctx context.Context, address string, files certs.Files, log *slog
 	return tls.NewListener(l, secure), nil
 }
 
-// Close stops listening, removes the socket and then gives the lock free. The
-// lock's file stays: removing it would let two daemons lock two files of one name.
+// Close stops listening, removes the socket, unless another's is there now, and then
+// gives the lock free. The lock's file stays: removing it would let two daemons lock two files of one name.
 func (s *Socket) Close() error {
 	_ = s.lock.Truncate(0) // a pid that is not there is nobody to wait for
 	err := s.Listener.Close()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil // the gRPC server has closed it
 	}
-	if e := os.Remove(s.address); !errors.Is(e, fs.ErrNotExist) {
-		err = errors.Join(err, e)
+	if s.ours() {
+		err = errors.Join(err, os.Remove(s.address))
 	}
 	return errors.Join(err, s.lock.Close())
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -60,6 +61,58 @@ func TestListenReplacesStale(t *testing.T) {
 	s, err := Listen(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestListenLost has another daemon put its socket in the place of ours, without a
+// look at whether somebody answers there, as containerd does.
+func TestListenLost(t *testing.T) {
+	address := filepath.Join(t.TempDir(), "s.sock")
+	s, err := Listen(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := make(chan error, 1)
+	go func() { lost <- s.AwaitLoss(t.Context()) }()
+	if err := os.WriteFile(address+".beside", nil, 0o600); err != nil { // no loss
+		t.Fatal(err)
+	}
+	if err := os.Remove(address); err != nil {
+		t.Fatal(err)
+	}
+	other, err := net.Listen("unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := <-lost; !errors.Is(err, ErrLost) {
+		t.Errorf("the loss: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	conn, err := net.Dial("unix", address)
+	if err != nil {
+		t.Fatalf("Close removed what is another's: %v", err)
+	}
+	conn.Close()
+}
+
+// A socket that is ours until Close is no loss.
+func TestListenNotLost(t *testing.T) {
+	s, err := Listen(t.Context(), filepath.Join(t.TempDir(), "s.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.AwaitLoss(ctx) }()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("lost: %v", err)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

@@ -206,6 +206,15 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	serving.Go(streams.Serve)
 	serving.Go(func() error { return rpc.Serve(socket.Listener) })
 	serving.Go(func() error { r.follow(ctx); return nil })
+	serving.Go(func() error {
+		switch err := socket.AwaitLoss(ctx); {
+		case errors.Is(err, server.ErrLost): // open connections and the other fronts go on
+			log.Error("straked has lost its socket", "error", err)
+		case err != nil:
+			log.Warn("a loss of the socket would not be noticed", "error", err)
+		}
+		return nil
+	})
 	serving.Go(func() error { return watchdog(ctx, log, func() { pods.Info() }) })
 	if err := sdnotify.Send(sdnotify.Ready); err != nil {
 		log.Warn("systemd was not told that straked is ready", "error", err)
