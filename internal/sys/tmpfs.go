@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -75,9 +76,27 @@ func NewDevice(mode uint32, number uint64, uid, gid int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// clones is what CanClone has found out.
+var clones struct {
+	sync.Mutex
+	known, can bool
+}
+
 // CanClone reports whether other processes can make mounts of a detached one:
-// not before Linux 6.15.
+// not before Linux 6.15. It tries once: the kernel waits for all processors before it lets
+// the copy go, 0.03 ms at best and 10 on a busy machine.
 func CanClone(mount *os.File) (bool, error) {
+	clones.Lock()
+	defer clones.Unlock()
+	if clones.known {
+		return clones.can, nil
+	}
+	can, err := tryClone(mount)
+	clones.known, clones.can = err == nil, can
+	return can, err
+}
+
+func tryClone(mount *os.File) (bool, error) {
 	fd, err := unix.OpenTree(int(mount.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if errors.Is(err, unix.EINVAL) {
 		return false, nil
