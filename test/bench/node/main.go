@@ -57,6 +57,7 @@ type peer struct {
 type result struct {
 	Name   string
 	CPUms  float64
+	PerS   float64
 	Phases []struct {
 		Name     string
 		P50, Min float64
@@ -340,18 +341,23 @@ func (p *peer) cribench(cribench, image string, args ...string) *exec.Cmd {
 	}, args...)...)
 }
 
+// bench measures n pods one after the other, and twice as many, eight at a time.
 func (p *peer) bench(ctx context.Context, cribench, image, net string, n int) error {
-	cmd := p.cribench(cribench, image, "-json", "-mode", "lifecycle", "-net", net, "-n", strconv.Itoa(n))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("cribench: %w: %s", err, stderr.String())
+	var both [2]result
+	for i, args := range [][]string{{"-n", strconv.Itoa(n)}, {"-c", "8", "-n", strconv.Itoa(2 * n)}} {
+		cmd := p.cribench(cribench, image, append([]string{"-json", "-mode", "lifecycle", "-net", net}, args...)...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("cribench: %w: %s", err, stderr.String())
+		}
+		if err := json.Unmarshal(out, &both[i]); err != nil {
+			return err
+		}
 	}
-	var r result
-	if err := json.Unmarshal(out, &r); err != nil {
-		return err
-	}
+	r := both[0]
+	r.PerS = both[1].PerS
 	p.results[net] = append(p.results[net], r)
 	return ctx.Err()
 }
@@ -361,6 +367,12 @@ func (p *peer) density(ctx context.Context, cribench, image string, pods int) er
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return errors.Join(cmd.Run(), ctx.Err())
 }
+
+// Rows beside those of cribench's phases.
+const (
+	cpuRow   = "CPU ms per pod"
+	eightRow = "8 at once, pods/s"
+)
 
 // printTable prints the median over the rounds of each phase's p50.
 func printTable(peers []*peer, networks map[string]string) {
@@ -377,7 +389,8 @@ func printTable(peers []*peer, networks map[string]string) {
 					}
 					values[ph.Name] = append(values[ph.Name], ph.P50)
 				}
-				values["CPU ms per pod"] = append(values["CPU ms per pod"], r.CPUms)
+				values[cpuRow] = append(values[cpuRow], r.CPUms)
+				values[eightRow] = append(values[eightRow], r.PerS)
 			}
 			for name, v := range values {
 				slices.Sort(v)
@@ -393,7 +406,7 @@ func printTable(peers []*peer, networks map[string]string) {
 			}
 		}
 		fmt.Println()
-		for _, row := range append(rows, "CPU ms per pod") {
+		for _, row := range append(rows, cpuRow, eightRow) {
 			fmt.Printf("%-20s", row)
 			for i, p := range peers {
 				cell, ratio := "-", "-" // not measured
