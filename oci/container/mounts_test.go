@@ -556,3 +556,20 @@ func TestOverlayWithMappedLayers(t *testing.T) {
 		}
 	}
 }
+
+// One empty file system covers all masked directories, of which a config has many.
+func TestMaskedDirectoriesShareAFileSystem(t *testing.T) {
+	e := newEnv(t)
+	s := e.spec("stat -c %d /a /b /c /d | uniq | wc -l; ls -A /a /b /d; touch /d/new || true")
+	for _, name := range []string{"a", "b", "c", "d"} {
+		must(t, os.Mkdir(filepath.Join(e.bundle, "rootfs", name), 0o755))
+		must(t, os.WriteFile(filepath.Join(e.bundle, "rootfs", name, "secret"), nil, 0o644))
+	}
+	// The first is missing, the second no directory: neither is what the rest share.
+	s.Linux.MaskedPaths = []string{"/missing", "/etc/passwd", "/a", "/b", "/c/../c", "/d"}
+	out := e.mustRun(s)
+	contains(t, out, "Read-only file system")
+	if lines := strings.Fields(out); lines[0] != "1" || strings.Contains(out, "secret") {
+		t.Errorf("the container sees %q", out)
+	}
+}

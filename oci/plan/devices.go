@@ -227,9 +227,10 @@ func (b *builder) pty() {
 // hide covers the masked paths and makes the read-only ones so.
 func (b *builder) hide() {
 	lx := b.spec.Linux
-	// One empty directory covers all masked ones, where the kernel (6.15) can copy
-	// a mount that is attached nowhere; before, each gets its own.
-	share := b.host.AtLeast(6, 15)
+	// One empty directory covers all masked ones. The kernel copies a mount that is
+	// attached nowhere since 6.15; before, the first that is covered has the mount of
+	// which the others have copies.
+	detached := b.host.AtLeast(6, 15)
 	var empty Reg
 	seen := make(map[string]bool, len(lx.MaskedPaths))
 	for i, p := range lx.MaskedPaths {
@@ -238,11 +239,15 @@ func (b *builder) hide() {
 		}
 		seen[p] = true
 		b.at("linux.maskedPaths["+strconv.Itoa(i)+"]", p)
-		if share && empty == 0 {
+		switch {
+		case empty != 0:
+		case detached:
 			empty = b.emptyDir()
+		default:
+			empty = b.reg()
 		}
 		t := b.inRoot(p, 0, abi.ENOENT, abi.ENOTDIR)
-		b.cover(t, empty)
+		b.cover(t, empty, detached)
 		b.close(t)
 	}
 	if empty != 0 {
@@ -268,22 +273,37 @@ func (b *builder) hide() {
 	}
 }
 
-// cover covers t, if it is there: a directory by an empty one, a file by the
+// cover covers t, if it is there: a directory by an empty one, a copy of the mount
+// in register empty (which it fills, if that is to be attached), a file by the
 // host's null device. The device comes from a descriptor that the parent has
 // checked: what the image calls /dev/null is never bound (CVE-2025-31133). It
 // is read-only so that its owner and mode stay the host's.
-func (b *builder) cover(t, empty Reg) {
+func (b *builder) cover(t, empty Reg, detached bool) {
 	_ = b.ifOpen(t, func() error {
-		var m Reg
+		m := b.reg()
 		_ = b.guarded(Op{Do: OpIsDir, Dir: t}, func() error {
-			if empty != 0 {
-				m = b.reg()
+			made := -1 // the operation that skips the making of the one that is shared
+			share := func() error {
 				b.op(Op{Do: OpOpenTree, Out: m, Dir: empty, A: abi.OpenTreeClone | abi.AtEmptyPath})
-			} else {
-				m = b.emptyDir()
+				b.op(Op{Do: OpMove, Dir: m, On: t})
+				return nil
 			}
-			b.op(Op{Do: OpMove, Dir: m, On: t})
+			if detached {
+				_ = share()
+			} else {
+				_ = b.ifOpen(empty, func() error {
+					_ = share()
+					made = len(b.Ops)
+					b.op(Op{Do: OpSkip})
+					return nil
+				})
+				b.makeEmptyDir(b.reg(), empty)
+				b.op(Op{Do: OpMove, Dir: empty, On: t})
+			}
 			b.op(Op{Do: OpSkip, A: 4}) // the four for a file
+			if made >= 0 {
+				b.Ops[made].A = uint64(len(b.Ops) - made - 2)
+			}
 			return nil
 		})
 		b.op(Op{Do: OpOpenTree, Out: m, Path: "/dev/null", A: abi.OpenTreeClone})
@@ -297,5 +317,11 @@ func (b *builder) cover(t, empty Reg) {
 
 // emptyDir makes a directory that is empty and stays so.
 func (b *builder) emptyDir() Reg {
-	return b.newFS("tmpfs", "tmpfs", mountOptions{set: abi.MountAttrRdonly, values: b.labelled([2]string{"size", "0"}, [2]string{"nr_inodes", "2"})})
+	fs, m := b.reg(), b.reg()
+	b.makeEmptyDir(fs, m)
+	return m
+}
+
+func (b *builder) makeEmptyDir(fs, m Reg) {
+	b.makeFS(fs, m, "tmpfs", "tmpfs", mountOptions{set: abi.MountAttrRdonly, values: b.labelled([2]string{"size", "0"}, [2]string{"nr_inodes", "2"})})
 }

@@ -192,6 +192,12 @@ func (b *builder) clone(source string, recursive bool) Reg {
 // newFS appends the making of a file system's mount that is attached nowhere yet.
 func (b *builder) newFS(fstype, source string, o mountOptions) Reg {
 	fs, m := b.reg(), b.reg()
+	b.makeFS(fs, m, fstype, source, o)
+	return m
+}
+
+// makeFS is newFS into register m; fs is free again then.
+func (b *builder) makeFS(fs, m Reg, fstype, source string, o mountOptions) {
 	b.op(Op{Do: OpFsopen, Out: fs, Path: fstype})
 	if source != "" {
 		b.op(Op{Do: OpFsset, Dir: fs, Path: "source", Data: source})
@@ -208,7 +214,6 @@ func (b *builder) newFS(fstype, source string, o mountOptions) Reg {
 	set, _ := kernel(o.set, 0)
 	b.op(Op{Do: OpFsmount, Out: m, Dir: fs, A: set})
 	b.free = append(b.free, fs) // OpFsmount has closed it
-	return m
 }
 
 // finish applies what options ask of a mount that is made as they ask, but for what
