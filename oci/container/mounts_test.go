@@ -573,3 +573,22 @@ func TestMaskedDirectoriesShareAFileSystem(t *testing.T) {
 		t.Errorf("the container sees %q", out)
 	}
 }
+
+// A user namespace may mount the cgroups of a cgroup namespace that it owns. Of the
+// host's it gets what the host has mounted, which it may not change either.
+func TestCgroupMountInAUserNamespace(t *testing.T) {
+	for _, private := range []bool{true, false} {
+		e := newEnv(t)
+		shareRootfs(t, e)
+		s := inUserNS(e.spec("ls -d /sys/fs/cgroup/*/ /sys/fs/cgroup/cgroup.controllers; stat -c owner=%u /sys/fs/cgroup/*/cgroup.procs | uniq; mkdir /sys/fs/cgroup/new /sys/fs/cgroup/*/new || true; grep ' /sys/fs/cgroup ' /proc/mounts"))
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}})
+		if !private {
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.CgroupNamespace })
+		}
+		out := e.mustRun(s)
+		contains(t, out, "Read-only file system", "ro,nosuid,nodev,noexec")
+		if !private {
+			contains(t, out, "owner=65534")
+		}
+	}
+}

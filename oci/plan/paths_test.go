@@ -30,6 +30,9 @@ func hostPaths(s *specs.Spec, h Host, cfg Config) map[string]bool {
 	for _, c := range h.CgroupV1 {
 		ok[c.Mountpoint+cfg.CgroupPath] = true
 	}
+	if h.CgroupV2 {
+		ok["/sys/fs/cgroup"] = true // which a user namespace may not mount itself
+	}
 	for _, f := range cfg.CgroupJoin {
 		ok[f] = true
 	}

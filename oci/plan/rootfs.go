@@ -531,6 +531,21 @@ func (b *builder) rootDir() string {
 // version 1 a directory with each of the host's hierarchies.
 func (b *builder) cgroupMount(m *specs.Mount, dest string, o mountOptions) error {
 	target := b.reg()
+	_, private := b.ns[specs.CgroupNamespace]
+	if b.host.CgroupV2 && b.inUser && !private {
+		// The host's cgroup namespace is not the user namespace's: it may not mount
+		// what that shows, and gets what the host has mounted.
+		o.recursive = true
+		src, err := b.source(&specs.Mount{Source: "/sys/fs/cgroup"}, o)
+		if err != nil {
+			return err
+		}
+		b.bound(src, o)
+		b.op(Op{Do: OpMkpath, Out: target, Dir: b.root, Path: dest, A: KindDir, B: 0o755, C: abi.ResolveNoSymlinks})
+		b.attach(src, target)
+		b.close(src)
+		return nil
+	}
 	if b.host.CgroupV2 {
 		o.values, o.flags = nil, nil
 		src := b.newFS("cgroup2", "cgroup", o)
@@ -540,7 +555,6 @@ func (b *builder) cgroupMount(m *specs.Mount, dest string, o mountOptions) error
 		b.close(src)
 		return nil
 	}
-	_, private := b.ns[specs.CgroupNamespace]
 	tmp := b.newFS("tmpfs", "tmpfs", mountOptions{set: o.set &^ abi.MountAttrRdonly, values: b.labelled([2]string{"mode", "755"})})
 	b.op(Op{Do: OpMkpath, Out: target, Dir: b.root, Path: dest, A: KindDir, B: 0o755, C: abi.ResolveNoSymlinks})
 	b.attach(tmp, target)
