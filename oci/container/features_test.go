@@ -375,14 +375,20 @@ func TestNoPivotRevealsNothing(t *testing.T) {
 	}
 }
 
-func TestTimeAndUserNamespace(t *testing.T) {
-	e := newEnv(t)
-	shareRootfs(t, e)
-	s := inUserNS(e.spec("cat /proc/self/timens_offsets"))
-	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
-	s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 7881}, "boottime": {Secs: 1337}}
-	if out := strings.Join(strings.Fields(e.mustRun(s)), " "); out != "monotonic 7881 0 boottime 1337 0" {
-		t.Error(out)
+// The first process is in the time namespace, too, and not only those it makes.
+func TestTimeNamespace(t *testing.T) {
+	for name, in := range map[string]func(*specs.Spec) *specs.Spec{
+		"alone": func(s *specs.Spec) *specs.Spec { return s }, "and a user namespace": inUserNS,
+	} {
+		e := newEnv(t)
+		shareRootfs(t, e)
+		s := in(e.spec("cat /proc/self/timens_offsets; readlink /proc/1/ns/time; readlink /proc/1/ns/time_for_children"))
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {Secs: 7881}, "boottime": {Secs: 1337}}
+		out := strings.Fields(e.mustRun(s))
+		if len(out) != 8 || strings.Join(out[:6], " ") != "monotonic 7881 0 boottime 1337 0" || out[6] != out[7] {
+			t.Errorf("%s: %s", name, out)
+		}
 	}
 }
 

@@ -222,9 +222,7 @@ func ownID(m []specs.LinuxIDMapping) bool { return len(m) == 1 && m[0].Size == 1
 
 // session compiles what the process is before it has a root.
 func (b *builder) session() error {
-	if err := b.newTime(); err != nil {
-		return err
-	}
+	b.newTime()
 	if b.inUser {
 		b.OOM = b.spec.Process.OOMScoreAdj
 		if b.ownNS {
@@ -234,6 +232,7 @@ func (b *builder) session() error {
 	} else {
 		b.oomScore()
 	}
+	b.enterTime()
 	if n, ok := b.ns[specs.NetworkNamespace]; ok && n.path == "" {
 		b.at("linux.namespaces", "network")
 		b.op(Op{Do: OpLoopback})
@@ -247,14 +246,11 @@ func (b *builder) session() error {
 
 // newTime makes the time namespace. Root of a user namespace does not own the file
 // for the offsets, so the parent writes it then.
-func (b *builder) newTime() error {
+func (b *builder) newTime() {
 	if n, ok := b.ns[specs.TimeNamespace]; !ok || n.path != "" {
-		return nil
+		return
 	}
 	b.at("linux.timeOffsets", "")
-	if err := b.needs(6, 0); err != nil { // before, execve does not enter it
-		return err
-	}
 	b.op(Op{Do: OpUnshare, A: abi.CloneNewTime})
 	v := timeOffsets(b.spec.Linux.TimeOffsets)
 	if b.inUser {
@@ -262,7 +258,19 @@ func (b *builder) newTime() error {
 	} else if v != "" {
 		b.writeProc("self/timens_offsets", v)
 	}
-	return nil
+}
+
+// enterTime enters the new time namespace, which has its offsets by now: until
+// Linux 6.2 execve does not, and only the process's children would be in it.
+func (b *builder) enterTime() {
+	if n, ok := b.ns[specs.TimeNamespace]; !ok || n.path != "" || b.host.AtLeast(6, 2) {
+		return
+	}
+	b.at("linux.timeOffsets", "")
+	fd := b.reg()
+	b.op(Op{Do: OpOpen, Out: fd, Dir: b.named(InProc), Path: "self/ns/time_for_children"})
+	b.op(Op{Do: OpSetns, Dir: fd, A: abi.CloneNewTime})
+	b.free = append(b.free, fd) // OpSetns has closed it
 }
 
 // sessionKeyring gives the container a keyring of its own, by name, so that
