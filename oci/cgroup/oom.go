@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"syscall"
 
 	"github.com/strake-containers/strake/internal/sys"
@@ -16,7 +17,8 @@ type OOMWatch struct {
 	notify  *os.File // v1 only: readable when something may have happened
 	counter *os.File // the file that counts the kills; on v2 it tells of changes itself
 	v2      bool
-	seen    uint64 // kills that Wait has returned for; v2 only
+	seen    uint64      // kills that Wait has returned for; v2 only
+	slice   *sliceKills // around a scope; nil: none
 }
 
 // WatchOOM starts a watch; the caller closes it. It fails with ErrUnsupported
@@ -60,6 +62,9 @@ func (c *Cgroup) watchOOM() (*OOMWatch, error) {
 	if w.seen, err = w.count(); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
+	if h.v2 && c.unit != nil {
+		w.watchSlice(path.Dir(c.dir(h)))
+	}
 	return w, nil
 }
 
@@ -99,6 +104,9 @@ func (w *OOMWatch) FD() int {
 // fails once the cgroup is gone.
 func (w *OOMWatch) Killed() (bool, error) {
 	n, err := w.count()
+	if err == nil {
+		w.learn(n)
+	}
 	return n > 0, err
 }
 
@@ -129,13 +137,19 @@ func (w *OOMWatch) waitChange(ctx context.Context) error {
 }
 
 func (w *OOMWatch) count() (kills uint64, err error) {
-	var buf [4096]byte
 	if !w.v2 { // there, reading the counter itself ends its being urgent
+		var buf [8]byte
 		if conn, err := w.notify.SyscallConn(); err == nil {
 			_ = conn.Control(func(fd uintptr) { _, _ = syscall.Read(int(fd), buf[:]) }) // EAGAIN: nothing new
 		}
 	}
-	n, err := w.counter.ReadAt(buf[:], 0)
+	return oomKills(w.counter)
+}
+
+// oomKills reads the count of a memory.events, or memory.oom_control.
+func oomKills(counter *os.File) (kills uint64, err error) {
+	var buf [4096]byte
+	n, err := counter.ReadAt(buf[:], 0)
 	if n == 0 && err != nil {
 		return 0, fmt.Errorf("OOM kills: %w", err)
 	}
@@ -149,6 +163,7 @@ func (w *OOMWatch) count() (kills uint64, err error) {
 
 // Close ends the watch.
 func (w *OOMWatch) Close() error {
+	w.leaveSlice()
 	if w.v2 {
 		return w.counter.Close()
 	}

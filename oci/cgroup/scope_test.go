@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -141,6 +142,73 @@ func TestScopeUndo(t *testing.T) {
 	}
 	if c.Exists() {
 		t.Error("left a scope")
+	}
+}
+
+// What systemd has removed before anybody looked is told by the slice.
+func TestScopeOOMUnseen(t *testing.T) {
+	// run has a process in a scope of its own end by kill, and returns when systemd has
+	// removed that.
+	run := func(c *Cgroup, helper string, kill func(*helper)) (w *OOMWatch) {
+		t.Helper()
+		limit := int64(64 << 20)
+		if err := c.Create(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}); err != nil {
+			t.Fatal(err)
+		}
+		if c.mode != Unified {
+			t.Skip("v1's slices count for themselves alone")
+		}
+		w, err := c.WatchOOM()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = w.Close() }) // only read
+		h := startHelper(t, helper)
+		if err := errors.Join(c.Apply(h.Process.Pid), c.Settle()); err != nil {
+			t.Fatal(err)
+		}
+		kill(h)
+		_ = h.Wait()     // it was killed
+		for c.Exists() { // systemd tells only those whose job it is
+			<-time.After(5 * time.Millisecond)
+		}
+		if killed, err := w.Killed(); killed || err == nil {
+			t.Errorf("of a scope that is gone: killed %v, %v", killed, err)
+		}
+		return w
+	}
+	eat := func(h *helper) {
+		if _, err := h.in.Write([]byte("\n")); err != nil {
+			t.Error(err)
+		}
+	}
+	kill := func(h *helper) { _ = h.Process.Kill() } // it is there
+
+	stays := newScopeTest(t, nil)
+	if err := stays.Create(nil); err != nil {
+		t.Fatal(err)
+	}
+	beside, err := stays.WatchOOM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer beside.Close()
+	for _, c := range []struct {
+		helper string
+		end    func(*helper)
+		want   bool
+	}{{"eat", eat, true}, {"wait", kill, false}, {"eat", eat, true}} {
+		w := run(newScopeTest(t, nil), c.helper, c.end)
+		if got := w.Ended(true); got != c.want {
+			t.Errorf("%s: killed for want of memory: %v", c.helper, got)
+		}
+	}
+	// What nobody asked about is not the next one's.
+	if err := run(newScopeTest(t, nil), "eat", eat).Close(); err != nil {
+		t.Error(err)
+	}
+	if run(newScopeTest(t, nil), "wait", kill).Ended(true) || beside.Ended(true) {
+		t.Error("the kill in one scope is told of another")
 	}
 }
 

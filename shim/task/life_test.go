@@ -3,6 +3,7 @@ package task_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -218,4 +219,55 @@ func TestOOM(t *testing.T) {
 		t.Errorf("exit.json: %+v, %v", e, err)
 	}
 	b.remove()
+}
+
+// systemd removes a scope as soon as it is empty, and with it what tells of the kill: it
+// is looked for before anything is waited for, such as a reader of the output.
+func TestScopeOOM(t *testing.T) {
+	if _, err := os.Stat("/run/systemd/private"); err != nil {
+		t.Skip("systemd does not run here: see test/vm")
+	}
+	p := newPod(t)
+	defer p.monitor.Close()
+	for range 5 {
+		var out *os.File
+		b := p.create([]string{"sh", "-c", "head -c 40000 /dev/zero; exec dd if=/dev/zero of=/dev/null bs=64M count=1"},
+			func(o *client.CreateOptions, s *specs.Spec) {
+				limit := int64(16 << 20)
+				s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}
+				s.Linux.CgroupsPath = "strake-test.slice:shim:" + o.ID
+				o.Stdout, o.Stderr = filepath.Join(o.Bundle, "out"), ""
+				err := syscall.Mkfifo(o.Stdout, 0o600)
+				if err == nil {
+					out, err = os.OpenFile(o.Stdout, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			})
+		if _, err := p.monitor.Start(t.Context(), b.id); err != nil {
+			t.Fatal(err)
+		}
+		for { // systemd tells nobody who does not know the job
+			left, err := filepath.Glob("/sys/fs/cgroup/strake.slice/strake-test.slice/shim-" + b.id + ".scope")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(left) == 0 {
+				break
+			}
+			<-time.After(time.Millisecond)
+		}
+		if n, err := io.Copy(io.Discard, out); n != 40000 || err != nil {
+			t.Errorf("output: %d bytes, %v", n, err)
+		}
+		_ = out.Close() // only read
+		if e := b.wait(); e.Status != 137 {
+			t.Errorf("exit: %+v", e)
+		}
+		if e, err := client.ReadExit(b.bundle); err != nil || !e.OOMKilled {
+			t.Errorf("exit.json: %+v, %v", e, err)
+		}
+		b.remove()
+	}
 }

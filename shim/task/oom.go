@@ -27,6 +27,18 @@ func (w *oomWatch) killed() (killed, alive bool) {
 	return killed, err == nil // the error is that the cgroup has gone
 }
 
+// ended looks for the last time, as soon as init has ended: a scope is systemd's to remove
+// then, and may have gone already.
+func (w *oomWatch) ended(bySIGKILL bool) (killed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.watch == nil {
+		return false
+	}
+	seen, _ := w.watch.Killed() // the error is that the cgroup has gone
+	return w.watch.Ended(bySIGKILL) || seen
+}
+
 // close ends the watch. It waits for a look under way, which takes mu: mu is not
 // held over it.
 func (w *oomWatch) close() {
@@ -76,13 +88,17 @@ func (t *task) watchOOM(adopted bool) error {
 func (t *task) checkOOM() bool {
 	killed, alive := t.oom.killed()
 	if killed {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if !t.oomKilled {
-			t.oomKilled = true
-			t.service.events.publish("/tasks/oom", "containerd.events.TaskOOM", &taskEvent{ContainerID: t.id})
-		}
+		t.tellOOM()
 		return false // once is enough
 	}
 	return alive
+}
+
+func (t *task) tellOOM() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.oomKilled {
+		t.oomKilled = true
+		t.service.events.publish("/tasks/oom", "containerd.events.TaskOOM", &taskEvent{ContainerID: t.id})
+	}
 }

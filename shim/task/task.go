@@ -70,6 +70,9 @@ func (t *task) process(execID string) (*process, error) {
 
 // exited takes the news of a process's end, from its own goroutine.
 func (t *task) exited(p *process, e reap.Exit) {
+	if p == t.init && t.oom.ended(e.Signal == int(syscall.SIGKILL)) {
+		t.tellOOM()
+	}
 	t.mu.Lock()
 	if p.ending { // a foreign shim's, that was discarded and whose end is reported, too
 		t.mu.Unlock()

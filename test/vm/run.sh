@@ -40,6 +40,6 @@ run pod --mem 2048 -- -test.run '^TestReal.*Killed' # on a kernel that keeps no 
 STRAKE_BIN=$PWD/bin run test/e2e/runtime --lsm selinux -- -test.run 'SELinux'
 STRAKE_BIN=$PWD/bin run test/e2e/cri --lsm selinux --mem 2048 -- -test.run 'SELinux'
 run oci/cgroup --systemd -- -test.run Scope
-run shim/task --systemd --mem 2048 -- -test.run Scope
+STRAKE_BIN=$PWD/bin run shim/task --systemd --mem 2048 -- -test.run Scope
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
