@@ -13,10 +13,10 @@ LINTER   := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 export CGO_ENABLED := 0
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 
-.PHONY: help build arm64 install demo test chaos test-unit test-crash test-execs test-kubelet test-callers test-handlers test-v2 bench lint generate clean
+.PHONY: help build arm64 install demo test chaos test-unit test-crash test-execs test-kubelet test-kubelet-v2 test-callers test-handlers test-v2 bench lint generate clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## the four static programs, in bin/
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(patsubst %,./cmd/%,$(filter-out strake-runtime,$(PROGRAMS)))
@@ -55,6 +55,10 @@ test-execs: build ## 100,000 processes in a container, as probes make them: noth
 test-kubelet: build ## a real kubelet runs pods on straked, and evicts them (builds the kubelet: minutes)
 	test/install-packages test
 	test/kubelet/run.sh
+
+test-kubelet-v2: build ## the same on cgroup v2 with systemd, in an emulated VM (slow)
+	test/install-packages test
+	test/kubelet/run.sh --v2
 
 test-callers: build ## Podman, Docker and containerd on strake (installs them)
 	test/install-packages callers

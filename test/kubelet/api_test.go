@@ -45,7 +45,7 @@ func TestAPIManifests(t *testing.T) {
 	if os.Getenv("STRAKE_KUBELET") == "" {
 		t.Skip("needs a kubelet: make test-kubelet")
 	}
-	n := node.Start(t, node.Options{Config: "[runtimes.other]\ntype = \"strake\"\n"})
+	n := node.Start(t, node.Options{CgroupDriver: *cgroupDriver, Config: "[runtimes.other]\ntype = \"strake\"\n"})
 	start(t, n, startAPI(t), noEviction+sources).runAll(apiManifests)
 }
 

@@ -34,6 +34,9 @@ var manifests = []manifest{
 	{"security", securityPod, prepareSecurity, checkSecurity},
 }
 
+// lacking says what of this machine forbids a manifest; "" if nothing does.
+var lacking = map[string]func(*pod) string{"userns": lackingUserns}
+
 func TestManifests(t *testing.T) {
 	n := startNode(t)
 	start(t, n, nil, noEviction).runAll(manifests)
@@ -49,6 +52,12 @@ func (k *kubelet) runAll(manifests []manifest) {
 			continue
 		}
 		p := k.newPod(k.t, m.name)
+		if lacks := lacking[m.name]; lacks != nil {
+			if why := lacks(p); why != "" {
+				k.t.Run(m.name, func(t *testing.T) { t.Skip(why) })
+				continue
+			}
+		}
 		var values map[string]any
 		if m.prepare != nil {
 			values = m.prepare(p)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // namesPod says by which names it and others are known.
@@ -137,6 +139,20 @@ spec:
     securityContext: {runAsUser: 65534, procMount: Unmasked}
     volumeMounts: [{name: dir, mountPath: /dir}]
 `
+
+// lackingUserns asks straked, as the kubelet does, which refuses the pod otherwise.
+func lackingUserns(p *pod) string {
+	status, err := p.k.n.Runtime.Status(p.t.Context(), &cri.StatusRequest{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, h := range status.RuntimeHandlers {
+		if h.Name == "" && h.Features.GetUserNamespaces() {
+			return ""
+		}
+	}
+	return "straked has no user namespaces for pods here: they need Linux 6.8"
+}
 
 func checkUserns(p *pod) {
 	if err := os.Chmod(p.dir, 0o777); err != nil {

@@ -265,7 +265,7 @@ func (p *pod) exec(container, script string) (status int, output string) {
 	}
 	var out bytes.Buffer
 	both := &lockedWriter{w: &out}
-	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(p.t.Context(), *patience)
 	defer cancel()
 	err = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: both, Stderr: both})
 	var exit utilexec.ExitError

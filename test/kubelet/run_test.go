@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -22,7 +23,7 @@ import (
 )
 
 // patience is how long the tests wait for what must come, on a busy machine too.
-const patience = 4 * time.Minute
+var patience = flag.Duration("patience", 4*time.Minute, "how long to wait for what must come")
 
 // kubelet is a running kubelet; it ends with the test.
 type kubelet struct {
@@ -50,7 +51,7 @@ volumePluginDir: %[1]s/plugins
 resolvConf: %[1]s/resolv.conf
 containerRuntimeEndpoint: unix://%[2]s
 imageServiceEndpoint: unix://%[2]s
-cgroupDriver: cgroupfs
+cgroupDriver: %[6]s
 cgroupRoot: %[5]s
 failCgroupV1: false
 address: 127.0.0.1
@@ -100,7 +101,7 @@ func start(t *testing.T, n *node.Node, api *apiserver.Server, more string) *kube
 	}
 	k := &kubelet{
 		t: t, n: n, api: api, dir: dir, port: freePort(t), readOnly: freePort(t),
-		cgroups: cgroupRoot("/" + filepath.Base(dir)), logFile: filepath.Join(dir, "log"),
+		logFile: filepath.Join(dir, "log"),
 	}
 	for _, sub := range []string{"manifests", "logs", "plugins", "root", "root/seccomp"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
@@ -108,8 +109,9 @@ func start(t *testing.T, n *node.Node, api *apiserver.Server, more string) *kube
 		}
 	}
 	k.write("resolv.conf", "nameserver 192.0.2.53\n")
-	k.write("config.yaml", fmt.Sprintf(config, dir, n.Address, k.port, k.readOnly, k.cgroups)+more)
-	k.cgroups.make(t)
+	cgroups, configured := newCgroupRoot(t, filepath.Base(dir))
+	k.cgroups = cgroups
+	k.write("config.yaml", fmt.Sprintf(config, dir, n.Address, k.port, k.readOnly, configured, *cgroupDriver)+more)
 	restoreSysctls(t)
 	if api != nil {
 		k.write("kubeconfig", api.Kubeconfig())
@@ -213,9 +215,7 @@ func (k *kubelet) end() {
 
 // leftovers lists the cgroups of pods and the mounts that the kubelet made for them.
 func (k *kubelet) leftovers() []string {
-	left := slices.DeleteFunc(k.cgroups.dirs(), func(dir string) bool {
-		return !strings.Contains(filepath.Base(dir), "pod") || strings.Contains(filepath.Base(dir), "kubepods")
-	})
+	left := slices.DeleteFunc(k.cgroups.dirs(), func(dir string) bool { return !isPod(dir) })
 	for _, at := range k.mounts() {
 		left = append(left, "mount "+at)
 	}
@@ -237,14 +237,14 @@ func (k *kubelet) mounts() []string {
 // until waits for done, or fails the test with state's words.
 func (k *kubelet) until(t *testing.T, what string, done func() bool, state func() any) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); {
+	for deadline := time.Now().Add(*patience); !done(); {
 		select {
 		case <-k.exited:
 			t.Fatal("the kubelet has exited")
 		case <-time.After(200 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s\n%+v", patience, what, state())
+			t.Fatalf("not within %s: %s\n%+v", *patience, what, state())
 		}
 	}
 	t.Log(what)

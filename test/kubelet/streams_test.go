@@ -181,7 +181,7 @@ var executors = map[string]func(u *url.URL) (remotecommand.Executor, error){
 
 func checkStreams(p *pod) {
 	p.awaitReady()
-	ctx, cancel := context.WithTimeout(p.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(p.t.Context(), *patience)
 	defer cancel()
 	for protocol, executor := range executors {
 		stream := func(u *url.URL, o remotecommand.StreamOptions) error {

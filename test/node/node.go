@@ -68,6 +68,9 @@ type Node struct {
 type Options struct {
 	// Config is TOML appended to the private configuration.
 	Config string
+	// CgroupDriver is straked's, "systemd" for one that asks systemd, which has to be
+	// PID 1; "" is cgroupfs. Parent is a slice then.
+	CgroupDriver string
 	// CNIConfDir uses CNI in place of the bridge, with plugins from CNIBinDir.
 	CNIConfDir, CNIBinDir string
 	// RootSize, such as "4m", makes the root directory a file system of that size.
@@ -129,6 +132,12 @@ func Start(tb testing.TB, o Options) *Node {
 		Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, id[0]%60 + 190, id[1], 0}), 24),
 		config: filepath.Join(dir, "config.toml"),
 	}
+	if o.CgroupDriver == "" {
+		o.CgroupDriver = "cgroupfs"
+	} else if o.CgroupDriver == "systemd" {
+		// A dash is a slice within another.
+		n.Parent = "/" + strings.ReplaceAll(filepath.Base(dir), "-", "") + ".slice"
+	}
 	cni := o.CNIConfDir
 	if cni == "" {
 		cni = filepath.Join(dir, "no-cni")
@@ -137,8 +146,8 @@ func Start(tb testing.TB, o Options) *Node {
 	if bins == "" {
 		bins = "/usr/lib/cni" // Debian's
 	}
-	config := fmt.Sprintf("[cni]\nconf_dir = %q\nbin_dirs = [%q]\n[network]\nbridge = %q\nsubnets = [%q]\n%s\n",
-		cni, bins, n.Bridge, n.Subnet, o.Config)
+	config := fmt.Sprintf("cgroup_driver = %q\n[cni]\nconf_dir = %q\nbin_dirs = [%q]\n[network]\nbridge = %q\nsubnets = [%q]\n%s\n",
+		o.CgroupDriver, cni, bins, n.Bridge, n.Subnet, o.Config)
 	if err := os.WriteFile(n.config, []byte(config), 0o600); err != nil {
 		tb.Fatal(err)
 	}
