@@ -592,3 +592,20 @@ func TestCgroupMountInAUserNamespace(t *testing.T) {
 		}
 	}
 }
+
+// What a mount of cgroups is to have beside the flags of every mount is the kernel's to
+// take or to refuse.
+func TestCgroupMountOptions(t *testing.T) {
+	if h, err := hostFacts(); err != nil || !h.CgroupV2 {
+		t.Skip("needs cgroup version 2: see test/vm")
+	}
+	for option, want := range map[string]string{"nsdelegate": "", "no_such_option": `mounts[6] ("cgroup" on "/sys/fs/cgroup")`} {
+		e := newEnv(t)
+		s := e.spec("cat /sys/fs/cgroup/cgroup.controllers")
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"ro", option}})
+		_, err := e.run(s)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: error %v; want %q", option, err, want)
+		}
+	}
+}

@@ -547,7 +547,6 @@ func (b *builder) cgroupMount(m *specs.Mount, dest string, o mountOptions) error
 		return nil
 	}
 	if b.host.CgroupV2 {
-		o.values, o.flags = nil, nil
 		src := b.newFS("cgroup2", "cgroup", o)
 		b.finish(src, o)
 		b.op(Op{Do: OpMkpath, Out: target, Dir: b.root, Path: dest, A: KindDir, B: 0o755, C: abi.ResolveNoSymlinks})
