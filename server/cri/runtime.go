@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"regexp"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -19,9 +20,20 @@ func (s *runtimeService) Version(context.Context, *runtimeapi.VersionRequest) (*
 	return &runtimeapi.VersionResponse{
 		Version:           kubeletAPIVersion,
 		RuntimeName:       runtimeName,
-		RuntimeVersion:    version.Version,
+		RuntimeVersion:    semantic(version.Version),
 		RuntimeApiVersion: criVersion,
 	}, nil
+}
+
+var semver = regexp.MustCompile(`^v?[0-9]+\.[0-9]+\.[0-9]+([-+]|$)`)
+
+// semantic makes a version of a build that no tag names one that CRI takes: it has to
+// be semver-compatible, or the node's is Unknown.
+func semantic(version string) string {
+	if semver.MatchString(version) {
+		return version
+	}
+	return "0.0.0+" + version
 }
 
 // Status tells whether pods can run here. A network that is not ready makes the

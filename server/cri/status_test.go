@@ -93,3 +93,19 @@ func TestSignals(t *testing.T) {
 		t.Errorf("15 is %s", got)
 	}
 }
+
+// A kubelet takes nothing but a semantic version; git describe has others.
+func TestSemantic(t *testing.T) {
+	for version, want := range map[string]string{
+		"v0.1.0":                  "v0.1.0",
+		"v1.2.3-4-gc834d4e-dirty": "v1.2.3-4-gc834d4e-dirty",
+		"1.2.3":                   "1.2.3",
+		"c834d4e-dirty":           "0.0.0+c834d4e-dirty",
+		"1234567":                 "0.0.0+1234567",
+		"dev":                     "0.0.0+dev",
+	} {
+		if got := semantic(version); got != want {
+			t.Errorf("%s: %s, want %s", version, got, want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -59,17 +60,29 @@ spec:
   containers: [{name: main, image: {{.Image}}}]
 `
 
-// checkNode looks at what straked says of itself, as the node has it.
+// checkNode looks at what straked says of itself, as the node has it. Whether there
+// are user namespaces depends on the kernel.
 func checkNode(p *pod) {
 	p.awaitReady()
+	runtime, err := p.k.n.Runtime.Status(p.t.Context(), &cri.StatusRequest{})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	want := map[string]bool{}
+	for _, h := range runtime.RuntimeHandlers {
+		want[h.Name] = h.Features.UserNamespaces
+	}
+	version := regexp.MustCompile(`^strake://v?[0-9]+\.[0-9]+\.[0-9]+`)
 	p.k.awaitNode("the node is ready and knows its runtime", func(n *nodeStatus) bool {
-		handlers := map[string]bool{}
+		got := map[string]bool{}
 		for _, h := range n.Status.RuntimeHandlers {
-			handlers[h.Name] = h.Features.RecursiveReadOnlyMounts && h.Features.UserNamespaces
+			if h.Features.RecursiveReadOnlyMounts {
+				got[h.Name] = h.Features.UserNamespaces
+			}
 		}
-		return n.condition("Ready").Status == "True" &&
-			strings.HasPrefix(n.Status.NodeInfo.ContainerRuntimeVersion, "strake://") &&
-			handlers[""] && handlers["other"] && n.Status.Features.SupplementalGroupsPolicy &&
+		_, other := got["other"]
+		return n.condition("Ready").Status == "True" && version.MatchString(n.Status.NodeInfo.ContainerRuntimeVersion) &&
+			other && maps.Equal(got, want) && n.Status.Features.SupplementalGroupsPolicy &&
 			slices.ContainsFunc(n.Status.Images, func(i struct{ Names []string }) bool { return slices.Contains(i.Names, p.k.n.Image) })
 	})
 }
