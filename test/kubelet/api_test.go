@@ -73,7 +73,7 @@ func checkNode(p *pod) {
 		want[h.Name] = h.Features.UserNamespaces
 	}
 	version := regexp.MustCompile(`^strake://v?[0-9]+\.[0-9]+\.[0-9]+`)
-	p.k.awaitNode("the node is ready and knows its runtime", func(n *nodeStatus) bool {
+	p.k.awaitNode(p.t, "the node is ready and knows its runtime", func(n *nodeStatus) bool {
 		got := map[string]bool{}
 		for _, h := range n.Status.RuntimeHandlers {
 			if h.Features.RecursiveReadOnlyMounts {

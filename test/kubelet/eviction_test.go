@@ -78,7 +78,7 @@ func evict(t *testing.T, fromCRI bool) {
 	eat("entitled", 80, "memory: 90Mi")
 	eat("small", 20, "")
 	before := map[string]*podStatus{"entitled": full("entitled"), "small": full("small")}
-	k.awaitNode("there is no want of memory", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "False" })
+	k.awaitNode(t, "there is no want of memory", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "False" })
 	for name, want := range map[string]int{"small": 20, "entitled": 80, "big": 0} {
 		k.awaitMemory(pods[name], want)
 	}
@@ -104,7 +104,7 @@ func evict(t *testing.T, fromCRI bool) {
 		t.Errorf("it had %d Ki, of 190 Mi that it takes", ki)
 	}
 	if !k.wasNode(func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "True" }) {
-		k.awaitNode("there is want of memory", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "True" })
+		k.awaitNode(t, "there is want of memory", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "True" })
 	}
 
 	// 3. Nothing of it runs, and its cgroup has gone.
@@ -126,7 +126,7 @@ func evict(t *testing.T, fromCRI bool) {
 	}, func() any { return left })
 
 	// 4. The others were not disturbed; there is room for another again.
-	k.awaitNode("there is no want of memory any more", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "False" })
+	k.awaitNode(t, "there is no want of memory any more", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "False" })
 	eat("next", 10, "")
 	full("next")
 	for name, before := range before {

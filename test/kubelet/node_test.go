@@ -59,14 +59,14 @@ func find(conditions []condition, kind string) condition {
 }
 
 // awaitNode waits for the node to be as done says.
-func (k *kubelet) awaitNode(what string, done func(*nodeStatus) bool) {
-	k.t.Helper()
+func (k *kubelet) awaitNode(t *testing.T, what string, done func(*nodeStatus) bool) {
+	t.Helper()
 	var n nodeStatus
-	k.until(k.t, what, func() bool {
+	k.until(t, what, func() bool {
 		n = nodeStatus{}
 		found, err := k.api.Get("nodes", "", nodeName, &n)
 		if err != nil {
-			k.t.Fatal(err)
+			t.Fatal(err)
 		}
 		return found && done(&n)
 	}, func() any { return n })
