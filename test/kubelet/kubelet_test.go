@@ -61,7 +61,7 @@ spec:
 
 func TestStaticPod(t *testing.T) {
 	n := startNode(t)
-	k := start(t, n, nil, noEviction)
+	k := start(t, n, nil, noEviction+patient)
 	p := k.newPod(t, "web")
 	if err := os.WriteFile(filepath.Join(p.dir, "greeting"), []byte("hello from the host"), 0o644); err != nil {
 		t.Fatal(err)

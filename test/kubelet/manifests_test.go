@@ -39,7 +39,7 @@ var lacking = map[string]func(*pod) string{"userns": lackingUserns}
 
 func TestManifests(t *testing.T) {
 	n := startNode(t)
-	start(t, n, nil, noEviction).runAll(manifests)
+	start(t, n, nil, noEviction+patient).runAll(manifests)
 }
 
 // runAll has the pods run at once. Each is looked at in turn, while the others live on.

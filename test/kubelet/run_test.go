@@ -81,6 +81,10 @@ enforceNodeAllocatable: []
 evictionHard: {memory.available: "0%", nodefs.available: "0%", nodefs.inodesFree: "0%", imagefs.available: "0%", imagefs.inodesFree: "0%"}
 `
 
+// patient has the kubelet wait for straked on an emulated machine: what it gives up and
+// does again counts as a restart.
+const patient = "runtimeRequestTimeout: 15m\n"
+
 // nodeIP is the node's where there is an API server: it may be none of 127/8, and
 // this machine may have no other. It is documentation's (RFC 5737).
 const nodeIP = "198.51.100.7"
