@@ -211,18 +211,22 @@ func (m *Manager) keep(ctx context.Context, c *crew, monitor Monitor) {
 // the monitor, unless that becomes the spare.
 func (m *Manager) leave(ctx context.Context, p *sandbox, c *crew) error {
 	handler := m.wantsSpare()
-	program := m.program(handler)
+	program, most := m.program(handler), m.settings().MonitorPods
 	m.crews.mu.Lock()
+	full := len(c.pods) == most
 	delete(c.pods, p.id)
 	last, conn := len(c.pods) == 0 && m.crews.all[c.dir] == c, c.conn
 	if last {
-		c.spare = m.crews.spares && m.crews.goodSpare(c, handler, program)
+		c.spare = m.crews.spares && m.crews.goodSpare(c, handler, program, most)
 	}
 	if last && !c.spare {
 		delete(m.crews.all, c.dir)
 	}
 	stays := c.spare
 	m.crews.mu.Unlock()
+	if full {
+		m.tendSpare() // there is room beside the others now
+	}
 	if !last || stays {
 		return nil
 	}
@@ -240,11 +244,11 @@ func (m *Manager) leave(ctx context.Context, p *sandbox, c *crew) error {
 	return m.endCrew(ctx, c.dir, conn)
 }
 
-// goodSpare: a crew without pods can be the spare, and there is no other monitor of the
-// handler.
-func (s *crewSet) goodSpare(c *crew, handler, program string) bool {
+// goodSpare: a crew without pods can be the spare, and no other monitor of the handler has
+// room, for most pods each.
+func (s *crewSet) goodSpare(c *crew, handler, program string, most int) bool {
 	for _, o := range s.all {
-		if o != c && o.shared && o.handler == handler {
+		if o != c && o.shared && o.handler == handler && len(o.pods) < most {
 			return false
 		}
 	}

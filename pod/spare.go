@@ -14,9 +14,10 @@ import (
 
 // The spare is a monitor of the default handler that holds no pod, so that the next one
 // that comes alone does not wait for a monitor to start: a third of the time that such a
-// pod takes. There is one where no other monitor of that handler is: who comes beside others is
-// placed in theirs. It is started behind what goes on, or the monitor that the last pod
-// has left; it ends with the Manager, and when its daemon is killed (shim/task).
+// pod takes. It is started behind what goes on where no other monitor of that handler is, or is
+// the one that the last pod has left where no other has room; who comes beside others that
+// have is placed in theirs, and the spare is ended. It ends with the Manager, and when its
+// daemon is killed (shim/task).
 
 // KeepMonitorReady has a spare monitor be there from now on.
 func (m *Manager) KeepMonitorReady() {
@@ -69,7 +70,7 @@ func (m *Manager) changeSpare() {
 	ctx, cancel := undoContext(m.life)
 	defer cancel()
 	handler := m.wantsSpare()
-	c, over := m.crews.changeSpare(handler, m.program(handler), m.newSharedCrew)
+	c, over := m.crews.changeSpare(handler, m.program(handler), m.settings().MonitorPods, m.newSharedCrew)
 	for _, c := range over {
 		if err := m.endSpare(ctx, c); err != nil {
 			m.o.Log.Warn("end the spare monitor", "dir", c.dir, "error", err)
@@ -82,21 +83,23 @@ func (m *Manager) changeSpare() {
 
 // changeSpare takes out those that are not wanted, to be ended, and makes the one that is,
 // to be started.
-func (s *crewSet) changeSpare(handler, program string, create func(handler string) *crew) (begin *crew, over []*crew) {
+func (s *crewSet) changeSpare(handler, program string, most int, create func(handler string) *crew) (begin *crew, over []*crew) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	others := false
+	others, room := false, false
 	for _, c := range s.all {
-		others = others || c.shared && c.handler == handler && !c.spare && c.err == nil
+		if c.shared && c.handler == handler && !c.spare && c.err == nil {
+			others, room = true, room || len(c.pods) < most
+		}
 	}
 	for dir, c := range s.all {
 		switch {
 		case !c.spare:
-		case others || c.handler != handler || c.program != program:
+		case room || c.handler != handler || c.program != program:
 			over = append(over, c)
 			delete(s.all, dir)
 		default:
-			others = true // a second would be one too many
+			others, room = true, true // a second would be one too many
 		}
 	}
 	if others || handler == "" || !s.spares {
@@ -165,7 +168,7 @@ func (m *Manager) endSpares(ctx context.Context) error {
 	m.crews.spares = false
 	m.crews.mu.Unlock()
 	m.crews.tending.Wait() // it has a time limit
-	_, over := m.crews.changeSpare("", "", nil)
+	_, over := m.crews.changeSpare("", "", 0, nil)
 	var err error
 	for _, c := range over {
 		err = errors.Join(err, m.endSpare(ctx, c))

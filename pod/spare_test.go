@@ -106,6 +106,23 @@ func TestRealSpare(t *testing.T) {
 	only(t, n.monitorsAre(1)) // full, and none is started for who may never come
 	c := n.run(m, n.pod("c"))
 	n.monitorsAre(2)
+
+	// One that is left while the others are full stays, until one of them has room.
+	for range 2 {
+		was := monitorOf(c)
+		remove(c)
+		n.monitorsAre(2)
+		if c = n.run(m, n.pod("c")); monitorOf(c) != was {
+			t.Errorf("the pod beside a full monitor is on %d, was on %d", monitorOf(c), was)
+		}
+	}
+	remove(c)
+	remove(a)
+	if left := only(t, n.monitorsAre(1)); left != first {
+		t.Errorf("monitor %d stays, the pods are on %d", left, first)
+	}
+	a, c = n.run(m, n.pod("a")), n.run(m, n.pod("c"))
+	n.monitorsAre(2)
 	remove(a)
 	remove(b) // others are there
 	second := only(t, n.monitorsAre(1))
