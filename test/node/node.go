@@ -132,9 +132,10 @@ func Start(tb testing.TB, o Options) *Node {
 		Subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, id[0]%60 + 190, id[1], 0}), 24),
 		config: filepath.Join(dir, "config.toml"),
 	}
-	if o.CgroupDriver == "" {
+	switch o.CgroupDriver {
+	case "":
 		o.CgroupDriver = "cgroupfs"
-	} else if o.CgroupDriver == "systemd" {
+	case "systemd":
 		// A dash is a slice within another.
 		n.Parent = "/" + strings.ReplaceAll(filepath.Base(dir), "-", "") + ".slice"
 	}
