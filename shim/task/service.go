@@ -75,7 +75,9 @@ type Service struct {
 	pins    *sys.Pins // nil under containerd
 	kept    *keeper
 	rest    *idle.Rest // ended by every verb that uses memory
-	stop    sync.Once
+
+	second secondProcessor
+	stop   sync.Once
 
 	mu        sync.Mutex
 	tasks     map[string]*task

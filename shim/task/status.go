@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -68,24 +70,39 @@ func nanos(t time.Time) int64 {
 	return t.UnixNano()
 }
 
+// manyPods are worth a second processor: a pod takes a tenth of a millisecond.
+const manyPods = 16
+
 // podsStats is podStats for each of several pods.
 func (s *Service) podsStats(ctx context.Context, r *podsStatsRequest) (*podsStatsResponse, error) {
 	s.rest.Busy()
-	a := &podsStatsResponse{}
-	var bases cgroup.Bases
-	defer bases.Close()
-	for _, pod := range r.Pods {
-		if ctx.Err() != nil {
-			return nil, ctx.Err() // nobody waits any more
-		}
-		stats, err := s.readPod(ctx, pod, &bases)
-		one := &podStats{Stats: stats}
-		if err != nil {
-			one.Error = err.Error()
-		}
-		a.Pods = append(a.Pods, one)
+	parts := 1
+	if len(r.Pods) >= manyPods {
+		parts = 2
+		defer s.second.use()()
 	}
-	return a, nil
+	a := &podsStatsResponse{Pods: make([]*podStats, len(r.Pods))}
+	var next atomic.Int64
+	var reading sync.WaitGroup
+	for range parts {
+		reading.Go(func() {
+			var bases cgroup.Bases // for one at a time
+			defer bases.Close()
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(r.Pods) {
+					return
+				}
+				stats, err := s.readPod(ctx, r.Pods[i], &bases)
+				a.Pods[i] = &podStats{Stats: stats}
+				if err != nil {
+					a.Pods[i].Error = err.Error()
+				}
+			}
+		})
+	}
+	reading.Wait()
+	return a, ctx.Err() // nobody waits any more
 }
 
 // podStats reads several cgroups at once: with processes, all of their counters. A container that has none, any more or
