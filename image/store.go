@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -174,7 +173,7 @@ func takeLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	taken, err := sys.LockWithin(f, time.Second)
+	taken, err := sys.Lock(f)
 	if err == nil && !taken {
 		err = ErrLocked
 	}

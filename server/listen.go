@@ -34,10 +34,6 @@ const dialTimeout = 2 * time.Second
 // deathTimeout is how long a killed daemon may take to disappear.
 const deathTimeout = 3 * time.Second
 
-// childTimeout is how long its children may have its lock, once it is dead: until they
-// execute their programs.
-const childTimeout = time.Second
-
 // Socket is a listening unix socket and the lock that makes it ours. Who serves
 // on Listener may close it; the lock is held until Close.
 type Socket struct {
@@ -107,7 +103,7 @@ func takeLock(ctx context.Context, path string) (*os.File, error) {
 		return nil, err
 	}
 	waitForDeath(ctx, lock)
-	taken, err := sys.LockWithin(lock, childTimeout)
+	taken, err := sys.Lock(lock)
 	if err == nil && !taken {
 		err = ErrInUse
 	}

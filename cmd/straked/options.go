@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	"k8s.io/klog/v2"
@@ -78,7 +77,7 @@ func lockState(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	taken, err := sys.LockWithin(f, time.Second)
+	taken, err := sys.Lock(f)
 	if err == nil && !taken {
 		err = errors.New("another daemon is using it: stop that, or choose another --state")
 	}

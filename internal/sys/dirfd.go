@@ -336,10 +336,13 @@ func TryLock(f *os.File) (taken bool, err error) {
 	return err == nil, err
 }
 
-// LockWithin is TryLock that gives whoever has the lock so much time to give it up. What a
-// killed process had locked is free only when its last child has executed its program: until
-// then that one has the files, too. If it is not taken, the caller closes f.
-func LockWithin(f *os.File, grace time.Duration) (taken bool, err error) {
+// lockGrace is how long the children of a dead process may have its locks.
+const lockGrace = time.Second
+
+// Lock is TryLock that waits a moment. What a killed process had locked is free only when its
+// last child has executed its program: until then that one has the files, too. If it is
+// not taken, the caller closes f.
+func Lock(f *os.File) (taken bool, err error) {
 	if taken, err = TryLock(f); taken || err != nil {
 		return taken, err
 	}
@@ -359,10 +362,10 @@ func LockWithin(f *os.File, grace time.Duration) (taken bool, err error) {
 	select {
 	case err := <-locked:
 		return err == nil, err
-	case <-time.After(grace):
+	case <-time.After(lockGrace):
 		return false, nil
 	}
 }
 
-// Unlock gives up a lock of TryLock for everybody who has inherited the file, too.
+// Unlock gives up a lock of TryLock or Lock for everybody who has inherited the file, too.
 func Unlock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }

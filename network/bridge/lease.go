@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/sys"
@@ -78,7 +77,7 @@ func (s *leases) open() (err error) {
 			err = fmt.Errorf("bridge leases: %w", err)
 		}
 	}()
-	if taken, err := sys.LockWithin(lock, time.Second); err != nil {
+	if taken, err := sys.Lock(lock); err != nil {
 		return err
 	} else if !taken {
 		return fmt.Errorf("%s: another process uses the directory", lock.Name())
