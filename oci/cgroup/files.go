@@ -26,9 +26,6 @@ func open(name string, flags int) (int, error) {
 	}
 }
 
-// oPath is O_PATH, fcntl.h: a handle that only names are looked up with.
-const oPath = 0x200000
-
 func openDir(name string) (int, error) {
 	return open(name, syscall.O_RDONLY|syscall.O_DIRECTORY)
 }
@@ -95,7 +92,7 @@ func readFD(fd int, name string) (string, error) {
 
 // readCounters is readFile for a file that the kernel writes as one piece: it takes
 // one read less to see that there is no more. The file is looked up by name from handle,
-// which spares the kernel its whole path, or atCWD; dir and file say which it is.
+// which spares the kernel its whole path, or abi.AtFDCWD; dir and file say which it is.
 //
 // What it returns is in buf, unless that is too small.
 func readCounters(handle int, name, dir, file string, buf []byte) ([]byte, error) {
@@ -128,9 +125,6 @@ func readCounters(handle int, name, dir, file string, buf []byte) ([]byte, error
 		return buf[:n], nil
 	}
 }
-
-// atCWD is AT_FDCWD, fcntl.h: an absolute name needs no handle.
-const atCWD = -100
 
 // readUint reads a file of one number. "max" is NoLimit.
 func readUint(name string) (uint64, error) {

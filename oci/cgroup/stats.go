@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/strake-containers/strake/internal/abi"
 )
 
 // NoLimit is the value of a limit that is not set.
@@ -87,7 +89,7 @@ func (b *Bases) find(h hierarchy, cgroupPath string) (handle int, below string, 
 	handle, known := b.handles[key]
 	if !known {
 		var err error
-		if handle, err = open(key.mount+key.base, oPath|syscall.O_DIRECTORY); err != nil {
+		if handle, err = open(key.mount+key.base, abi.OPath|syscall.O_DIRECTORY); err != nil {
 			handle = -1 // the whole path says why
 		}
 		if b.handles == nil {
@@ -184,7 +186,7 @@ func (r *reader) open(h hierarchy, cgroupPath string) {
 		return
 	}
 	if h.v2 || !r.usage {
-		fd, err := open(r.dir, oPath|syscall.O_DIRECTORY)
+		fd, err := open(r.dir, abi.OPath|syscall.O_DIRECTORY)
 		r.handle, r.looks, r.own = fd, err == nil, err == nil // else the path says why
 	}
 }
@@ -209,7 +211,7 @@ func (r *reader) number(file string) uint64 {
 func (r *reader) read(file string) ([]byte, error) {
 	switch {
 	case !r.looks:
-		return readCounters(atCWD, r.dir+"/"+file, r.dir, file, r.buf)
+		return readCounters(abi.AtFDCWD, r.dir+"/"+file, r.dir, file, r.buf)
 	case r.below == "":
 		return readCounters(r.handle, file, r.dir, file, r.buf)
 	}
