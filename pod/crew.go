@@ -224,13 +224,13 @@ func (m *Manager) leave(ctx context.Context, p *sandbox, c *crew) error {
 	}
 	stays := c.spare
 	m.crews.mu.Unlock()
-	if full {
-		m.tendSpare() // there is room beside the others now
+	ends := last && !stays
+	if full || ends {
+		defer m.tendSpare() // there is room beside the others now, or may be no monitor
 	}
-	if !last || stays {
+	if !ends {
 		return nil
 	}
-	defer m.tendSpare() // there may be none now
 	c.kept.Close()
 	_ = os.Remove(m.eventsPath(c.id) + ".ttrpc") // of a handler that is a shim; else there is none
 	if conn != nil {

@@ -41,7 +41,8 @@ type podRecord struct {
 	IPs      []netip.Addr `json:"ips,omitempty"`
 	// Labels are the pod's, of SELinux.
 	Labels bundle.Labels `json:"labels,omitzero"`
-	// Abandoned: its client had given up when it was finished, then, and was not seen since.
+	// Abandoned: its client had given up when it was finished, at AbandonedAt, and was not
+	// seen since. A record from before AbandonedAt has Abandoned alone.
 	Abandoned   bool      `json:"abandoned,omitempty"`
 	AbandonedAt time.Time `json:"abandonedAt,omitzero"`
 }
