@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 func itoa(port uint16) string { return strconv.Itoa(int(port)) }
@@ -30,6 +33,22 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("waited in vain for %s", what)
 		}
 	}
+}
+
+// initPid is the pid, on the host, of a container's first process.
+func (p *pod) initPid(ctr string) int {
+	p.t.Helper()
+	r, err := p.Runtime.ContainerStatus(p.t.Context(), &cri.ContainerStatusRequest{ContainerId: ctr, Verbose: true})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var info struct {
+		Pid int `json:"pid"`
+	}
+	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil || info.Pid == 0 {
+		p.t.Fatalf("pid: %v of %s", err, r.Info["info"])
+	}
+	return info.Pid
 }
 
 // readLog splits a CRI log into time, stream, tag and text.

@@ -3,7 +3,6 @@ package cri
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -55,7 +54,7 @@ func TestHungContainerHoldsUpNobody(t *testing.T) {
 
 	each("frozen", func(t *testing.T, h *hung, config *cri.ContainerConfig) {
 		h.main = h.run(config)
-		thaw := freeze(t, freezer(t, h.pid()))
+		thaw := freeze(t, freezer(t, h.initPid(h.main)))
 		defer thaw()
 		live.goesOn(t)
 		h.execHangs("exec in container test/frozen/main: ")
@@ -65,7 +64,7 @@ func TestHungContainerHoldsUpNobody(t *testing.T) {
 
 	each("frozen-above", func(t *testing.T, h *hung, config *cri.ContainerConfig) {
 		h.main = h.run(config)
-		thaw := freeze(t, filepath.Dir(freezer(t, h.pid())))
+		thaw := freeze(t, filepath.Dir(freezer(t, h.initPid(h.main))))
 		defer thaw()
 		live.goesOn(t)
 		h.stopHangs(n, "test/frozen-above/main", "frozen")
@@ -75,7 +74,7 @@ func TestHungContainerHoldsUpNobody(t *testing.T) {
 
 	each("traced", func(t *testing.T, h *hung, config *cri.ContainerConfig) {
 		h.main = h.run(config)
-		release := traceStop(t, h.pid())
+		release := traceStop(t, h.initPid(h.main))
 		defer release()
 		live.goesOn(t)
 		if r := h.exec(h.main, "echo", "beside it"); string(r.Stdout) != "beside it\n" {
@@ -240,22 +239,6 @@ func stream(ctx context.Context, url string, o remotecommand.StreamOptions) erro
 		return err
 	}
 	return e.StreamWithContext(ctx, o)
-}
-
-// pid is the container's init, on the host.
-func (h *hung) pid() int {
-	h.t.Helper()
-	r, err := h.Runtime.ContainerStatus(h.t.Context(), &cri.ContainerStatusRequest{ContainerId: h.main, Verbose: true})
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	var info struct {
-		Pid int `json:"pid"`
-	}
-	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil || info.Pid == 0 {
-		h.t.Fatalf("pid: %v of %s", err, r.Info["info"])
-	}
-	return info.Pid
 }
 
 // ends stops and removes the pod, whose container ends with that code.

@@ -1,7 +1,6 @@
 package cri
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,25 +17,11 @@ import (
 // process is the SELinux label of a container's first process.
 func (p *pod) process(ctr string) string {
 	p.t.Helper()
-	label, err := selinux.PidLabel(p.init(ctr))
+	label, err := selinux.PidLabel(p.initPid(ctr))
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	return label
-}
-
-// init is the pid of a container's first process.
-func (p *pod) init(ctr string) int {
-	p.t.Helper()
-	s, err := p.Runtime.ContainerStatus(p.t.Context(), &cri.ContainerStatusRequest{ContainerId: ctr, Verbose: true})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	var info struct{ Pid int }
-	if err := json.Unmarshal([]byte(s.Info["info"]), &info); err != nil || info.Pid == 0 {
-		p.t.Fatalf("%v, %v", s.Info, err)
-	}
-	return info.Pid
 }
 
 // TestSELinux: a pod is kept from the host and from other pods by labels of its own, which
@@ -70,7 +55,7 @@ func TestSELinux(t *testing.T) {
 		t.Fatalf("the process has the label %s", one.process(ctr))
 	}
 	for _, path := range []string{"/", "/bin/busybox", "/dev", "/dev/shm", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/relabelled", "/relabelled/file"} {
-		got, err := selinux.FileLabel(filepath.Join("/proc", strconv.Itoa(one.init(ctr)), "root", path))
+		got, err := selinux.FileLabel(filepath.Join("/proc", strconv.Itoa(one.initPid(ctr)), "root", path))
 		if err != nil || got != file+level {
 			t.Errorf("%s has the label %s, %v, the pod's level is %s", path, got, err, level)
 		}
