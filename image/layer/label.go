@@ -56,7 +56,8 @@ func labelTree(root, label string) error {
 }
 
 // roFileLabel is the ro_file of lxc_contexts, which containers-common may have put beside
-// the policy's own; "" if there is none.
+// the policy's own; "" if there is none. (go-selinux's ROFileLabel is deprecated, and empty
+// until something else has asked for the containers' labels.)
 func roFileLabel(root string) string {
 	value := func(path, key string) string {
 		data, err := os.ReadFile(filepath.Join(root, path))
