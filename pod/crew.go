@@ -510,7 +510,11 @@ func (m *Manager) endOrphanCrews(ctx context.Context) {
 		if conn != nil {
 			err = errors.Join(err, conn.Close())
 		}
-		m.o.Log.Warn("ended a monitor without pods", "dir", dir, "error", err)
+		if err != nil {
+			m.o.Log.Warn("end a monitor without pods", "dir", dir, "error", err)
+			return
+		}
+		m.o.Log.Info("ended a monitor without pods", "dir", dir) // the spare of one that was killed
 	})
 }
 
