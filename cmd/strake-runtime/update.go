@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/oci/spec"
 )
@@ -57,7 +58,11 @@ func bindUpdate(a *app, f *flags) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		return c.Update(&r)
+		if err := c.Update(&r); err != nil {
+			return err
+		}
+		a.log.warn(cgroup.LeftOut(&r)...)
+		return nil
 	}
 }
 

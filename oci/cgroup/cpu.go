@@ -9,6 +9,17 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
+// LeftOut says what of a container's limits is not applied beside others of them: an idle
+// group has no shares (cgroup-v2.rst, cpu.idle).
+func LeftOut(r *specs.LinuxResources) []string {
+	if r == nil || r.CPU == nil || !isIdle(r.CPU) || !isSet(r.CPU.Shares) {
+		return nil
+	}
+	return []string{"linux.resources.cpu.shares: unable to apply both shares and idle: an idle cgroup has no shares"}
+}
+
+func isIdle(cpu *specs.LinuxCPU) bool { return cpu.Idle != nil && *cpu.Idle == 1 }
+
 func cpuV1(r *specs.LinuxResources) ([]setting, error) {
 	cpu := r.CPU
 	if cpu == nil {
@@ -18,8 +29,7 @@ func cpuV1(r *specs.LinuxResources) ([]setting, error) {
 	add := func(file, field string, value any) {
 		s = append(s, setting{file: file, value: fmt.Sprint(value), field: "cpu." + field})
 	}
-	idle := cpu.Idle != nil && *cpu.Idle == 1
-	if isSet(cpu.Shares) && !idle { // an idle group has no shares
+	if isSet(cpu.Shares) && !isIdle(cpu) { // LeftOut says so
 		add("cpu.shares", "shares", *cpu.Shares)
 	}
 	if isSet(cpu.Period) {
@@ -52,8 +62,7 @@ func cpuV2(r *specs.LinuxResources) ([]setting, error) {
 		return nil, notV2("cpu.realtimeRuntime and realtimePeriod")
 	}
 	var s []setting
-	idle := cpu.Idle != nil && *cpu.Idle == 1
-	if isSet(cpu.Shares) && !idle {
+	if isSet(cpu.Shares) && !isIdle(cpu) {
 		s = append(s, setting{file: "cpu.weight", value: fmt.Sprint(cpuWeight(*cpu.Shares)), field: "cpu.shares"})
 	}
 	if isSet(cpu.Quota) || isSet(cpu.Period) {

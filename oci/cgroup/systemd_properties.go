@@ -119,7 +119,7 @@ func cpuProperties(cpu *specs.LinuxCPU, v2 bool, version func() (int, error), ad
 	if cpu == nil {
 		return nil
 	}
-	idle := cpu.Idle != nil && *cpu.Idle == 1
+	idle := isIdle(cpu)
 	switch {
 	case !v2 && isSet(cpu.Shares):
 		add("CPUShares", dbus.Uint64(*cpu.Shares))

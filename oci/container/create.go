@@ -116,7 +116,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	// 6. The process, up to its gate. It is on record, and known to who is to
 	// know it, before it can run its program; a process whose creator dies before
 	// that ends by itself.
-	proc := &Process{Warnings: prog.Warnings}
+	proc := &Process{Warnings: append(prog.Warnings, cgroup.LeftOut(s.Linux.Resources)...)}
 	undo.Push("close console", func() error { return closeFile(proc.Console) })
 	place := func() error { return nil }
 	var net netDevices

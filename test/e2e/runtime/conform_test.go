@@ -170,6 +170,29 @@ func TestCapabilityWarnings(t *testing.T) {
 	}
 }
 
+// Shares beside idle are left out, which create and update say.
+func TestIdleHasNoShares(t *testing.T) {
+	h := newHost(t)
+	const words = "linux.resources.cpu.shares: unable to apply both shares and idle"
+	limit := func(s *specs.Spec) {
+		shares, idle := uint64(512), int64(1)
+		s.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &shares, Idle: &idle}}
+	}
+	r := h.do("create", "--bundle", h.bundle(limit, "sleep"), "a")
+	if r.code != 0 || !strings.Contains(r.err, words) {
+		t.Errorf("create: exit code %d, %q", r.code, r.err)
+	}
+	r = h.do("update", "--cpu-share", "300", "--cpu-idle", "1", "a")
+	if r.code != 0 || !strings.Contains(r.err, words) {
+		t.Errorf("update: exit code %d, %q", r.code, r.err)
+	}
+	r = h.do("update", "--cpu-idle", "1", "a")
+	if r.code != 0 || r.err != "" {
+		t.Errorf("idle alone: exit code %d, %q", r.code, r.err)
+	}
+	h.must("delete", "--force", "a")
+}
+
 // Which containers, by a regular expression.
 func TestRegex(t *testing.T) {
 	h := newHost(t)
