@@ -3,7 +3,9 @@ package pod
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
+	"os/exec"
 	"slices"
 	"sync"
 
@@ -68,12 +70,26 @@ func appArmorProfile() (string, error) {
 	defer appArmorLoad.Unlock()
 	loaded, err := apparmor.IsLoaded(defaultAppArmor)
 	if err == nil && !loaded {
+		if _, missing := exec.LookPath("apparmor_parser"); missing != nil {
+			return "", fmt.Errorf("%w: %q is not loaded, and apparmor_parser, which would load it, is not there: install the package apparmor", bundle.ErrNoDefaultProfile, defaultAppArmor)
+		}
 		err = apparmor.InstallDefault(defaultAppArmor)
 	}
 	if err != nil {
-		return "", fmt.Errorf("load the default profile: %w (the package apparmor has apparmor_parser)", err)
+		return "", fmt.Errorf("load the default AppArmor profile: %w", err)
 	}
 	return defaultAppArmor, nil
+}
+
+// warnUnconfined says once, at the start, that containers will run without a profile where
+// others would have one.
+func warnUnconfined(log *slog.Logger, h bundle.Host) {
+	if !h.AppArmor {
+		return
+	}
+	if _, err := h.DefaultAppArmor(); errors.Is(err, bundle.ErrNoDefaultProfile) {
+		log.Warn("containers that ask for no AppArmor profile run without one", "error", err)
+	}
 }
 
 // appArmorLoaded says whether there is such a profile; yes where that cannot be read,

@@ -145,6 +145,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 		undoing: map[podKey]*work{}, halfMade: map[string]*work{},
 	}
 	m.now.Store(&o.Settings)
+	warnUnconfined(o.Log, m.host)
 	m.life, m.end = context.WithCancel(context.WithoutCancel(ctx))
 	if _, ours := o.Monitors.(ShimMonitors); ours {
 		m.pins = filepath.Join(o.State, "pins")

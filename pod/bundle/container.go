@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"errors"
 	"io/fs"
 	"path"
 	"slices"
@@ -282,7 +283,10 @@ func appArmor(s *Security, h *Host) (string, error) {
 		return "", unsupported(field, "the host has no AppArmor")
 	case p == nil || p.Type == ProfileRuntimeDefault:
 		name, err := h.DefaultAppArmor()
-		if err != nil {
+		switch {
+		case p == nil && errors.Is(err, ErrNoDefaultProfile):
+			return "", nil // as with Docker and containerd
+		case err != nil:
 			return "", unsupported(field, "%v", err)
 		}
 		return name, nil
