@@ -4,6 +4,7 @@ import (
 	"os"
 
 	_ "github.com/strake-containers/strake/internal/growstack" // before anything else
+	"github.com/strake-containers/strake/oci/container"
 	"github.com/strake-containers/strake/oci/early"
 )
 
@@ -28,8 +29,10 @@ var oneThread = [...]byte{'G', 'O', 'M', 'A', 'X', 'P', 'R', 'O', 'C', 'S', '=',
 // entered says that entry has put it there.
 var entered bool
 
-// leaveEnvironment keeps what entry has put into the environment from hooks.
+// leaveEnvironment keeps what entry, or a first start of this program that has sealed it, has
+// put into the environment from hooks.
 func leaveEnvironment() {
+	container.LeaveEnvironment()
 	if entered {
 		_ = os.Unsetenv("GOMAXPROCS") // fails for names with '=' only
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/strake-containers/strake/oci/launch"
 )
 
 // TestEntry: linked with its own entry, the program has one thread's worth of Go's
@@ -77,7 +79,11 @@ func schedulerOf(t *testing.T, program string, env []string) string {
 
 func TestLeaveEnvironment(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "2")
+	t.Setenv(launch.SealedEnv, "1")
 	leaveEnvironment()
+	if got, ok := os.LookupEnv(launch.SealedEnv); ok {
+		t.Errorf("%s of the sealed start stays: %q", launch.SealedEnv, got)
+	}
 	if got := os.Getenv("GOMAXPROCS"); got != "2" {
 		t.Errorf("the caller's GOMAXPROCS has become %q", got)
 	}

@@ -15,3 +15,7 @@ var ErrUnsealed = launch.ErrUnsealed
 // makes one container only when told ErrUnsealed, and keeps the descriptors that
 // it has marked to close on exec and needs again.
 func Seal(keep ...*os.File) error { return launch.Seal(keep...) }
+
+// LeaveEnvironment keeps what Seal has put into the environment from hooks; see
+// launch.LeaveEnvironment.
+func LeaveEnvironment() { launch.LeaveEnvironment() }

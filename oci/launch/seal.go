@@ -15,6 +15,18 @@ import (
 // SealedEnv, with any value, tells a program that it has been executed by Seal.
 const SealedEnv = "_STRAKE_SEALED"
 
+// marked says that this program has been executed by Seal.
+var marked bool
+
+// LeaveEnvironment keeps what Seal has put into the environment from the programs that this one
+// starts: a hook may be this program again. It is for main, before there is a second goroutine.
+func LeaveEnvironment() {
+	if _, ok := os.LookupEnv(SealedEnv); ok {
+		marked = true
+		_ = os.Unsetenv(SealedEnv) // fails for names with '=' only
+	}
+}
+
 // Seal makes sure that nobody can ever write to this program's file through a
 // process of ours: it executes the program again from a read-only mount of its
 // own file, which is attached nowhere. It returns in the program so executed, or
@@ -29,8 +41,7 @@ const SealedEnv = "_STRAKE_SEALED"
 //
 // Of the descriptors that close on exec, it has those in keep.
 func Seal(keep ...*os.File) error {
-	marked := os.Getenv(SealedEnv) != ""
-	_ = os.Unsetenv(SealedEnv)
+	LeaveEnvironment()
 	if marked {
 		name := append([]byte(filepath.Base(os.Args[0])), 0)
 		_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0) // cosmetic
