@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -509,6 +510,22 @@ func TestRealEnds(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "/no/such/command") {
 			t.Errorf("missing command, tty %v: %v", tty, err)
 		}
+	}
+}
+
+// A handler whose program is not there refuses a pod and leaves nothing of it, in a monitor
+// for many pods or for one.
+func TestHandlerWithoutProgram(t *testing.T) {
+	for _, pods := range []int{1, 50} {
+		t.Run(fmt.Sprint(pods), func(t *testing.T) {
+			n := newRealNode(t)
+			n.monitorPods = pods
+			n.change = func(o *Options) { o.Runtimes["gone"] = Runtime{Monitor: filepath.Join(n.root, "none")} }
+			_, err := n.open().RunPod(t.Context(), n.pod("a"), "gone")
+			if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), n.root+"/none") {
+				t.Error(err)
+			}
+		})
 	}
 }
 

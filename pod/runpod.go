@@ -270,6 +270,9 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox) (err error) {
 		return err
 	}
 	c, monitor, err := m.place(ctx, p)
+	if errors.Is(err, client.ErrNotStarted) {
+		return errors.Join(err, os.RemoveAll(dir)) // there is no program either that could undo it
+	}
 	if err != nil {
 		return err
 	}

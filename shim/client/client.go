@@ -37,6 +37,7 @@ var (
 	ErrAlreadyExists = errors.New("already exists")
 	ErrUnavailable   = errors.New("monitor is unavailable")
 	ErrTimeout       = errors.New("timed out")
+	ErrNotStarted    = errors.New("the program could not be executed") // Start has left nothing
 )
 
 // Monitor is a connection to a monitor.

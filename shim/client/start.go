@@ -52,7 +52,10 @@ func Start(ctx context.Context, o StartOptions) (_ *Monitor, err error) {
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start monitor %s: %w: %w", o.ID, ErrNotStarted, err) // names the program
+	}
+	if err := cmd.Wait(); err != nil {
 		return nil, fmt.Errorf("start monitor %s: %s: %w: %s", o.ID, o.Binary, err, strings.TrimSpace(stderr.String()))
 	}
 	var b bootstrap
