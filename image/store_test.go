@@ -494,6 +494,7 @@ func TestPullFaults(t *testing.T) {
 		fault     *fake.Fault
 		class     error
 	}{
+		{"a wrong range after a break", "a:1", &fake.Fault{Suffix: blob, WrongRange: true}, ErrDigestMismatch},
 		{"wrong digest", "a:1", &fake.Fault{Suffix: blob, Replace: other}, ErrDigestMismatch},
 		{"truncated", "a:1", &fake.Fault{Suffix: blob, Replace: last[:len(last)/2]}, ErrUnavailable},
 		{"always closes half-way", "a:1", &fake.Fault{Suffix: blob, CutAfter: 1000}, ErrUnavailable},
@@ -514,6 +515,9 @@ func TestPullFaults(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			defer reg.Behave()
 			if c.fault != nil {
+				if c.fault.WrongRange {
+					reg.Misbehave(fake.Fault{Suffix: blob, CutAfter: 100_000, Times: 1})
+				}
 				reg.Misbehave(*c.fault)
 			}
 			_, err := s.Pull(t.Context(), reg.Addr+"/"+c.ref, PullOptions{})

@@ -3,11 +3,16 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"io"
+	"log/slog"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -382,6 +387,63 @@ func TestTLS(t *testing.T) {
 	}
 	if err := resolve(wrong); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("an unknown authority: %v", err)
+	}
+}
+
+// TestTLSClient is let in by a client's certificate, in each form that one is configured in.
+func TestTLSClient(t *testing.T) {
+	testutil.CheckLeaks(t)
+	registry := fake.New()
+	if _, err := registry.Add("a", "1", fake.Image{}); err != nil {
+		t.Fatal(err)
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	private := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
+
+	s := httptest.NewUnstartedServer(registry)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}
+	s.TLS.ClientCAs.AddCert(known)
+	s.StartTLS()
+	defer s.Close()
+	addr := strings.TrimPrefix(s.URL, "https://")
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
+	for name, files := range map[string]map[string]string{
+		"docker":            {"client.cert": cert, "client.key": private},
+		"hosts.toml, pairs": {"hosts.toml": `client = [["c.pem", "k.pem"]]`, "c.pem": cert, "k.pem": private},
+		"hosts.toml, files": {"hosts.toml": `client = ["both.pem"]`, "both.pem": cert + private},
+		"hosts.toml, file":  {"hosts.toml": `client = "both.pem"`, "both.pem": cert + private},
+		"none":              {"hosts.toml": ""},
+	} {
+		dir := t.TempDir()
+		write(t, dir, addr+"/ca.crt", ca)
+		for file, text := range files {
+			if file == "hosts.toml" {
+				text = "server = \"" + s.URL + "\"\nca = \"ca.crt\"\n" + text
+			}
+			write(t, dir, addr+"/"+file, text)
+		}
+		err := pullAndPush(t.Context(), open(t, Config{ConfigPath: dir}, addr+"/a:1", nil))
+		if name == "none" && (!errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "certificate")) || name != "none" && err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
