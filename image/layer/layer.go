@@ -119,6 +119,10 @@ func Unpack(ctx context.Context, dir string, src Source, limits Limits) (Result,
 	}
 	defer func() { _ = sys.CloseFd(root) }()
 	limits = limits.withDefaults()
+	// Packing adds next to nothing, and the padding of a tar less than its content and headers.
+	if most := limits.MaxTar(); src.Size > 2*most+1<<20 {
+		return Result{}, fmt.Errorf("layer %s: %w: %d bytes packed, and no more than %d may be in it", src.Digest, ErrLimit, src.Size, most)
+	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	blob, plain, toHash := newPipe(ctx), newPipe(ctx), newPipe(ctx)

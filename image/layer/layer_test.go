@@ -506,6 +506,13 @@ func TestUnpackLimits(t *testing.T) {
 	if _, _, err := unpack(t, data, Limits{Bytes: 1001, Entries: 2}); err != nil {
 		t.Error(err)
 	}
+	// What cannot be within them is not begun with.
+	src := sourceOf(data, data)
+	src.Size = 1 << 40
+	src.Open = func(context.Context) (io.ReadCloser, error) { t.Error("fetched"); return nil, io.ErrNoProgress }
+	if _, err := Unpack(t.Context(), t.TempDir(), src, Limits{}); !errors.Is(err, ErrLimit) {
+		t.Errorf("a terabyte: error %v", err)
+	}
 }
 
 // zeros is a tar of one large file, which compresses a thousandfold.
