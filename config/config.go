@@ -138,12 +138,14 @@ type Registry struct {
 // overlay, overlay-userxattr, btrfs or copy. MaxLayer… bound what one layer may unpack
 // to: bytes of content, entries of its tar, times its packed size beyond the first
 // GiB, bytes of holes in sparse files. KeepLayerBlobs keeps layers packed as well:
-// for push and save bit by bit, and to unpack them again without a registry. The
+// for push and save bit by bit, and to unpack them again without a registry. Verity has
+// the kernel check what is read of blobs and layers, where the file system can. The
 // others name containers' signature files; "" is none, and a file that is not there
 // says nothing.
 type Images struct {
 	Driver            string `toml:"driver" json:"driver"`
 	KeepLayerBlobs    bool   `toml:"keep_layer_blobs" json:"keep_layer_blobs"`
+	Verity            bool   `toml:"verity" json:"verity"`
 	MaxLayerBytes     int64  `toml:"max_layer_bytes" json:"max_layer_bytes"`
 	MaxLayerEntries   int64  `toml:"max_layer_entries" json:"max_layer_entries"`
 	MaxLayerRatio     int64  `toml:"max_layer_ratio" json:"max_layer_ratio"`

@@ -30,7 +30,7 @@ func TestDefaultTOML(t *testing.T) {
 		}
 	}
 	for _, key := range []string{"root", "state", "address", "log_level", "log_format", "cgroup_driver", "default_runtime",
-		"cni.conf_dir", "cni.bin_dirs", "cni.networks", "network.bridge", "network.subnets", "registry.config_path", "registry.registries_conf", "images.driver", "images.max_layer_bytes", "images.max_layer_entries", "images.max_layer_ratio", "images.max_layer_holes", "images.keep_layer_blobs", "images.signature_policy", "images.registries_d", "images.namespace_policies",
+		"cni.conf_dir", "cni.bin_dirs", "cni.networks", "network.bridge", "network.subnets", "registry.config_path", "registry.registries_conf", "images.driver", "images.max_layer_bytes", "images.max_layer_entries", "images.max_layer_ratio", "images.max_layer_holes", "images.keep_layer_blobs", "images.verity", "images.signature_policy", "images.registries_d", "images.namespace_policies",
 		"runtimes.strake.type", "runtimes.strake.path", "stream.address", "metrics.address", "tracing.endpoint", "tracing.protocol", "tracing.samples_per_million", "container_log.max_bytes", "container_log.driver", "container_log.options"} {
 		if keyLines([]byte(on.String()))[key] == 0 {
 			t.Errorf("default.toml does not show %s", key)

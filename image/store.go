@@ -52,6 +52,9 @@ type Options struct {
 	MountDir string
 	// Limits bound what one layer may unpack to; zero fields have defaults.
 	Limits layer.Limits
+	// Verity has the kernel check what is read of blobs and layers, where the file system
+	// can (fs-verity). It comes behind the flush, in nobody's way.
+	Verity bool
 	// Pinned are the names of images that garbage collection must leave.
 	Pinned []string
 	// Trust names the signature policy.
@@ -72,6 +75,7 @@ type Store struct {
 	layout   *layout.Layout
 	layers   *layer.Store
 	parallel chan struct{} // a token for each layer that may be fetched
+	verity   verity
 	closed   atomic.Bool
 
 	// mountMu serialises what Mount and Unmount do. It is taken before all others.
@@ -135,12 +139,15 @@ func Open(root string, o Options) (_ *Store, err error) {
 	if err := s.checkForm(); err != nil {
 		return nil, err
 	}
-	if s.layers, err = layer.OpenStore(filepath.Join(root, layersDir), o.Driver.Form(), s.log); err != nil {
+	if s.layers, err = layer.OpenStore(filepath.Join(root, layersDir), o.Driver.Form(), s.log, s.enableVerity); err != nil {
 		return nil, err
 	}
 	s.client = registry.New(o.Registry)
 	s.trust.Store(&o.Trust)
 	if err := s.recover(); err != nil {
+		return nil, err
+	}
+	if err := s.startVerity(); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -254,6 +261,7 @@ func (s *Store) Close() error {
 	}
 	s.mu.Unlock()
 	s.flying.Wait()
+	s.stopVerity()
 	var err error
 	if s.layout != nil {
 		err = s.layout.Close()

@@ -76,6 +76,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 		MountDir:       filepath.Join(c.State, "mounts"),
 		Registry:       registry.Config{ConfigPath: c.Registry.ConfigPath, RegistriesConf: c.Registry.RegistriesConf, UserAgent: "strake/" + version.Version},
 		KeepLayerBlobs: c.Images.KeepLayerBlobs,
+		Verity:         c.Images.Verity,
 		Limits: layer.Limits{
 			Bytes: c.Images.MaxLayerBytes, Entries: c.Images.MaxLayerEntries, Ratio: c.Images.MaxLayerRatio, Holes: c.Images.MaxLayerHoles,
 		},
@@ -169,7 +170,7 @@ func daemon(ctx context.Context, c config.Config, file string, log *slog.Logger,
 	removed := strake.Register(background, rpc, strake.Deps{
 		Pods: pods, Images: images,
 		Root: c.Root, State: c.State, Address: c.Address, Config: file,
-		CgroupMode: cgroupMode(), Storage: driver.Name(), NetworkName: networks.Name,
+		CgroupMode: cgroupMode(), Storage: storage(driver, images), NetworkName: networks.Name,
 		Runtimes: func() ([]*strakev1.Runtime, string) { return runtimeList(r.running.Load()) }, Log: log,
 		Reload: func() (*strakev1.ReloadResponse, error) {
 			did, err := r.reload()

@@ -19,6 +19,7 @@ import (
 
 	"github.com/strake-containers/strake/config"
 	"github.com/strake-containers/strake/image"
+	"github.com/strake-containers/strake/image/rootfs"
 	"github.com/strake-containers/strake/internal/certs"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/version"
@@ -204,6 +205,17 @@ func nodePlugins(c config.Config) *nri.Config {
 		Socket: c.NRI.Socket, Dir: c.NRI.PluginDir, ConfigDir: c.NRI.PluginConfigDir,
 		RegistrationTimeout: registration, RequestTimeout: request, Version: version.Version,
 	}
+}
+
+// storage says how images are kept, for people.
+func storage(driver rootfs.Driver, images *image.Store) string {
+	switch on, err := images.Verity(); {
+	case on:
+		return driver.Name() + ", fs-verity"
+	case err != nil:
+		return driver.Name() + ", without fs-verity: not on this file system with this kernel"
+	}
+	return driver.Name()
 }
 
 // workloads are the configuration's, in the order of their names.

@@ -728,7 +728,7 @@ func unpackStored(t *testing.T, s *Store, data []byte) Key {
 func TestTarAgain(t *testing.T) {
 	testutil.RequireRoot(t, "layers have owners")
 	testutil.CheckLeaks(t)
-	s, err := OpenStore(filepath.Join(t.TempDir(), "layers"), Trusted, slog.New(slog.DiscardHandler))
+	s, err := OpenStore(filepath.Join(t.TempDir(), "layers"), Trusted, slog.New(slog.DiscardHandler), func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

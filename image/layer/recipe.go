@@ -301,6 +301,9 @@ func (s *Store) Verify(key Key) (err error) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
+		if errors.Is(err, ErrDigestMismatch) {
+			return err // it says of what
+		}
 		if err != nil {
 			return t.broken(err)
 		}

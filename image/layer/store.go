@@ -25,6 +25,7 @@ const (
 	infoFile    = "layer.json"
 	formFile    = "form"
 	durableFile = "durable"
+	verityFile  = "verity"
 	fsDir       = "fs"
 	tmpDir      = "tmp"
 	emptyDir    = "empty"
@@ -49,7 +50,9 @@ func ChainKey(d digest.Digest) Key { return "chain-" + DiffKey(d) }
 
 // RootKey is the key of a whole image as one directory, by the chain of all its
 // diffIDs.
-func RootKey(d digest.Digest) Key { return "root-" + DiffKey(d) }
+func RootKey(d digest.Digest) Key { return rootPrefix + DiffKey(d) }
+
+const rootPrefix = "root-"
 
 // Info is layer.json.
 type Info struct {
@@ -72,6 +75,7 @@ type Info struct {
 //	ROOT/KEY/layer.json  Info
 //	ROOT/KEY/recipe      how the layer's tar is made again
 //	ROOT/KEY/durable     present once all of it is known to be on the device
+//	ROOT/KEY/verity      present once its files have fs-verity (verity.go)
 //	ROOT/form            the Form of all of them; without it Trusted
 //	ROOT/tmp/            drafts and rubbish; emptied at start
 //	ROOT/empty/          an empty layer, for images without any
@@ -83,6 +87,7 @@ type Store struct {
 	form   Form
 	bootID string
 	log    *slog.Logger
+	rest   func()         // called when everything is on the device
 	work   sync.WaitGroup // the flusher and the rubbish removers
 
 	mu      sync.Mutex
@@ -107,8 +112,8 @@ func FormOf(root string) (Form, error) {
 
 // OpenStore opens the directory, which the caller has locked, and repairs it:
 // drafts go, and so do layers of another form and those that a power cut may have
-// harmed.
-func OpenStore(root string, form Form, log *slog.Logger) (*Store, error) {
+// harmed. Whenever nothing waits for the device, rest is called; it must not wait.
+func OpenStore(root string, form Form, log *slog.Logger, rest func()) (*Store, error) {
 	for _, dir := range []string{root, filepath.Join(root, tmpDir), filepath.Join(root, emptyDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
@@ -130,7 +135,7 @@ func OpenStore(root string, form Form, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{root: root, fd: fd, form: form, bootID: bootID, log: log, layers: map[Key]Info{}}
+	s := &Store{root: root, fd: fd, form: form, bootID: bootID, log: log, rest: rest, layers: map[Key]Info{}}
 	if err := s.recover(); err != nil {
 		_ = sys.CloseFd(fd)
 		return nil, err
@@ -469,6 +474,7 @@ func (s *Store) flush() {
 		if len(keys) == 0 && !s.dirty {
 			s.flusher = false
 			s.mu.Unlock()
+			s.rest()
 			return
 		}
 		s.unsafe, s.dirty = nil, false
@@ -479,20 +485,20 @@ func (s *Store) flush() {
 			continue
 		}
 		for _, key := range keys {
-			if err := s.mark(key); err != nil {
+			// The mark itself needs no flush: without it the layer is merely made again.
+			if err := s.note(key, durableFile); err != nil {
 				s.log.Warn("image layer not marked durable", "layer", key, "error", err)
 			}
 		}
 	}
 }
 
-// mark notes that a layer is on the device. The mark itself needs no flush:
-// without it the layer is merely made again.
-func (s *Store) mark(key Key) error {
+// note makes one of the empty files beside a layer that say what has been done to it.
+func (s *Store) note(key Key, file string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.layers[key]; !ok {
 		return nil // removed meanwhile
 	}
-	return os.WriteFile(filepath.Join(s.root, string(key), durableFile), nil, 0o600)
+	return os.WriteFile(filepath.Join(s.root, string(key), file), nil, 0o600)
 }

@@ -31,6 +31,7 @@ import (
 
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/boot"
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 const (
@@ -306,6 +307,28 @@ func (l *Layout) Delete(d digest.Digest) error {
 		}
 	})
 	return nil
+}
+
+// HasVerity is nil if blobs can have fs-verity here, sys.ErrNoVerity if not.
+func (l *Layout) HasVerity() error { return sys.HasVerity(filepath.Join(l.root, ingestDir)) }
+
+// EnableVerity has the kernel check what is read of the blobs that are there, from now on.
+// Before each more is asked whether to go on.
+func (l *Layout) EnableVerity(more func() bool) error {
+	all, err := l.Blobs()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range all {
+		if !more() {
+			break
+		}
+		if err := sys.EnableVerity(l.path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Blobs lists all blobs.

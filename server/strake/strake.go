@@ -83,7 +83,7 @@ type Deps struct {
 	Root, State, Address string
 	Config               string // the configuration file; "" = none
 	CgroupMode           string // unified, hybrid or legacy
-	Storage              string // the name of the images driver
+	Storage              string // the name of the images driver, and whether files have fs-verity
 	NetworkName          func() string
 	Runtimes             func() (all []*strakev1.Runtime, byDefault string)
 	Reload               func() (*strakev1.ReloadResponse, error)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run.sh - the tests that touch cgroups, again, on a kernel with cgroup v2 only
 # (and AppArmor): a virtual machine, because the host may have v1; those of systemd's
-# scopes, in one that boots systemd; those of checkpoints and of killed monitors; and those
+# scopes, in one that boots systemd; those of checkpoints and of killed monitors; those of fs-verity; and those
 # of SELinux, enforcing a policy of ours.
 # Slow: the machine is emulated.
 set -euo pipefail
@@ -35,6 +35,7 @@ run oci/cgroup
 run oci/container
 STRAKE_BIN=$PWD/bin run test/e2e/runtime -- -test.run 'Labelled|ExecAgain' # with AppArmor
 run oci/container --disk 512 -- -test.run 'I[Dd][Mm]apped|MappedSource' # ext4 takes id mappings, this kernel's tmpfs not
+run image --disk 1024 -- -test.run Verity # of ext4 and btrfs, which the host's kernel may lack
 run test/e2e/cri --mem 2048 --disk 512 --lsm none -- -test.run '^TestCheckpoint' # with CRIU, which knows this kernel
 run pod --mem 2048 -- -test.run '^TestReal.*Killed' # on a kernel that keeps no exit codes (ADR 31)
 STRAKE_BIN=$PWD/bin run test/e2e/runtime --lsm selinux -- -test.run 'SELinux'
