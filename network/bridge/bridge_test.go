@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -271,6 +272,14 @@ func TestPods(t *testing.T) {
 		}
 		return nil
 	})
+
+	// A port has no routes in the host's IPv6 table, which is walked for each that goes.
+	for _, pod := range []network.Pod{a, b} {
+		path := "/proc/sys/net/ipv6/conf/" + vethName(pod.ID) + "/disable_ipv6"
+		if off, err := os.ReadFile(path); !errors.Is(err, fs.ErrNotExist) && string(off) != "1\n" {
+			t.Errorf("%s: %q, %v", path, off, err)
+		}
+	}
 
 	w.serve(a.NetNS, "tcp", ":80")
 	w.serve("", "tcp", ":8080")

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"net"
 	"os"
@@ -58,12 +59,27 @@ func addVeth(l *lease, host hostSide, ns *os.File) error {
 	if err != nil {
 		return fmt.Errorf("make veth pair %s, %s: %w", l.Veth, podLink, err)
 	}
+	if err := withoutIPv6(l.Veth); err != nil {
+		return err
+	}
 	// A pod that calls its own host port gets its packet back on its own port
 	// where bridged packets pass the packet filter (br_netfilter).
 	if err := h.LinkSetHairpin(veth, true); err != nil {
 		return fmt.Errorf("set hairpin mode of %s: %w", l.Veth, err)
 	}
 	return nil
+}
+
+// withoutIPv6 keeps IPv6 off a port, which only carries frames. Its three routes would be in
+// the host's table, which the kernel walks four times for every port that goes: the price of
+// a pod's end would grow with the number of pods. The link has no carrier yet, so there is
+// nothing that has to be taken from it.
+func withoutIPv6(port string) error {
+	err := sysctl("ipv6/conf/"+port+"/disable_ipv6", "1")
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) {
+		return nil // there is no IPv6, or this may not be said: the port works either way
+	}
+	return err
 }
 
 // furnishPod gives the pod's end its addresses and routes, in its namespace.
