@@ -1,8 +1,7 @@
 // Package network says what a pod's network is: the one interface that pod
 // uses and that the implementations (cni, bridge) satisfy.
 //
-// A pod's network lives in a network namespace that is bind mounted on a path
-// (package netns). The caller makes the namespace before Setup and removes it
+// A pod's network lives in a network namespace that is found by a path (package netns). The caller makes the namespace before Setup and removes it
 // after Teardown; an implementation only furnishes it. Pods on the host's
 // network, or with loopback alone, never come here.
 package network
@@ -45,6 +44,11 @@ type Network interface {
 	// it, or the implementation's where nothing is configured.
 	Name() string
 
+	// NeedsMount says whether the namespace of a pod that comes now is to be a mount on its
+	// path: programs of others that are given it may look at it from elsewhere, and later.
+	// Where it need not be, it may be a link to where somebody keeps it.
+	NeedsMount() bool
+
 	// Status is nil if a pod could be set up now. Otherwise it is an
 	// ErrNotReady that says what is missing and where it was looked for.
 	Status(ctx context.Context) error
@@ -74,7 +78,7 @@ type Pod struct {
 	Name         string            `json:"name,omitempty"`
 	Namespace    string            `json:"namespace,omitempty"`
 	UID          string            `json:"uid,omitempty"`
-	NetNS        string            `json:"netns,omitempty"` // path of the mounted namespace
+	NetNS        string            `json:"netns,omitempty"` // path of the namespace
 	Labels       map[string]string `json:"labels,omitempty"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	CgroupParent string            `json:"cgroupParent,omitempty"`

@@ -444,7 +444,7 @@ func (m *Manager) recoverOn(ctx context.Context, p *sandbox, was, conn Monitor, 
 		var s client.Sandbox
 		switch s, err = m.sandboxOn(ctx, conn, p); {
 		case err == nil:
-			m.joinSandbox(p, s)
+			err = m.joinSandbox(p, s)
 		case errors.Is(err, client.ErrUnavailable):
 			err = nil // it has been killed, too: whoever watches the pod sees to that
 		}

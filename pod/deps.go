@@ -36,6 +36,10 @@ type Network = network.Network
 type NetNS interface {
 	New(path string) error
 	Keep(from, path string) error
+	Lend(path string) (held *os.File, err error)
+	Fix(held *os.File, path string) error
+	Borrow(from, path string) error
+	Link(from, path string) error
 	Remove(path string) error
 	Do(path string, fn func() error) error
 	Interfaces(paths []string, fn func(i int, dev []byte, err error))
@@ -49,6 +53,19 @@ func (HostNetNS) New(path string) error { return netns.New(path) }
 
 // Keep mounts the network namespace at from, with its loopback up, on path.
 func (HostNetNS) Keep(from, path string) error { return netns.Keep(from, path) }
+
+// Lend makes a network namespace with its loopback up that is there while held is open, and
+// links path to it.
+func (HostNetNS) Lend(path string) (*os.File, error) { return netns.Lend(path) }
+
+// Fix mounts a lent network namespace on its path, for nobody else keeps it.
+func (HostNetNS) Fix(held *os.File, path string) error { return netns.Fix(held, path) }
+
+// Borrow links path to the network namespace at from, with its loopback up.
+func (HostNetNS) Borrow(from, path string) error { return netns.Borrow(from, path) }
+
+// Link has a path that is a link point to from.
+func (HostNetNS) Link(from, path string) error { return netns.Link(from, path) }
 
 // Remove unmounts and removes path; it is idempotent.
 func (HostNetNS) Remove(path string) error { return netns.Remove(path) }

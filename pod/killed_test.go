@@ -68,10 +68,14 @@ func realMonitorKilled(t *testing.T, pods int) {
 	}()
 	<-started
 	before := mustContainer(t, m, counts)
+	netns := n.netns(pod)
 
 	for i := range 4 {
 		n.killMonitor()
 		n.alive(m, counts)
+		if now := n.netns(pod); now != netns {
+			t.Errorf("network namespace %s, was %s", now, netns)
+		}
 		for id, prefix := range map[string]string{echoes: "", terminal: "got "} {
 			want := fmt.Sprintf("%s%d", prefix, i)
 			got := talk[id].say(strconv.Itoa(i) + "\n")
@@ -111,7 +115,7 @@ func realMonitorKilled(t *testing.T, pods int) {
 	}
 	checkCount(t, filepath.Join(config.LogDirectory, "counts.log"))
 	// What is made on the replacement is as good as any.
-	late := n.start(m, pod, ContainerConfig{Name: "late", Command: []string{"/bin/sh", "-c", "exit 3"}})
+	late := n.start(m, pod, ContainerConfig{Name: "late", Command: []string{"/bin/sh", "-c", `[ $(stat -L -c %i /proc/self/ns/net) = ` + netns + ` ] && exit 3`}})
 	if s := mustExit(t, m, late); s.ExitCode != 3 {
 		t.Errorf("late: %+v", s)
 	}
@@ -134,6 +138,7 @@ func realBothKilled(t *testing.T, pods int) {
 	counts := n.start(m, pod, ContainerConfig{Name: "counts", Command: []string{"/bin/sh", "-c", counter}})
 	gated := n.start(m, pod, ContainerConfig{Name: "gated", Command: []string{"/bin/sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 43"}})
 	empty := n.run(m, n.pod("empty"))
+	netns := n.netns(empty)
 	pid := mustContainer(t, m, gated).Pid
 	pidfd, err := sys.OpenPidFD(pid)
 	if err != nil {
@@ -166,7 +171,10 @@ func realBothKilled(t *testing.T, pods int) {
 	if s := mustExit(t, m, gated); s.ExitCode != 43 && testutil.ExitsAreKept() {
 		t.Errorf("gated: %+v", s)
 	}
-	late := n.start(m, empty, ContainerConfig{Name: "late", Command: []string{"/bin/sh", "-c", "hostname"}})
+	if now := n.netns(empty); now != netns {
+		t.Errorf("network namespace %s, was %s", now, netns)
+	}
+	late := n.start(m, empty, ContainerConfig{Name: "late", Command: []string{"/bin/sh", "-c", "[ $(stat -L -c %i /proc/self/ns/net) = " + netns + " ]"}})
 	if s := mustExit(t, m, late); s.ExitCode != 0 {
 		t.Errorf("late: %+v", s)
 	}
@@ -302,6 +310,62 @@ func checkCount(t *testing.T, path string) {
 		}
 	}
 	t.Logf("%d lines", i)
+}
+
+// A monitor that an earlier straked has started does not keep the network namespace: then
+// that is mounted.
+func TestRealOlderMonitor(t *testing.T) {
+	n := newRealNode(t)
+	m := n.open()
+	m.o.Monitors = olderMonitors{}
+	pod := n.run(m, n.pod("older"))
+	path := filepath.Join(n.state, "netns", pod)
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !strings.Contains(string(mounts), path) {
+		t.Errorf("%s is not mounted (%v)", path, err)
+	}
+	id := n.start(m, pod, ContainerConfig{Name: "c", Command: []string{"/bin/sleep", "1000"}})
+	netns := strings.TrimSpace(n.sh(m, id, "stat -L -c %i /proc/self/ns/net"))
+	if info, err := os.Stat(path); err != nil || strconv.FormatUint(info.Sys().(*syscall.Stat_t).Ino, 10) != netns {
+		t.Errorf("the container is in %s, %s is %v, %v", netns, path, info, err)
+	}
+	if err := m.Close(t.Context()); err != nil { // the next one finds a mount, as the earlier left it
+		t.Fatal(err)
+	}
+	m = n.open()
+	n.alive(m, id)
+	if now := strings.TrimSpace(n.sh(m, id, "stat -L -c %i /proc/self/ns/net")); now != netns {
+		t.Errorf("network namespace %s, was %s", now, netns)
+	}
+}
+
+type olderMonitors struct{ ShimMonitors }
+
+func (o olderMonitors) Start(ctx context.Context, options client.StartOptions) (Monitor, error) {
+	conn, err := o.ShimMonitors.Start(ctx, options)
+	return olderMonitor{conn}, err
+}
+
+type olderMonitor struct{ Monitor }
+
+func (o olderMonitor) StartSandbox(ctx context.Context, id string) (client.Sandbox, error) {
+	s, err := o.Monitor.StartSandbox(ctx, id)
+	delete(s.Namespaces, "network")
+	return s, err
+}
+
+// netns is the inode of a pod's network namespace, which takes no mount on the host.
+func (n *realNode) netns(pod string) string {
+	n.t.Helper()
+	path := filepath.Join(n.state, "netns", pod)
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), path) {
+		n.t.Errorf("%s is a mount (%v)", path, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return strconv.FormatUint(info.Sys().(*syscall.Stat_t).Ino, 10)
 }
 
 // killMonitor kills a monitor.

@@ -241,6 +241,7 @@ func (v *view) Holders() []image.Lease {
 type fakeNetwork struct{ *view }
 
 func (fakeNetwork) Name() string                 { return "fake" }
+func (fakeNetwork) NeedsMount() bool             { return true }
 func (fakeNetwork) Status(context.Context) error { return nil }
 func (v fakeNetwork) Setup(ctx context.Context, p network.Pod) (network.Result, error) {
 	if err := v.step(ctx, "network.Setup", ""); err != nil {
@@ -292,6 +293,12 @@ func (v fakeNetNS) New(path string) error {
 }
 
 func (v fakeNetNS) Keep(_, path string) error { return v.New(path) }
+
+// Without pins nothing is lent.
+func (fakeNetNS) Lend(string) (*os.File, error) { return nil, errors.ErrUnsupported }
+func (fakeNetNS) Fix(*os.File, string) error    { return errors.ErrUnsupported }
+func (fakeNetNS) Borrow(string, string) error   { return errors.ErrUnsupported }
+func (fakeNetNS) Link(string, string) error     { return nil }
 
 func (v fakeNetNS) Remove(path string) error {
 	if err := v.step(context.Background(), "netns.Remove", ""); err != nil {

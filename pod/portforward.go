@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"strconv"
 )
@@ -47,6 +48,9 @@ func (m *Manager) PortForward(ctx context.Context, podID string, port int32, con
 		err = dial()
 	} else {
 		err = m.o.NetNS.Do(p.record.NetNS, dial)
+		if errors.Is(err, fs.ErrNotExist) && m.joinMonitor(ctx, p) == nil { // who keeps it is being replaced
+			err = m.o.NetNS.Do(p.record.NetNS, dial)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("forward port %d of pod %s: %w", port, p.what, err)

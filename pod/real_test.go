@@ -245,6 +245,7 @@ func (o *oneImage) Holders() []image.Lease { return nil }
 type noNetwork struct{}
 
 func (noNetwork) Name() string                                { return "none" }
+func (noNetwork) NeedsMount() bool                            { return false }
 func (noNetwork) Status(context.Context) error                { return nil }
 func (noNetwork) Teardown(context.Context, network.Pod) error { return nil }
 func (noNetwork) Check(context.Context, network.Pod) error    { return nil }

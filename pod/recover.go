@@ -163,7 +163,7 @@ func (m *Manager) halfStopped(p *sandbox) bool {
 		return true
 	}
 	for _, path := range []string{m.podState(p.id), p.record.NetNS} {
-		if _, err := os.Stat(path); path != "" && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); path != "" && !errors.Is(err, fs.ErrNotExist) {
 			return true
 		}
 	}
@@ -216,7 +216,7 @@ func (m *Manager) joinMonitor(ctx context.Context, p *sandbox) error {
 	return m.onMonitor(ctx, p, func(monitor Monitor) error {
 		s, err := m.sandboxOn(ctx, monitor, p)
 		if err == nil {
-			m.joinSandbox(p, s)
+			err = m.joinSandbox(p, s)
 		}
 		return err
 	})

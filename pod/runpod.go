@@ -136,13 +136,23 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 		return err
 	}
 
-	// 2. The network namespace, with nothing in it yet. That of a pod with a user
-	// namespace comes with the sandbox, since it belongs to that.
+	// 2. The network namespace, with nothing in it yet: lent until the monitor keeps it, or
+	// mounted. That of a pod with a user namespace comes with the sandbox, since it belongs
+	// to that.
 	w.enter("network namespace")
 	user := p.record.Config.UserNS()
+	lends := m.lendsNetNS(p)
+	var lent *os.File
 	if p.record.NetNS != "" {
 		undo.Push("remove network namespace", func() error { return m.o.NetNS.Remove(p.record.NetNS) })
-		if user == nil {
+		switch {
+		case user != nil:
+		case lends:
+			if lent, err = m.o.NetNS.Lend(p.record.NetNS); err != nil {
+				return err
+			}
+			defer func() { _ = lent.Close() }() // kept, mounted or of no use
+		default:
 			if err := m.o.NetNS.New(p.record.NetNS); err != nil {
 				return err
 			}
@@ -152,8 +162,9 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	// 3. The network and the sandbox, at once: neither needs the other.
 	w.enter("network and sandbox")
 	undo.Push("stop sandbox", func() error { return m.endSandbox(ctx, p) })
+	var kept bool
 	if user != nil {
-		if err := m.startSandbox(ctx, p); err != nil {
+		if kept, err = m.startSandbox(ctx, p, lends); err != nil {
 			return err
 		}
 	}
@@ -162,10 +173,15 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	go func() { network <- m.attach(ctx, p) }()
 	var sandboxErr error
 	if user == nil {
-		sandboxErr = m.startSandbox(ctx, p)
+		kept, sandboxErr = m.startSandbox(ctx, p, lends)
 	}
 	if err := errors.Join(<-network, sandboxErr); err != nil {
 		return err
+	}
+	if lent != nil && !kept { // by a monitor that an earlier straked has started
+		if err := m.o.NetNS.Fix(lent, p.record.NetNS); err != nil {
+			return err
+		}
 	}
 
 	// 4. The files that all its containers see.
@@ -251,59 +267,73 @@ func (m *Manager) detach(ctx context.Context, p *sandbox) error {
 	return nil
 }
 
-// startSandbox starts the pod's monitor, which makes and holds its namespaces.
-func (m *Manager) startSandbox(ctx context.Context, p *sandbox) (err error) {
+// lendsNetNS says whether the pod's network namespace is kept by its monitor, with its other
+// namespaces, and not by a mount of its own (ADR 39).
+func (m *Manager) lendsNetNS(p *sandbox) bool {
+	return m.pins != "" && m.native(p) && !(p.record.wantsNetwork() && m.o.Network.NeedsMount())
+}
+
+// startSandbox starts the pod's monitor, which makes and holds its namespaces, and tells
+// whether the network's is among them. lent: it had better be.
+func (m *Manager) startSandbox(ctx context.Context, p *sandbox, lent bool) (keepsNetNS bool, err error) {
 	ctx, starting := span.Start(ctx, "start sandbox")
 	defer func() { starting.End(err) }()
 	spec, err := bundle.Pod(bundle.PodInput{ID: p.id, Config: &p.record.Config, NetNS: p.record.NetNS, Labels: p.record.Labels})
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !m.native(p) {
 		bundle.ForOthers(spec, true)
 	}
 	dir := m.podState(p.id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
+		return false, err
 	}
 	if err := writeSpec(dir, spec); err != nil {
-		return err
+		return false, err
 	}
 	c, monitor, err := m.place(ctx, p)
 	if errors.Is(err, client.ErrNotStarted) {
-		return errors.Join(err, os.RemoveAll(dir)) // there is no program either that could undo it
+		return false, errors.Join(err, os.RemoveAll(dir)) // there is no program either that could undo it
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	p.mu.Lock()
 	p.monitor, p.crew = monitor, c
 	p.mu.Unlock()
 	handler := m.handler(c)
 	if err := monitor.CreateSandbox(ctx, p.id, dir, handler); err != nil {
-		return err
+		return false, err
 	}
 	started, err := monitor.StartSandbox(ctx, p.id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	user := p.record.Config.UserNS()
 	if user != nil && started.Namespaces["user"] == "" {
-		return fmt.Errorf("linux.security_context.namespace_options.userns_options: not supported by runtime handler %q: %w", p.record.Runtime, bundle.ErrUnsupported)
+		return false, fmt.Errorf("linux.security_context.namespace_options.userns_options: not supported by runtime handler %q: %w", p.record.Runtime, bundle.ErrUnsupported)
 	}
 	if user != nil && p.record.NetNS != "" {
-		if err := m.o.NetNS.Keep(started.Namespaces["network"], p.record.NetNS); err != nil {
-			return err
+		take := m.o.NetNS.Keep
+		if lent {
+			take = m.o.NetNS.Borrow
+		}
+		if err := take(started.Namespaces["network"], p.record.NetNS); err != nil {
+			return false, err
 		}
 	}
-	m.joinSandbox(p, started)
+	keepsNetNS = started.Namespaces["network"] != ""
+	if err := m.joinSandbox(p, started); err != nil {
+		return false, err
+	}
 	if shm := filepath.Join(dir, "shm"); p.shared.Shm == shm {
 		if err := makeShm(shm, spec, !handler.Native(), user); err != nil {
-			return err
+			return false, err
 		}
-		return m.relabelPodFiles(p, shm)
+		return keepsNetNS, m.relabelPodFiles(p, shm)
 	}
-	return nil
+	return keepsNetNS, nil
 }
 
 // handler is who makes the containers of a crew's pods.
@@ -333,8 +363,14 @@ func makeShm(dir string, spec *specs.Spec, mount bool, user *bundle.UserNamespac
 	return errors.Join(os.Chmod(dir, 0o777|os.ModeSticky), chownRoot(user, dir))
 }
 
-// joinSandbox notes what containers need to know of a sandbox that runs.
-func (m *Manager) joinSandbox(p *sandbox, s client.Sandbox) {
+// joinSandbox notes what containers need to know of a sandbox that runs, and where its
+// monitor, which may be another than before, keeps the network namespace.
+func (m *Manager) joinSandbox(p *sandbox, s client.Sandbox) error {
+	if ns := s.Namespaces["network"]; ns != "" && p.record.NetNS != "" {
+		if err := m.o.NetNS.Link(ns, p.record.NetNS); err != nil {
+			return err
+		}
+	}
 	files := m.store.PodDir(p.id)
 	shared := bundle.Sandbox{
 		Namespaces: s.Namespaces, Hosts: filepath.Join(files, "hosts"), ResolvConf: filepath.Join(files, "resolv.conf"),
@@ -357,6 +393,7 @@ func (m *Manager) joinSandbox(p *sandbox, s client.Sandbox) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.shared = shared
+	return nil
 }
 
 // native: the pod's containers are the monitor's own.

@@ -45,9 +45,25 @@ func NewNetNS(path string) error {
 	})
 }
 
-// KeepNetNS is NewNetNS for a network namespace that is there already, at from.
-func KeepNetNS(from, path string) error {
-	ns, err := OpenNetNS(from)
+// OpenNewNetNS makes a network namespace with its loopback up, which lasts as long as it
+// is open, or in use.
+func OpenNewNetNS() (ns *os.File, err error) {
+	err = onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return os.NewSyscallError("unshare(CLONE_NEWNET)", err)
+		}
+		if err := LinkUp("lo"); err != nil {
+			return fmt.Errorf("bring lo up: %w", err)
+		}
+		ns, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	return ns, err
+}
+
+// LoopbackUp brings the loopback of the network namespace at path up.
+func LoopbackUp(path string) error {
+	ns, err := OpenNetNS(path)
 	if err != nil {
 		return err
 	}
@@ -55,6 +71,24 @@ func KeepNetNS(from, path string) error {
 	if err := InNetNS(ns, func() error { return LinkUp("lo") }); err != nil {
 		return fmt.Errorf("bring lo up: %w", err)
 	}
+	return nil
+}
+
+// KeepNetNS is NewNetNS for a network namespace that is there already, at from.
+func KeepNetNS(from, path string) error {
+	if err := LoopbackUp(from); err != nil {
+		return err
+	}
+	ns, err := OpenNetNS(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }() // opened for reading only
+	return MountNetNS(ns, path)
+}
+
+// MountNetNS mounts an open network namespace on path, an existing file.
+func MountNetNS(ns *os.File, path string) error {
 	return os.NewSyscallError("mount", unix.Mount("/proc/self/fd/"+strconv.Itoa(Fd(ns)), path, "", unix.MS_BIND, ""))
 }
 

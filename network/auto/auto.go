@@ -58,6 +58,10 @@ func (a *Auto) of(podID string) network.Network {
 // Name is that of the current network.
 func (a *Auto) Name() string { return a.current().Name() }
 
+// NeedsMount is that of the current network. A configuration that comes before Setup gets a
+// link all the same: its plugins can open that as long as the pod's monitor lives.
+func (a *Auto) NeedsMount() bool { return a.current().NeedsMount() }
+
 // Status is that of the current network.
 func (a *Auto) Status(ctx context.Context) error { return a.current().Status(ctx) }
 

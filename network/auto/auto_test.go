@@ -17,6 +17,7 @@ type fake struct {
 }
 
 func (f *fake) Configured() bool     { return f.configured }
+func (f *fake) NeedsMount() bool     { return f.configured }
 func (f *fake) Holds(id string) bool { return id == f.holds }
 func (f *fake) Setup(_ context.Context, p network.Pod) (network.Result, error) {
 	f.calls = append(f.calls, "setup "+p.ID)
@@ -51,7 +52,13 @@ func TestChoice(t *testing.T) {
 	if want := []string{"setup new", "teardown new", "setup b", "teardown b"}; !slices.Equal(bridge.calls, want) {
 		t.Errorf("without a configuration, bridge: %v, want %v", bridge.calls, want)
 	}
+	if a.NeedsMount() {
+		t.Error("without a configuration, a namespace has to be mounted")
+	}
 	cni.calls, bridge.calls, cni.configured = nil, nil, true
+	if !a.NeedsMount() {
+		t.Error("with a configuration, a namespace need not be mounted")
+	}
 	all()
 	if want := []string{"setup new", "teardown new", "setup c", "teardown c"}; !slices.Equal(cni.calls, want) {
 		t.Errorf("with a configuration, cni: %v, want %v", cni.calls, want)

@@ -80,6 +80,9 @@ func (b *Bridge) Close() error {
 // Name is the bridge's.
 func (b *Bridge) Name() string { return b.config.Bridge }
 
+// NeedsMount is false: only this process looks at the namespace, and not any more in the end.
+func (b *Bridge) NeedsMount() bool { return false }
+
 // Status is nil if the kernel and the configuration allow pods a network. It
 // changes nothing.
 func (b *Bridge) Status(context.Context) error {

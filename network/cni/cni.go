@@ -121,6 +121,10 @@ func (c *CNI) Name() string {
 	return strings.Join(names, ",")
 }
 
+// NeedsMount is true: a plugin may have a daemon that looks at the path later, from a mount namespace
+// of its own.
+func (c *CNI) NeedsMount() bool { return true }
+
 // Status is nil if the configuration is valid, its plugins are there and, from
 // CNI 1.1 on, say that they are ready.
 func (c *CNI) Status(ctx context.Context) error {

@@ -1,5 +1,7 @@
-// Package netns makes, enters and removes network namespaces that are bind
-// mounted on a path, where CNI plugins and a restarted daemon find them.
+// Package netns makes, enters and removes network namespaces that are found by a path:
+// bind mounted there, as CNI plugins expect it, or, where somebody else keeps them, by a
+// symbolic link to a descriptor of theirs in /proc, which takes no entry in the host's
+// mount table. Who has such a path opens it as it would the other.
 //
 // A Go thread that has entered another namespace is never handed back to the
 // scheduler: every call here that needs one uses a thread of its own, which
@@ -12,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sys"
@@ -31,6 +34,85 @@ func New(path string) (err error) {
 func Keep(from, path string) (err error) {
 	defer wrap(&err, "keep", path)
 	return onFile(path, func(path string) error { return sys.KeepNetNS(from, path) })
+}
+
+// Lend makes a network namespace with its loopback up that is there as long as the returned
+// file is open, and links path to it: whoever is to keep it opens that meanwhile, and Link
+// then points to them. A path that is a live namespace already is fs.ErrExist.
+func Lend(path string) (held *os.File, err error) {
+	defer wrap(&err, "lend", path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	if live, err := Exists(path); err != nil {
+		return nil, err
+	} else if live {
+		return nil, fs.ErrExist
+	}
+	ns, err := sys.OpenNewNetNS()
+	if err != nil {
+		return nil, err
+	}
+	if err := link(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), sys.Fd(ns)), path); err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	return ns, nil
+}
+
+// Fix mounts a lent network namespace on its path, for nobody else keeps it.
+func Fix(held *os.File, path string) (err error) {
+	defer wrap(&err, "fix", path)
+	if err := os.Remove(path); err != nil { // the link
+		return err
+	}
+	return onFile(path, func(path string) error { return sys.MountNetNS(held, path) })
+}
+
+// Borrow brings the loopback of a network namespace up that somebody else keeps, at from, and
+// links path to it.
+func Borrow(from, path string) (err error) {
+	defer wrap(&err, "borrow", path)
+	if err := sys.LoopbackUp(from); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return link(from, path)
+}
+
+// Link has a path that is a link point to where the same network namespace is kept now. One
+// that is mounted, or not there, stays what it is.
+func Link(from, path string) (err error) {
+	defer wrap(&err, "link", path)
+	switch now, err := os.Readlink(path); {
+	case errors.Is(err, syscall.EINVAL) || errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case now == from:
+		return nil
+	}
+	return link(from, path)
+}
+
+// link replaces path by a link, so that nobody finds none.
+func link(to, path string) error {
+	next := nextLink(path)
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) { // of somebody who was killed here
+		return err
+	}
+	if err := os.Symlink(to, next); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
+// nextLink is where a link is made before it is path: beside its directory, in which only
+// pods are.
+func nextLink(path string) string {
+	dir, name := filepath.Split(path)
+	return filepath.Join(filepath.Dir(filepath.Clean(dir)), "."+filepath.Base(dir)+"-"+name)
 }
 
 // onFile makes a file, which fill mounts a namespace on.
@@ -61,20 +143,22 @@ func onFile(path string, fill func(path string) error) (err error) {
 	return nil
 }
 
-// Remove unmounts and removes path; the namespace ends with its last process.
-// It is idempotent: a missing path and a stale file are no errors.
+// Remove unmounts and removes path; the namespace ends with its last process, unless it is
+// kept. It is idempotent: a missing path and a stale file are no errors.
 func Remove(path string) (err error) {
 	defer wrap(&err, "remove", path)
 	if err := sys.Unmount(path); err != nil {
 		return err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, path := range []string{path, nextLink(path)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }
 
-// Exists reports whether a live network namespace is mounted on path.
+// Exists reports whether a live network namespace is at path.
 func Exists(path string) (bool, error) {
 	ns, err := sys.OpenNetNS(path)
 	if errors.Is(err, fs.ErrNotExist) {

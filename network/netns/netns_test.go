@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -145,6 +146,103 @@ func TestStaleFile(t *testing.T) {
 	}
 	if err := Remove(path); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is lent is there by its path as long as somebody has it open, whoever that is, and
+// can be mounted if nobody is to keep it.
+func TestLend(t *testing.T) {
+	testutil.RequireRoot(t, "makes network namespaces")
+	testutil.CheckLeaks(t)
+	state := t.TempDir()
+	path := filepath.Join(state, "netns", "pod")
+	held, err := Lend(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = Remove(path) }) // only if the test failed half-way
+	inode := func() (ino uint64) {
+		t.Helper()
+		if err := Do(path, func() error {
+			info, err := os.Stat("/proc/thread-self/ns/net")
+			if err == nil {
+				ino = info.Sys().(*syscall.Stat_t).Ino
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return ino
+	}
+	first := inode()
+	if _, err := Lend(path); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("lent twice: %v", err)
+	}
+	keeper, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := fmt.Sprintf("/proc/self/fd/%d", keeper.Fd())
+	for range 2 {
+		if err := Link(at, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if now := inode(); now != first {
+		t.Errorf("it is %d, was %d", now, first)
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), path) {
+		t.Errorf("it is a mount (%v)", err)
+	}
+
+	// Nobody is to keep it: a mount, which no link takes the place of.
+	if err := Fix(keeper, path); err != nil {
+		t.Fatal(err)
+	}
+	if err := keeper.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Link("/proc/self/ns/net", path); err != nil {
+		t.Error(err)
+	}
+	if now := inode(); now != first {
+		t.Errorf("mounted, it is %d, was %d", now, first)
+	}
+	for range 2 {
+		if err := Remove(path); err != nil {
+			t.Error(err)
+		}
+	}
+
+	// Whoever kept it is gone: it is as one that a reboot has taken.
+	if held, err = Lend(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if live, err := Exists(path); live || err != nil {
+		t.Errorf("nobody keeps it: exists %v, %v", live, err)
+	}
+	if err := os.Symlink("killed here", nextLink(path)); err != nil {
+		t.Fatal(err)
+	}
+	if held, err = Lend(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(held.Close(), os.Symlink("killed here", nextLink(path)), Remove(path)); err != nil {
+		t.Error(err)
+	}
+	if err := Link("/proc/self/ns/net", path); err != nil {
+		t.Errorf("link of what is not there: %v", err)
+	}
+	for _, dir := range []string{state, filepath.Join(state, "netns")} {
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 && left[0].Name() != "netns" {
+			t.Errorf("left: %v, %v", left, err)
+		}
 	}
 }
 

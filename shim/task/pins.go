@@ -24,6 +24,31 @@ const (
 
 func (b *sandbox) pinPath(name string) string { return filepath.Join("/", b.id, name) }
 
+// keepLent adds the network namespace to a pod's where it is lent: its path is a link to
+// somebody who has it open only until StartSandbox has returned (network/netns, Lend). One
+// that is mounted keeps itself.
+func (s *Service) keepLent(b *sandbox, ns container.Namespaces) error {
+	if s.pins == nil || b.spec.Linux == nil {
+		return nil
+	}
+	for _, n := range b.spec.Linux.Namespaces {
+		if n.Type != specs.NetworkNamespace || n.Path == "" {
+			continue
+		}
+		if _, err := os.Readlink(n.Path); errors.Is(err, syscall.EINVAL) {
+			continue // a mount
+		} else if err != nil {
+			return fmt.Errorf("linux.namespaces: %w", err)
+		}
+		f, err := os.Open(n.Path)
+		if err != nil {
+			return fmt.Errorf("linux.namespaces: %w", err)
+		}
+		ns[n.Type] = f
+	}
+	return nil
+}
+
 // pinSandbox lets the pod's namespaces outlive this process.
 func (s *Service) pinSandbox(b *sandbox, ns container.Namespaces, p *pause) error {
 	if s.pins == nil {

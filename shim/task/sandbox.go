@@ -135,6 +135,9 @@ func (s *Service) startSandbox(ctx context.Context, r *sandboxRequest) (*startSa
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", b.id, err)
 	}
+	if err := s.keepLent(b, ns); err != nil {
+		return nil, errors.Join(fmt.Errorf("sandbox %s: %w", b.id, err), ns.Close())
+	}
 	sharedMemory, err := makeShm(b.spec)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("sandbox %s: /dev/shm: %w", b.id, err), ns.Close())
