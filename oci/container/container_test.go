@@ -337,7 +337,10 @@ func TestPodNamespacesWithoutAProcess(t *testing.T) {
 		Namespaces: []specs.LinuxNamespace{{Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace}},
 		Sysctl:     map[string]string{"kernel.shm_rmid_forced": "1", "net.ipv4.ip_unprivileged_port_start": "80"},
 	}}
-	ns, err := PinNamespaces(sandbox)
+	proc, err := sys.NewProc()
+	must(t, err)
+	defer func() { must(t, proc.Close()) }()
+	ns, err := PinNamespaces(sandbox, proc)
 	must(t, err)
 	defer func() { must(t, ns.Close()) }()
 	if len(ns) != 3 {

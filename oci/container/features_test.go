@@ -215,7 +215,7 @@ func TestJoinedUserNamespaceGetsNewOnesInside(t *testing.T) {
 	m := []specs.LinuxIDMapping{{ContainerID: 0, HostID: mappedRoot, Size: 65536}}
 	pod := &specs.Spec{Hostname: "pod-in-userns", Linux: &specs.Linux{UIDMappings: m, GIDMappings: m,
 		Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace}, {Type: specs.UTSNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}}}}
-	ns, err := PinNamespaces(pod)
+	ns, err := PinNamespaces(pod, nil)
 	must(t, err)
 	defer func() { must(t, ns.Close()) }()
 	s := e.spec("id; echo pid $$; cat /proc/sys/kernel/hostname; touch /made && exec sleep 1000")

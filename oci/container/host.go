@@ -174,8 +174,9 @@ var errPinned = errors.New("pinned")
 // PinNamespaces makes the namespaces that the spec asks for without a path, sets
 // the host name and the sysctls in them, and returns them open. No process is
 // left in them. Those with a path are joined for the sysctls and not returned.
-// A PID namespace cannot live without a process and is left out.
-func PinNamespaces(s *specs.Spec) (_ Namespaces, err error) {
+// A PID namespace cannot live without a process and is left out. The sysctls are set by
+// way of proc, a procfs; nil is the host's.
+func PinNamespaces(s *specs.Spec, proc *os.File) (_ Namespaces, err error) {
 	h, err := hostFacts()
 	if err != nil {
 		return nil, err
@@ -197,7 +198,7 @@ func PinNamespaces(s *specs.Spec) (_ Namespaces, err error) {
 		return nil, err
 	}
 	pinned := Namespaces{}
-	err = runHelper(prog, func(pid int) error {
+	err = runHelper(prog, proc, func(pid int) error {
 		for _, n := range lx.Namespaces {
 			if n.Path != "" {
 				continue
@@ -221,9 +222,11 @@ var nsFile = map[specs.LinuxNamespaceType]string{
 	specs.CgroupNamespace: "cgroup", specs.TimeNamespace: "time_for_children",
 }
 
-// runHelper runs a program that only waits for look to be done with it.
-func runHelper(prog *plan.Program, look func(pid int) error) error {
+// runHelper runs a program that only waits for look to be done with it; proc is as in
+// PinNamespaces.
+func runHelper(prog *plan.Program, proc *os.File, look func(pid int) error) error {
 	in := newInputs(nil, nil, nil, nil)
+	in.given[plan.InProc] = proc
 	defer in.close()
 	if err := in.open(prog); err != nil {
 		return err
@@ -257,7 +260,7 @@ func runHelper(prog *plan.Program, look func(pid int) error) error {
 func hold() (pid int, release func(), err error) {
 	born, done, ended := make(chan int, 1), make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- runHelper(plan.Holder(), func(pid int) error {
+		ended <- runHelper(plan.Holder(), nil, func(pid int) error {
 			born <- pid
 			<-done
 			return nil

@@ -153,7 +153,7 @@ func idmapNamespace(m *plan.MountIDs) (ns *os.File, err error) {
 	if m.UserNS != "" {
 		return sys.OpenNamespace(m.UserNS, string(specs.UserNamespace))
 	}
-	err = runHelper(plan.IDMapHolder(m.UID, m.GID), func(pid int) (err error) {
+	err = runHelper(plan.IDMapHolder(m.UID, m.GID), nil, func(pid int) (err error) {
 		ns, err = os.Open("/proc/" + strconv.Itoa(pid) + "/ns/user")
 		return err
 	})

@@ -327,7 +327,7 @@ func (o *RestoreOptions) rootfsHelper(s *specs.Spec, cg *cgroup.Cgroup, mounts b
 	if err != nil {
 		return err
 	}
-	return runHelper(prog, look)
+	return runHelper(prog, nil, look)
 }
 
 // makePlaces has Create's own program make all places to mount on, and says where

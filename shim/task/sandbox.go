@@ -131,7 +131,7 @@ func (s *Service) startSandbox(ctx context.Context, r *sandboxRequest) (*startSa
 	}
 	release := s.reaper.Hold()
 	defer release()
-	ns, err := container.PinNamespaces(pinned(b.spec))
+	ns, err := container.PinNamespaces(pinned(b.spec), s.proc())
 	if err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", b.id, err)
 	}

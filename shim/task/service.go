@@ -76,6 +76,7 @@ type Service struct {
 	kept    *keeper
 	rest    *idle.Rest // ended by every verb that uses memory
 
+	proc   func() *os.File // a procfs for sysctls, made at the first use; nil: the host's
 	second secondProcessor
 	stop   sync.Once
 
@@ -107,6 +108,7 @@ func New(o Options) (*Service, error) {
 		tasks:     map[string]*task{},
 		creating:  map[string]creation{},
 		sandboxes: map[string]*sandbox{},
+		proc:      sync.OnceValue(newProc),
 	}
 	if o.Pins != "" {
 		if s.pins, err = sys.OpenPins(o.Pins); err != nil {
@@ -114,6 +116,17 @@ func New(o Options) (*Service, error) {
 		}
 	}
 	return s, nil
+}
+
+// newProc makes a procfs of this monitor's own. In the host's, setting a pod's sysctls takes
+// longer the more pods the node has.
+func newProc() *os.File {
+	f, err := sys.NewProc()
+	if err != nil {
+		logf("sysctls are set by way of the host's /proc: %v", err)
+		return nil
+	}
+	return f
 }
 
 // adoptable: another monitor can go on with what this one has.
