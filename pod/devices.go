@@ -66,19 +66,26 @@ var appArmorLoad sync.Mutex
 // appArmorProfile loads the default profile unless it is loaded, which somebody may
 // undo at any time, and returns its name.
 func appArmorProfile() (string, error) {
-	appArmorLoad.Lock()
-	defer appArmorLoad.Unlock()
 	loaded, err := apparmor.IsLoaded(defaultAppArmor)
 	if err == nil && !loaded {
 		if _, missing := exec.LookPath("apparmor_parser"); missing != nil {
 			return "", fmt.Errorf("%w: %q is not loaded, and apparmor_parser, which would load it, is not there: install the package apparmor", bundle.ErrNoDefaultProfile, defaultAppArmor)
 		}
-		err = apparmor.InstallDefault(defaultAppArmor)
+		err = loadAppArmor()
 	}
 	if err != nil {
 		return "", fmt.Errorf("load the default AppArmor profile: %w", err)
 	}
 	return defaultAppArmor, nil
+}
+
+func loadAppArmor() error {
+	appArmorLoad.Lock()
+	defer appArmorLoad.Unlock()
+	if loaded, err := apparmor.IsLoaded(defaultAppArmor); loaded || err != nil {
+		return err
+	}
+	return apparmor.InstallDefault(defaultAppArmor)
 }
 
 // warnUnconfined says once, at the start, that containers will run without a profile where
