@@ -42,40 +42,46 @@ type NetNS interface {
 	Link(from, path string) error
 	Remove(path string) error
 	Do(path string, fn func() error) error
-	Interfaces(paths []string, fn func(i int, dev []byte, err error))
+	Interfaces(paths []string, fn func(i int, dev []byte, err error)) // of each once, in any order
 }
 
 // HostNetNS is the real NetNS.
-type HostNetNS struct{}
+type HostNetNS struct{ counters netns.Counters }
 
 // New makes a network namespace with its loopback up and mounts it on path.
-func (HostNetNS) New(path string) error { return netns.New(path) }
+func (*HostNetNS) New(path string) error { return netns.New(path) }
 
 // Keep mounts the network namespace at from, with its loopback up, on path.
-func (HostNetNS) Keep(from, path string) error { return netns.Keep(from, path) }
+func (*HostNetNS) Keep(from, path string) error { return netns.Keep(from, path) }
 
 // Lend makes a network namespace with its loopback up that is there while held is open, and
 // links path to it.
-func (HostNetNS) Lend(path string) (*os.File, error) { return netns.Lend(path) }
+func (*HostNetNS) Lend(path string) (*os.File, error) { return netns.Lend(path) }
 
 // Fix mounts a lent network namespace on its path, for nobody else keeps it.
-func (HostNetNS) Fix(held *os.File, path string) error { return netns.Fix(held, path) }
+func (*HostNetNS) Fix(held *os.File, path string) error { return netns.Fix(held, path) }
 
 // Borrow links path to the network namespace at from, with its loopback up.
-func (HostNetNS) Borrow(from, path string) error { return netns.Borrow(from, path) }
+func (*HostNetNS) Borrow(from, path string) error { return netns.Borrow(from, path) }
 
 // Link has a path that is a link point to from.
-func (HostNetNS) Link(from, path string) error { return netns.Link(from, path) }
+func (*HostNetNS) Link(from, path string) error { return netns.Link(from, path) }
 
 // Remove unmounts and removes path; it is idempotent.
-func (HostNetNS) Remove(path string) error { return netns.Remove(path) }
+func (n *HostNetNS) Remove(path string) error {
+	err := netns.Remove(path)
+	if err == nil {
+		n.counters.Forget(path) // now nobody opens it again
+	}
+	return err
+}
 
 // Do runs fn on a thread in the namespace at path.
-func (HostNetNS) Do(path string, fn func() error) error { return netns.Do(path, fn) }
+func (*HostNetNS) Do(path string, fn func() error) error { return netns.Do(path, fn) }
 
 // Interfaces reads the interfaces' counters (proc_pid_net(5)) in each of the namespaces.
-func (HostNetNS) Interfaces(paths []string, fn func(i int, dev []byte, err error)) {
-	netns.Interfaces(paths, fn)
+func (n *HostNetNS) Interfaces(paths []string, fn func(i int, dev []byte, err error)) {
+	n.counters.Read(paths, fn)
 }
 
 // Monitors starts monitors and connects to those that are there.

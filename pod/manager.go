@@ -121,7 +121,7 @@ func Open(ctx context.Context, o Options) (*Manager, error) {
 		o.Monitors = ShimMonitors{}
 	}
 	if o.NetNS == nil {
-		o.NetNS = HostNetNS{}
+		o.NetNS = &HostNetNS{}
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()

@@ -103,10 +103,14 @@ func InNetNS(ns *os.File, fn func() error) error {
 	})
 }
 
-// EachNetDev reads proc_pid_net(5)'s dev, the interfaces and their counters, in the network
-// namespaces mounted on paths, and hands it to fn by the path's index; or the error. What
-// is no namespace is fs.ErrNotExist. dev is fn's until it returns.
-func EachNetDev(paths []string, fn func(i int, dev []byte, err error)) {
+// NetDev is proc_pid_net(5)'s dev, the interfaces and their counters, of a network namespace,
+// which it keeps alive until it is closed.
+type NetDev struct{ fd int }
+
+// OpenNetDevs opens dev of the network namespaces mounted on paths, one after the other, and
+// hands each to fn by the path's index; or the error. What is no namespace is fs.ErrNotExist.
+// One thread enters them all: a thread costs twenty times as much as the rest.
+func OpenNetDevs(paths []string, fn func(i int, dev *NetDev, err error)) {
 	err := onThread(func() error {
 		// Of this thread, in whatever namespace it is when a name is looked up there.
 		net, err := open("/proc/thread-self/net", unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -114,16 +118,8 @@ func EachNetDev(paths []string, fn func(i int, dev []byte, err error)) {
 			return err
 		}
 		defer func() { _ = unix.Close(net) }()
-		buf := make([]byte, 0, 4096)
 		for i, path := range paths {
-			if err := enterNetNS(path); err != nil {
-				fn(i, nil, err)
-				continue
-			}
-			dev, err := readNetDev(net, buf[:0])
-			if err == nil {
-				buf = dev // it may have grown
-			}
+			dev, err := openNetDev(net, path)
 			fn(i, dev, err)
 		}
 		return nil
@@ -135,18 +131,56 @@ func EachNetDev(paths []string, fn func(i int, dev []byte, err error)) {
 	}
 }
 
-// maxNetDev bounds what is read of a namespace's interfaces.
-const maxNetDev = 16 << 20
-
-func readNetDev(net int, buf []byte) ([]byte, error) {
-	const name = "/proc/thread-self/net/dev"
+func openNetDev(net int, path string) (*NetDev, error) {
+	if err := enterNetNS(path); err != nil {
+		return nil, err
+	}
 	fd, err := unix.Openat(net, "dev", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		return nil, &os.PathError{Op: "open", Path: netDevName, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }()
-	return readAll(fd, name, buf, maxNetDev)
+	return &NetDev{fd}, nil
 }
+
+const (
+	netDevName = "/proc/thread-self/net/dev"
+	// maxNetDev bounds what is read of a namespace's interfaces.
+	maxNetDev = 16 << 20
+	// netDevLine is longer than any line of dev: 16 numbers of 20 digits and a name.
+	netDevLine = 512
+)
+
+// Read reads what dev says now, into buf if there is room.
+func (d *NetDev) Read(buf []byte) ([]byte, error) {
+	text := buf[:0]
+	for {
+		if cap(text)-len(text) < os.Getpagesize() {
+			text = append(make([]byte, 0, 2*cap(text)+os.Getpagesize()), text...)
+		}
+		n, err := unix.Pread(d.fd, text[len(text):cap(text)], int64(len(text)))
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: netDevName, Err: err}
+		}
+		text = text[:len(text)+n]
+		// The kernel hands out whole lines, a page of them at a time: with room for
+		// another there is none.
+		if n == 0 || n+netDevLine < os.Getpagesize() {
+			return text, nil
+		}
+		if len(text) > maxNetDev {
+			return nil, &os.PathError{Op: "read", Path: netDevName, Err: ErrTooLarge}
+		}
+	}
+}
+
+// MayStayOpen is MayStayOpen of what it has open.
+func (d *NetDev) MayStayOpen() bool { return MayStayOpen(d.fd) }
+
+// Close lets the namespace go.
+func (d *NetDev) Close() error { return os.NewSyscallError("close", unix.Close(d.fd)) }
 
 // enterNetNS takes this thread into the network namespace mounted on path.
 func enterNetNS(path string) error {

@@ -274,8 +274,8 @@ func BenchmarkNewRemove(b *testing.B) {
 }
 
 // The interfaces are each namespace's own, however many there are, and one that is gone
-// has an error of its own.
-func TestInterfaces(t *testing.T) {
+// has an error of its own; the first time, and from what stayed open.
+func TestCounters(t *testing.T) {
 	testutil.RequireRoot(t, "makes network namespaces")
 	testutil.CheckLeaks(t)
 	dir := t.TempDir()
@@ -309,26 +309,104 @@ func TestInterfaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	home := id(t, "/proc/thread-self/ns/net")
-	calls := 0
-	Interfaces(paths, func(i int, dev []byte, err error) {
-		if calls++; calls != i+1 {
-			t.Errorf("call %d is of %d", calls, i)
-		}
-		if i == 3 || i == 4 {
-			if !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("%s: %v", paths[i], err)
+	var counters Counters
+	check := func(want [6]int) { // pairs; -1: fs.ErrNotExist
+		t.Helper()
+		called := map[int]bool{}
+		counters.Read(paths, func(i int, dev []byte, err error) {
+			called[i] = true
+			if want[i] < 0 {
+				if !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s: %v", paths[i], err)
+				}
+				return
 			}
-			return
+			if n := strings.Count(string(dev), fmt.Sprintf("of%d-", i%4)); err != nil || n != 2*want[i] || strings.Count(string(dev), "\n") != n+3 {
+				t.Errorf("%d interfaces of %s, %v:\n%s", n, paths[i], err, dev)
+			}
+		})
+		if len(called) != len(paths) {
+			t.Errorf("called for %v", called)
 		}
-		of := i % 4
-		if n := strings.Count(string(dev), fmt.Sprintf("of%d-", of)); err != nil || n != of*40 || strings.Count(string(dev), "\n") != of*40+3 {
-			t.Errorf("%d interfaces of %s, %v:\n%s", n, paths[i], err, dev)
-		}
-	})
-	if calls != len(paths) {
-		t.Errorf("%d calls", calls)
+	}
+	check([6]int{0, 20, 40, -1, -1, 20})
+	if open := namespacesOpen(t); open != 3 {
+		t.Errorf("%d stay open", open)
+	}
+	if out, err := exec.Command("nsenter", "--net="+paths[0], "ip", "link", "add", "of0-a", "type", "veth", "peer", "name", "of0-b").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	check([6]int{1, 20, 40, -1, -1, 20})
+
+	// One that is removed is gone, and does not live on.
+	if err := Remove(paths[1]); err != nil {
+		t.Fatal(err)
+	}
+	counters.Forget(paths[1])
+	check([6]int{1, -1, 40, -1, -1, -1})
+	for _, path := range paths {
+		counters.Forget(path)
+	}
+	if open := namespacesOpen(t); open != 0 {
+		t.Errorf("%d stay open after all were forgotten", open)
 	}
 	if now := id(t, "/proc/thread-self/ns/net"); now != home {
 		t.Errorf("this thread is in %s", now)
+	}
+}
+
+// namespacesOpen counts this process's open files that keep a network namespace.
+func namespacesOpen(t *testing.T) (n int) {
+	t.Helper()
+	fds, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil || len(fds) == 0 {
+		t.Fatal("no descriptors found", err)
+	}
+	for _, fd := range fds {
+		if link, err := os.Readlink(fd); err == nil && strings.Contains(link, "/net/dev") {
+			n++
+		}
+	}
+	return n
+}
+
+// What a list of 50 pods' stats reads.
+func BenchmarkCounters(b *testing.B) {
+	testutil.RequireRoot(b, "makes network namespaces")
+	var paths []string
+	for i := range 50 {
+		path := filepath.Join(b.TempDir(), strconv.Itoa(i))
+		paths = append(paths, path)
+		if err := New(path); err != nil {
+			b.Fatal(err)
+		}
+	}
+	fail := func(_ int, _ []byte, err error) {
+		if err != nil {
+			b.Error(err)
+		}
+	}
+	b.Run("first", func(b *testing.B) {
+		for b.Loop() {
+			var c Counters
+			c.Read(paths, fail)
+			for _, path := range paths {
+				c.Forget(path)
+			}
+		}
+	})
+	b.Run("again", func(b *testing.B) {
+		var c Counters
+		for b.Loop() {
+			c.Read(paths, fail)
+		}
+		for _, path := range paths {
+			c.Forget(path)
+		}
+	})
+	for _, path := range paths {
+		if err := Remove(path); err != nil {
+			b.Error(err)
+		}
 	}
 }

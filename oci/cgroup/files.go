@@ -73,6 +73,11 @@ func readFile(name string) (string, error) {
 }
 
 func readFD(fd int, name string) (string, error) {
+	text, err := readAll(fd)
+	return string(text), pathError("read", name, err)
+}
+
+func readAll(fd int) ([]byte, error) {
 	buf := make([]byte, 4096)
 	for n := 0; ; {
 		got, err := syscall.Pread(fd, buf[n:], int64(n))
@@ -80,9 +85,9 @@ func readFD(fd int, name string) (string, error) {
 		case errors.Is(err, syscall.EINTR):
 			continue
 		case err != nil:
-			return "", pathError("read", name, err)
+			return nil, err
 		case got == 0 || n+got > maxRead:
-			return string(buf[:n]), nil
+			return buf[:n], nil
 		}
 		if n += got; n == len(buf) {
 			buf = append(buf, make([]byte, len(buf))...)
@@ -93,9 +98,10 @@ func readFD(fd int, name string) (string, error) {
 // readCounters is readFile for a file that the kernel writes as one piece: it takes
 // one read less to see that there is no more. The file is looked up by name from handle,
 // which spares the kernel its whole path, or abi.AtFDCWD; dir and file say which it is.
+// It stays open if it is kept.
 //
 // What it returns is in buf, unless that is too small.
-func readCounters(handle int, name, dir, file string, buf []byte) ([]byte, error) {
+func readCounters(handle int, name, dir, file string, buf []byte, kept *keptFiles) ([]byte, error) {
 	fail := func(op string, err error) ([]byte, error) {
 		return nil, pathError(op, dir+"/"+file, err)
 	}
@@ -110,17 +116,27 @@ func readCounters(handle int, name, dir, file string, buf []byte) ([]byte, error
 			return fail("open", err)
 		}
 	}
-	defer func() { _ = syscall.Close(fd) }()
+	text, err := readPiece(fd, buf)
+	if err != nil || !kept.add(file, fd) {
+		_ = syscall.Close(fd) // it was read
+	}
+	if err != nil {
+		return fail("read", err)
+	}
+	return text, nil
+}
+
+// readPiece reads a file from its beginning: into buf, unless that is too small.
+func readPiece(fd int, buf []byte) ([]byte, error) {
 	for {
 		n, err := syscall.Pread(fd, buf, 0)
 		switch {
 		case errors.Is(err, syscall.EINTR):
 			continue
 		case err != nil:
-			return fail("read", err)
+			return nil, err
 		case n == len(buf):
-			text, err := readFD(fd, dir+"/"+file)
-			return []byte(text), err
+			return readAll(fd)
 		}
 		return buf[:n], nil
 	}

@@ -49,6 +49,7 @@ type HugetlbStats struct {
 // pageSizeFiles calls f for each page size of which dir has hugetlb files, with
 // the files' common prefix.
 func (r *reader) pageSizes(suffix string, f func(size, prefix string)) {
+	r.find()
 	names, err := hugetlbSizes()
 	r.note(err)
 	for _, size := range names {

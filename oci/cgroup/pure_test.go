@@ -390,7 +390,7 @@ func TestIOStats(t *testing.T) {
 	var v1, v2 IOStats
 	v1.readOperations("8:0 Read 4096\n8:0 Write 8192\n8:0 Sync 1\nTotal 12288\n", true)
 	v1.readOperations("8:0 Read 1\n8:0 Write 2\n", false)
-	r := &reader{dir: t.TempDir()}
+	r := &reader{dir: t.TempDir()} // which has been found
 	text := "8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\nnonsense\n"
 	if err := os.WriteFile(r.dir+"/io.stat", []byte(text), 0o600); err != nil {
 		t.Fatal(err)

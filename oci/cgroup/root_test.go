@@ -642,6 +642,107 @@ func TestUsage(t *testing.T) {
 	})
 }
 
+// Counters say what Usage does, of the cgroup that is there, and have files open until they are
+// closed.
+func TestCounters(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		create := func(limit int64) {
+			t.Helper()
+			if err := c.Create(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		create(64 << 20)
+		var bases Bases
+		defer bases.Close()
+		counters := c.Counters(true)
+		defer counters.Close()
+		open := 0
+		check := func(limit uint64) {
+			t.Helper()
+			k, err1 := counters.Usage(&bases)
+			u, err2 := c.Usage(&bases, true)
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			if k.CPU.Usage != u.CPU.Usage || k.Memory.Limit != limit || u.Memory.Limit != limit || k.Pids != u.Pids {
+				t.Errorf("counters %+v\nusage %+v", k, u)
+			}
+			if n := filesOpen(t, c); n == 0 || open != 0 && n != open {
+				t.Errorf("%d files are open, before %d", n, open)
+			} else {
+				open = n
+			}
+		}
+		check(64 << 20)
+		cmd := exec.Command("/bin/sh", "-c", "read go; i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done; read end")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Apply(cmd.Process.Pid); err != nil {
+			t.Fatal(err)
+		}
+		k, err := counters.Usage(nil)
+		if err != nil || k.Pids.Current != 1 {
+			t.Errorf("with a process: %+v, %v", k, err)
+		}
+		_ = in.Close()
+		_ = cmd.Wait() // it reads an end, twice
+		check(64 << 20)
+		if again, err := counters.Usage(nil); err != nil || again.CPU.Usage <= k.CPU.Usage {
+			t.Errorf("CPU time after a loop: %+v, before it %+v, %v", again, k, err)
+		}
+		if err := c.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(128 << 20))}}); err != nil {
+			t.Fatal(err)
+		}
+		check(128 << 20)
+
+		// One that is gone is gone, and the next of its name is another.
+		end(t, c)
+		bases.Close()
+		if s, err := counters.Usage(nil); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("of a cgroup that is gone: %+v, %v", s, err)
+		}
+		if n := filesOpen(t, c); n != 0 {
+			t.Errorf("%d files of a cgroup that is gone are open", n)
+		}
+		create(32 << 20)
+		check(32 << 20)
+		end(t, c)
+		bases.Close()
+		create(16 << 20)
+		check(16 << 20)
+
+		// Closed, they read all the same.
+		counters.Close()
+		if s, err := counters.Usage(nil); err != nil || s.Memory.Limit != 16<<20 {
+			t.Errorf("closed: %+v, %v", s, err)
+		}
+		if n := filesOpen(t, c); n != 0 {
+			t.Errorf("%d files are open after Close", n)
+		}
+	})
+}
+
+// filesOpen counts this process's open files of a cgroup, which may have been removed.
+func filesOpen(t *testing.T, c *Cgroup) (n int) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if link, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.Contains(link, c.path+"/") {
+			n++
+		}
+	}
+	return n
+}
+
 // The limits of Usage are the cgroup's own, whatever those above it are.
 func TestUsageLimits(t *testing.T) {
 	eachMode(t, func(t *testing.T, c *Cgroup) {
@@ -746,6 +847,16 @@ func BenchmarkUsage(b *testing.B) {
 			b.Error(err)
 		}
 	}()
+	b.Run("again", func(b *testing.B) {
+		counters := c.Counters(true)
+		defer counters.Close()
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := counters.Usage(nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 	for name, bases := range map[string]*Bases{"alone": nil, "among others": {}} {
 		b.Run(name, func(b *testing.B) {
 			defer bases.Close()

@@ -45,14 +45,17 @@ type PressureLine struct {
 }
 
 // Stats reads all counters. It fails with fs.ErrNotExist if the cgroup is gone.
-func (c *Cgroup) Stats() (*Stats, error) { return c.read(nil, false, false) }
+func (c *Cgroup) Stats() (*Stats, error) { return c.read(reader{}, nil) }
 
 // Usage is Stats of what is asked for every few seconds: the CPU time, memory and
 // swap in use and their limits, page faults and pressure and, with tasks, how many
 // those are. Everything else may be zero. On v1 it reads 3 files instead of some 50,
 // and one or two more for each of tasks and limits that there are. Who reads many cgroups
-// gives the same Bases for all of them; nil is none.
-func (c *Cgroup) Usage(b *Bases, tasks bool) (*Stats, error) { return c.read(b, true, tasks) }
+// gives the same Bases for all of them; nil is none. Who reads one again and again keeps
+// Counters.
+func (c *Cgroup) Usage(b *Bases, tasks bool) (*Stats, error) {
+	return c.read(reader{usage: true, tasks: tasks, bases: b}, nil)
+}
 
 // Bases are handles of directories above the cgroups that are read one after the other:
 // paths are looked up from there. To look up the whole path of each file is a third of
@@ -113,7 +116,8 @@ func (b *Bases) Close() {
 	*b = Bases{}
 }
 
-func (c *Cgroup) read(b *Bases, usage, tasks bool) (*Stats, error) {
+// read reads every hierarchy as the reader like is to, from what is kept, if there is anything.
+func (c *Cgroup) read(like reader, kept *Counters) (*Stats, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
@@ -121,9 +125,13 @@ func (c *Cgroup) read(b *Bases, usage, tasks bool) (*Stats, error) {
 	buf := buffers.Get().(*[4096]byte)
 	defer buffers.Put(buf)
 	r := new(reader)
-	for _, h := range c.all {
-		*r = reader{bases: b, usage: usage, tasks: tasks, buf: buf[:]}
-		err := c.readStats(h, s, r)
+	for i := range c.all {
+		*r = like
+		r.h, r.path, r.buf = &c.all[i], c.path, buf[:]
+		if kept != nil {
+			r.kept = &kept.files[i]
+		}
+		err := c.readStats(s, r)
 		r.close()
 		if err != nil {
 			return nil, fmt.Errorf("cgroup %s: stats: %w", c.path, err)
@@ -136,7 +144,8 @@ func (c *Cgroup) read(b *Bases, usage, tasks bool) (*Stats, error) {
 // buffers are for files' texts, all of which but memory.stat's are a few bytes.
 var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
 
-func (c *Cgroup) readStats(h hierarchy, s *Stats, r *reader) error {
+func (c *Cgroup) readStats(s *Stats, r *reader) error {
+	h := r.h
 	for i := range controllers {
 		one := &controllers[i]
 		name, read := one.v1, one.v1Stats
@@ -146,10 +155,6 @@ func (c *Cgroup) readStats(h hierarchy, s *Stats, r *reader) error {
 		// On v2 the CPU time is counted without the controller too.
 		if read == nil || r.usage && !one.usage || !slices.Contains(h.controllers, name) && (c.mode != Unified || name != "cpu") {
 			continue
-		}
-		if r.dir == "" { // most of v1's hierarchies have nothing that Usage wants
-			r.dir = c.dir(h)
-			r.open(h, c.path)
 		}
 		read(s, r)
 		if r.err != nil && !isErrno(r.err, syscall.ENODEV) {
@@ -163,12 +168,16 @@ func (c *Cgroup) readStats(h hierarchy, s *Stats, r *reader) error {
 // lacks (which ones there are depends on its configuration) is zero, unless it is the
 // directory that is missing; the first other error sticks.
 type reader struct {
-	dir   string
-	usage bool // leave out what Usage does
-	tasks bool // but not these
-	there bool // the directory was, when it was looked for
+	h     *hierarchy
+	path  string     // the cgroup's
+	kept  *keptFiles // those that stay open; nil for none
+	usage bool       // leave out what Usage does
+	tasks bool       // but not these
+	there bool       // the directory was, when it was looked for
 	err   error
 
+	// Where names are looked up, once one has been.
+	dir    string
 	bases  *Bases
 	handle int    // what files are looked up from, if there is anything
 	below  string // and the way from there, "" for none
@@ -178,14 +187,18 @@ type reader struct {
 	buf []byte
 }
 
-// open has files looked up from a handle, if that pays: on v1 Usage wants so few files
+// find has files looked up from a handle, if that pays: on v1 Usage wants so few files
 // of each directory that their paths cost less than a handle of its own.
-func (r *reader) open(h hierarchy, cgroupPath string) {
-	if handle, below, ok := r.bases.find(h, cgroupPath); ok {
+func (r *reader) find() {
+	if r.dir != "" {
+		return
+	}
+	r.dir = r.h.mount + r.path + r.h.below
+	if handle, below, ok := r.bases.find(*r.h, r.path); ok {
 		r.handle, r.below, r.looks = handle, below, true
 		return
 	}
-	if h.v2 || !r.usage {
+	if r.h.v2 || !r.usage {
 		fd, err := open(r.dir, abi.OPath|syscall.O_DIRECTORY)
 		r.handle, r.looks, r.own = fd, err == nil, err == nil // else the path says why
 	}
@@ -209,13 +222,22 @@ func (r *reader) number(file string) uint64 {
 }
 
 func (r *reader) read(file string) ([]byte, error) {
-	switch {
-	case !r.looks:
-		return readCounters(abi.AtFDCWD, r.dir+"/"+file, r.dir, file, r.buf)
-	case r.below == "":
-		return readCounters(r.handle, file, r.dir, file, r.buf)
+	if text, open, err := r.kept.read(file, r.buf); open {
+		if err != nil {
+			r.find()
+			err = pathError("read", r.dir+"/"+file, err)
+		}
+		return text, err
 	}
-	return readCounters(r.handle, r.below+"/"+file, r.dir, file, r.buf)
+	r.find()
+	handle, name := abi.AtFDCWD, r.dir+"/"+file
+	switch {
+	case r.looks && r.below == "":
+		handle, name = r.handle, file
+	case r.looks:
+		handle, name = r.handle, r.below+"/"+file
+	}
+	return readCounters(handle, name, r.dir, file, r.buf, r.kept)
 }
 
 func (r *reader) text(file string) string { return string(r.bytes(file)) }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -23,7 +22,6 @@ import (
 type Container struct {
 	id, dir string
 	agent   func(listener *os.File) error // see CreateOptions.Agent
-	counts  atomic.Pointer[cgroup.Cgroup] // see Usage
 }
 
 // SetAgent is CreateOptions.Agent of a container that was created before.
@@ -376,20 +374,6 @@ func (c *Container) Stats() (*cgroup.Stats, error) {
 		return nil, err
 	}
 	return cg.Stats()
-}
-
-// Usage is Stats of what cgroup.Usage reads. Where that is, it reads once: a monitor
-// is asked every few seconds.
-func (c *Container) Usage(b *cgroup.Bases) (*cgroup.Stats, error) {
-	cg := c.counts.Load()
-	if cg == nil {
-		var err error
-		if cg, err = c.Cgroup(); err != nil {
-			return nil, err
-		}
-		c.counts.Store(cg)
-	}
-	return cg.Usage(b, false)
 }
 
 // Update changes limits; those that r leaves out stay.

@@ -305,15 +305,6 @@ func (c *Container) Stats(context.Context) (*cgroup.Stats, error) {
 	return cg.Stats()
 }
 
-// Usage is Stats of what cgroup.Usage reads.
-func (c *Container) Usage(_ context.Context, b *cgroup.Bases) (*cgroup.Stats, error) {
-	cg, err := c.Cgroup()
-	if err != nil {
-		return nil, err
-	}
-	return cg.Usage(b, false)
-}
-
 func (c *Container) do(ctx context.Context, args ...string) error {
 	_, err := c.r.verb(ctx, c.bundle, args...)
 	return err

@@ -252,10 +252,6 @@ func (c *foreignContainer) Stats(ctx context.Context) (*cgroup.Stats, error) {
 	return statsOfMetrics(r.Stats)
 }
 
-func (c *foreignContainer) Usage(ctx context.Context, _ *cgroup.Bases) (*cgroup.Stats, error) {
-	return c.Stats(ctx)
-}
-
 func (c *foreignContainer) Checkpoint(ctx context.Context, o container.CheckpointOptions) error {
 	options, err := pb.Marshal(&checkpointOptions{
 		Exit: !o.LeaveRunning, OpenTCP: o.Images.TCPEstablished, ExternalUnixSockets: o.Images.ExtUnixSockets,

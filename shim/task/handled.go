@@ -25,7 +25,6 @@ type handled interface {
 	Pids(ctx context.Context) ([]int, error)
 	Cgroup() (*cgroup.Cgroup, error)
 	Stats(ctx context.Context) (*cgroup.Stats, error)
-	Usage(ctx context.Context, b *cgroup.Bases) (*cgroup.Stats, error) // cgroup.Usage, or Stats
 	Checkpoint(ctx context.Context, o container.CheckpointOptions) error
 }
 
@@ -50,7 +49,3 @@ func (n native) Update(_ context.Context, r *specs.LinuxResources) error {
 
 func (n native) Pids(context.Context) ([]int, error)          { return n.Container.Pids() }
 func (n native) Stats(context.Context) (*cgroup.Stats, error) { return n.Container.Stats() }
-
-func (n native) Usage(_ context.Context, b *cgroup.Bases) (*cgroup.Stats, error) {
-	return n.Container.Usage(b)
-}

@@ -203,6 +203,71 @@ func TestPauseUpdateStats(t *testing.T) {
 	b.remove()
 }
 
+// What stats are read from stays open in the monitor as long as the container and the pod are
+// there, and nowhere else.
+func TestStatsStayOpen(t *testing.T) {
+	p := newPod(t)
+	defer p.monitor.Close()
+	ctx := t.Context()
+	sandbox := p.startSandbox()
+	b := p.run([]string{"sleep", "1000"}, inPod(sandbox))
+	other := p.run([]string{"sleep", "1000"}, inPod(sandbox))
+	open := func(of string) (n int) {
+		t.Helper()
+		dir := fmt.Sprintf("/proc/%d/fd", p.monitorPid())
+		fds, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			link, err := os.Readlink(dir + "/" + fd.Name())
+			if err == nil && strings.HasPrefix(link, "/sys/fs/cgroup/") && strings.Contains(link, podCgroup(p.id)) && strings.Contains(link, of) {
+				n++
+			}
+		}
+		return n
+	}
+	before, beforeOther := open(b.id), open(other.id)
+	stats := func(ids ...string) {
+		t.Helper()
+		pods, err := p.monitor.PodsStats(ctx, []client.StatsQuery{{IDs: ids, PodCgroup: podCgroup(p.id)}})
+		if err != nil || len(pods) != 1 || len(pods[0].Containers) != len(ids) || pods[0].Pod == nil {
+			t.Fatalf("stats: %+v, %v", pods, err)
+		}
+	}
+	stats(b.id, other.id)
+	asked, all := open(b.id), open("")
+	if asked <= before {
+		t.Errorf("%d files of the container's cgroup are open, %d before it was asked for", asked, before)
+	}
+	for range 3 {
+		stats(b.id, other.id)
+	}
+	if n := open(""); n != all {
+		t.Errorf("%d files are open, %d after the first time", n, all)
+	}
+	r, err := p.monitor.ExecSync(ctx, b.id, p.process("ls", "-l", "/proc/self/fd"), 0, 1<<16)
+	if err != nil || strings.Contains(string(r.Stdout), "cgroup") || len(r.Stdout) == 0 {
+		t.Errorf("an exec has %s, %v", r.Stdout, err)
+	}
+	if err := p.monitor.Kill(ctx, b.id, "", syscall.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	b.wait()
+	if n := open(b.id); n > before {
+		t.Errorf("%d files are open after the container has ended", n)
+	}
+	stats(other.id)
+	if err := p.monitor.StopSandbox(ctx, p.id); err != nil {
+		t.Fatal(err)
+	}
+	if n := open(""); n > before+beforeOther {
+		t.Errorf("%d files are open after the pod was stopped", n)
+	}
+	b.remove()
+	other.remove()
+}
+
 func TestOOM(t *testing.T) {
 	p := newPod(t)
 	defer p.monitor.Close()

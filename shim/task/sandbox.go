@@ -30,6 +30,7 @@ type sandbox struct {
 
 	verbs   sync.Mutex // one start or stop at a time; see the package comment
 	closing bool       // no container may be created any more; guarded by Service.mu
+	counts  counts     // of the cgroup above it, which is the pod's
 
 	mu        sync.Mutex // a leaf
 	started   bool
@@ -270,6 +271,7 @@ func (s *Service) stopPod(ctx context.Context, b *sandbox) error {
 			return fmt.Errorf("sandbox %s: %w", b.id, err)
 		}
 	}
+	b.counts.end()
 	if err := s.unpinSandbox(b); err != nil {
 		return err
 	}

@@ -124,7 +124,7 @@ func (s *Service) readPod(ctx context.Context, r *statsRequest, bases *cgroup.Ba
 		if r.Processes {
 			stats, err = t.container.Stats(ctx)
 		} else {
-			stats, err = t.container.Usage(ctx, bases)
+			stats, err = t.usage(ctx, bases)
 		}
 		if err != nil {
 			if gone := isGone(err); !gone {
@@ -141,15 +141,12 @@ func (s *Service) readPod(ctx context.Context, r *statsRequest, bases *cgroup.Ba
 	if r.PodCgroup == "" {
 		return a, nil
 	}
-	cg, err := cgroupAt(r.PodCgroup)
-	if err != nil {
-		return nil, err
-	}
 	var stats *cgroup.Stats
+	var err error
 	if r.Processes {
-		stats, err = cg.Stats()
+		stats, err = statsOf(r.PodCgroup)
 	} else {
-		stats, err = cg.Usage(bases, true)
+		stats, err = s.podUsage(r, bases)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return a, nil

@@ -27,6 +27,7 @@ type task struct {
 	createdAt  time.Time
 	init       *process
 	oom        oomWatch
+	counts     counts     // of its cgroup
 	forbidden  *forbidden // nil: its forbidden calls are not counted
 
 	verbs sync.Mutex // see the package comment
@@ -109,6 +110,7 @@ func (t *task) settle(p *process, fn func()) {
 // finish makes an exit final: output passed on, record written, everybody told.
 func (t *task) finish(p *process, e reap.Exit) {
 	if p == t.init {
+		t.counts.end()
 		t.finishInit(e)
 	}
 	p.io.Finish()
