@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -52,7 +53,21 @@ func TestChildCallsNothingOfTheRuntime(t *testing.T) {
 	if len(seen) < 10 {
 		t.Errorf("only %d functions are looked at", len(seen))
 	}
-	// The control: what must not be found can be.
+	variables := variablesIn(t, program, `^github.com/strake-containers/strake/oci/launch\.|^syscall\.RawSyscall|^internal/runtime/syscall/`)
+	for function := range seen {
+		for _, name := range variables[function] {
+			t.Errorf("%s needs the variable %s, which the child does not have", function, name)
+		}
+	}
+	for _, leaf := range append([]string{"internal/runtime/syscall/linux.Syscall6"}, leaves...) {
+		if names, there := variables[leaf]; len(names) > 0 || !there {
+			t.Errorf("%s needs the variables %q (it is there: %v)", leaf, names, there)
+		}
+	}
+	// The controls: what must not be found can be.
+	if !slices.Contains(variables["github.com/strake-containers/strake/oci/launch.(*memory).advise"], "github.com/strake-containers/strake/oci/launch.hidden") {
+		t.Errorf("advise needs %q: the look-up does not work", variables["github.com/strake-containers/strake/oci/launch.(*memory).advise"])
+	}
 	const careless = "github.com/strake-containers/strake/oci/launch.lower"
 	if !strings.Contains(strings.Join(calls[careless], " "), "runtime.") {
 		t.Errorf("%s calls nothing of the runtime: the look-up does not work", careless)
@@ -70,6 +85,43 @@ func TestChildFitsItsStackOnARM64(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+}
+
+// variablesIn lists what variables each function of a program names.
+func variablesIn(t *testing.T, program, functions string) map[string][]string {
+	t.Helper()
+	table, err := exec.Command("go", "tool", "nm", program).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	variable := map[string]bool{}
+	for line := range strings.Lines(string(table)) {
+		if f := strings.Fields(line); len(f) == 3 && strings.Contains("DdBb", f[1]) {
+			variable[f[2]] = true
+		}
+	}
+	out, err := exec.Command("go", "tool", "objdump", "-s", functions, program).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string][]string{}
+	function := ""
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) > 1 && f[0] == "TEXT" {
+			function = strings.TrimSuffix(f[1], "(SB)")
+			names[function] = nil
+			continue
+		}
+		for _, word := range f {
+			name, symbol := strings.CutSuffix(strings.TrimSuffix(word, ","), "(SB)")
+			name, _, _ = strings.Cut(strings.TrimLeft(name, "$"), "+")
+			if symbol && variable[name] {
+				names[function] = append(names[function], name)
+			}
+		}
+	}
+	return names
 }
 
 // callsIn lists what each function of a program calls or jumps to elsewhere.

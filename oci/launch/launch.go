@@ -366,6 +366,7 @@ func (c *conversation) fork() error {
 	f.memory.add(0, f.child.code, f.child.ncode*unsafe.Sizeof(instr{}))
 	f.memory.add(1, f.child.regs, 8*uintptr(len(m.regs)))
 	f.memory.add(2, f.child.mem, uintptr(len(m.mem)))
+	f.memory.add(3, uintptr(unsafe.Pointer(&c.progress[0])), uintptr(len(c.progress)))
 	// Whoever forks meanwhile, without CLONE_VM, would have a child without a heap.
 	syscall.ForkLock.Lock()
 	pid, errno, atSetns := fork(f)

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -99,17 +100,27 @@ func TestAllowedErrorsSkipsAndExec(t *testing.T) {
 	}
 }
 
-// A child has the program and its stack of our heap, and nothing else. If this fails, Go's
-// heap has changed, and memory.go has to.
+func TestMain(m *testing.M) {
+	if testing.CoverMode() != "" {
+		hidden[0] = span{} // the child counts what it runs, in variables
+	}
+	os.Exit(m.Run())
+}
+
+// A child has the program and its stack of our memory, and nothing else. If this fails, Go's
+// heap is elsewhere now, and memory.go has to look there.
 func TestChildHasNoHeap(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to look into the child")
 	}
-	secret := inArenaOfStack(t)
-	for i := range secret {
-		secret[i] = 's'
+	secret := bytes.Repeat([]byte("s"), 1<<20)
+	mapped, err := unix.Mmap(-1, 0, len(secret), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
 	}
-	_, err := Run(t.Context(), Request{Program: program(plan.Op{Do: plan.OpSync, A: 7}), CgroupFD: -1,
+	defer func() { _ = unix.Munmap(mapped) }()
+	copy(mapped, secret)
+	_, err = Run(t.Context(), Request{Program: program(plan.Op{Do: plan.OpSync, A: 7}), CgroupFD: -1,
 		Sync: func(_, pid int) error {
 			mem, err := os.Open("/proc/" + strconv.Itoa(pid) + "/mem")
 			if err != nil {
@@ -122,12 +133,18 @@ func TestChildHasNoHeap(t *testing.T) {
 				_, err := mem.ReadAt(b[:], int64(uintptr(p)))
 				return err
 			}
-			if err := at(unsafe.Pointer(&pageSize)); err != nil { // the control
-				t.Errorf("a variable of the program cannot be read: %v", err)
+			if err := at(unsafe.Pointer(unsafe.StringData("of the program file"))); err != nil { // the control
+				t.Errorf("a constant of the program cannot be read: %v", err)
+			}
+			if err := at(unsafe.Pointer(&pageSize)); err == nil && testing.CoverMode() == "" {
+				t.Error("a variable can be read")
 			}
 			for _, offset := range []int{0, len(secret) / 2, len(secret) - 1} {
 				if err := at(unsafe.Pointer(&secret[offset])); err == nil {
 					t.Errorf("byte %d of something in the heap can be read", offset)
+				}
+				if err := at(unsafe.Pointer(&mapped[offset])); err == nil {
+					t.Errorf("byte %d of something mapped can be read", offset)
 				}
 			}
 			return syscall.Kill(pid, syscall.SIGKILL)
@@ -136,26 +153,6 @@ func TestChildHasNoHeap(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	runtime.KeepAlive(secret)
-}
-
-// inArenaOfStack is memory of the heap that lies whole in the arena that the caller's stack
-// is in: the first, unless the tests before have needed more. What begins at an arena's end
-// goes on in the next one, which the child gets.
-func inArenaOfStack(t *testing.T) []byte {
-	t.Helper()
-	var here byte
-	stack := uintptr(unsafe.Pointer(&here)) / arenaSize
-	var tried [][]byte
-	for range 200 {
-		b := make([]byte, 1<<20)
-		first, last := uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&b[len(b)-1]))
-		if first/arenaSize == stack && last/arenaSize == stack {
-			return b
-		}
-		tried = append(tried, b) // or it would be the same again
-	}
-	t.Fatalf("the stack is not in an arena of Go's heap any more: see memory.go (%d tried)", len(tried))
-	return nil
 }
 
 // Processes are made beside each other, and beside programs that are executed.
