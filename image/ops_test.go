@@ -401,6 +401,19 @@ func TestLackingImage(t *testing.T) {
 	}
 }
 
+// findings are what a check of the whole store finds.
+func findings(t *testing.T, s *Store) (found []Finding) {
+	t.Helper()
+	if err := s.Verify(t.Context(), "", func(f Finding) {
+		if f.Problem != nil || f.Unknown {
+			found = append(found, f)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
 func TestVerifyRepair(t *testing.T) {
 	testutil.RequireRoot(t, "layers have owners")
 	testutil.CheckLeaks(t)
@@ -410,18 +423,7 @@ func TestVerifyRepair(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		s := openStore(t, t.TempDir(), Options{KeepLayerBlobs: keep})
 		img := pullImage(t, s, reg.Addr+"/a:1")
-		problems := func() (found []Finding) {
-			t.Helper()
-			if err := s.Verify(t.Context(), "", func(f Finding) {
-				if f.Problem != nil || f.Unknown {
-					found = append(found, f)
-				}
-			}); err != nil {
-				t.Fatal(err)
-			}
-			return found
-		}
-		if found := problems(); len(found) != 0 {
+		if found := findings(t, s); len(found) != 0 {
 			t.Fatalf("%+v", found)
 		}
 		rec := s.images[img.ID]
@@ -443,7 +445,7 @@ func TestVerifyRepair(t *testing.T) {
 		if keep {
 			want = append(want, "blob "+rec.layers[1].blob.Digest.String())
 		}
-		found := problems()
+		found := findings(t, s)
 		if len(found) != len(want) {
 			t.Fatalf("%+v", found)
 		}
@@ -455,7 +457,7 @@ func TestVerifyRepair(t *testing.T) {
 		if err := s.Repair(t.Context(), found, noAuth); err != nil {
 			t.Fatal(err)
 		}
-		if found := problems(); len(found) != 0 {
+		if found := findings(t, s); len(found) != 0 {
 			t.Errorf("repaired: %+v", found)
 		}
 		checkFiles(t, s, img, map[string]string{"d/f": "right", "d/implied": "too"})

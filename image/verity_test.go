@@ -163,18 +163,7 @@ func TestVerity(t *testing.T) {
 		}
 		_ = f.Close()
 	}
-	find := func() (found []Finding) {
-		t.Helper()
-		if err := s.Verify(t.Context(), "", func(f Finding) {
-			if f.Problem != nil || f.Unknown {
-				found = append(found, f)
-			}
-		}); err != nil {
-			t.Fatal(err)
-		}
-		return found
-	}
-	found := find()
+	found := findings(t, s)
 	var what []string
 	for _, f := range found {
 		what = append(what, f.What)
@@ -188,7 +177,7 @@ func TestVerity(t *testing.T) {
 	if err := s.Repair(t.Context(), found, func(string) *Auth { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if found := find(); len(found) != 0 {
+	if found := findings(t, s); len(found) != 0 {
 		t.Errorf("repaired: %+v", found)
 	}
 	checkFiles(t, s, img, map[string]string{"d/f": string(content)})

@@ -100,59 +100,55 @@ func variablesIn(t *testing.T, program, functions string) map[string][]string {
 			variable[f[2]] = true
 		}
 	}
-	out, err := exec.Command("go", "tool", "objdump", "-s", functions, program).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	names := map[string][]string{}
-	function := ""
-	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) > 1 && f[0] == "TEXT" {
-			function = strings.TrimSuffix(f[1], "(SB)")
-			names[function] = nil
-			continue
-		}
-		for _, word := range f {
+	return eachInstruction(t, program, functions, func(_ string, words []string) (names []string) {
+		for _, word := range words {
 			name, symbol := strings.CutSuffix(strings.TrimSuffix(word, ","), "(SB)")
 			name, _, _ = strings.Cut(strings.TrimLeft(name, "$"), "+")
 			if symbol && variable[name] {
-				names[function] = append(names[function], name)
+				names = append(names, name)
 			}
 		}
-	}
-	return names
+		return names
+	})
 }
 
 // callsIn lists what each function of a program calls or jumps to elsewhere.
 func callsIn(t *testing.T, program, functions string) map[string][]string {
 	t.Helper()
+	return eachInstruction(t, program, functions, func(function string, words []string) []string {
+		for i, word := range words {
+			// amd64's CALL, arm64's too; a JMP or B to a symbol is a tail call.
+			jump := word == "JMP" || word == "B"
+			if i+1 >= len(words) || word != "CALL" && !jump {
+				continue
+			}
+			to, symbol := strings.CutSuffix(words[i+1], "(SB)")
+			if jump && (!symbol || to == function) {
+				continue // inside the function
+			}
+			return []string{to}
+		}
+		return nil
+	})
+}
+
+// eachInstruction gathers, for each function of a program, what find finds in its instructions.
+func eachInstruction(t *testing.T, program, functions string, find func(function string, words []string) []string) map[string][]string {
+	t.Helper()
 	out, err := exec.Command("go", "tool", "objdump", "-s", functions, program).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	calls := map[string][]string{}
+	found := map[string][]string{}
 	function := ""
 	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) > 1 && f[0] == "TEXT" {
-			function = strings.TrimSuffix(f[1], "(SB)")
-			calls[function] = nil
+		words := strings.Fields(line)
+		if len(words) > 1 && words[0] == "TEXT" {
+			function = strings.TrimSuffix(words[1], "(SB)")
+			found[function] = nil
 			continue
 		}
-		for i, word := range f {
-			// amd64's CALL, arm64's too; a JMP or B to a symbol is a tail call.
-			jump := word == "JMP" || word == "B"
-			if i+1 >= len(f) || word != "CALL" && !jump {
-				continue
-			}
-			to, symbol := strings.CutSuffix(f[i+1], "(SB)")
-			if jump && (!symbol || to == function) {
-				continue // inside the function
-			}
-			calls[function] = append(calls[function], to)
-			break
-		}
+		found[function] = append(found[function], find(function, words)...)
 	}
-	return calls
+	return found
 }
