@@ -45,21 +45,7 @@ func OpenProc() (*os.File, error) {
 // NewProc makes an instance of procfs for this process's PID namespace, which is mounted
 // nowhere. It is as the host's, but what others have looked up in that is not in its way:
 // under /proc/sys/net the kernel goes through what it knows of all network namespaces.
-func NewProc() (*os.File, error) {
-	ctx, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("procfs: %w", os.NewSyscallError("fsopen", err))
-	}
-	defer func() { _ = unix.Close(ctx) }() // mounted, or of no use
-	if err := unix.FsconfigCreate(ctx); err != nil {
-		return nil, fmt.Errorf("procfs: %w", os.NewSyscallError("fsconfig", err))
-	}
-	fd, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("procfs: %w", os.NewSyscallError("fsmount", err))
-	}
-	return os.NewFile(uintptr(fd), "proc"), nil
-}
+func NewProc() (*os.File, error) { return newFS("proc", []string{"nosuid", "nodev", "noexec"}) }
 
 var nsTypes = map[string]int{
 	"user": unix.CLONE_NEWUSER, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS, "network": unix.CLONE_NEWNET,

@@ -33,16 +33,12 @@ func onThread(fn func() error) error {
 // NewNetNS makes a network namespace, brings its loopback up and mounts it on
 // path, an existing file.
 func NewNetNS(path string) error {
-	return onThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return os.NewSyscallError("unshare(CLONE_NEWNET)", err)
-		}
-		if err := LinkUp("lo"); err != nil {
-			return fmt.Errorf("bring lo up: %w", err)
-		}
-		err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
-		return os.NewSyscallError("mount", err)
-	})
+	ns, err := OpenNewNetNS()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ns.Close() }() // opened for reading only
+	return MountNetNS(ns, path)
 }
 
 // OpenNewNetNS makes a network namespace with its loopback up, which lasts as long as it
@@ -62,7 +58,16 @@ func OpenNewNetNS() (ns *os.File, err error) {
 }
 
 // LoopbackUp brings the loopback of the network namespace at path up.
-func LoopbackUp(path string) error {
+func LoopbackUp(path string) error { return withLoopback(path, func(*os.File) error { return nil }) }
+
+// KeepNetNS is NewNetNS for a network namespace that is there already, at from.
+func KeepNetNS(from, path string) error {
+	return withLoopback(from, func(ns *os.File) error { return MountNetNS(ns, path) })
+}
+
+// withLoopback brings the loopback of the network namespace at path up, and then does more
+// with that.
+func withLoopback(path string, then func(ns *os.File) error) error {
 	ns, err := OpenNetNS(path)
 	if err != nil {
 		return err
@@ -71,20 +76,7 @@ func LoopbackUp(path string) error {
 	if err := InNetNS(ns, func() error { return LinkUp("lo") }); err != nil {
 		return fmt.Errorf("bring lo up: %w", err)
 	}
-	return nil
-}
-
-// KeepNetNS is NewNetNS for a network namespace that is there already, at from.
-func KeepNetNS(from, path string) error {
-	if err := LoopbackUp(from); err != nil {
-		return err
-	}
-	ns, err := OpenNetNS(from)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = ns.Close() }() // opened for reading only
-	return MountNetNS(ns, path)
+	return then(ns)
 }
 
 // MountNetNS mounts an open network namespace on path, an existing file.

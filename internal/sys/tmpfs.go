@@ -13,10 +13,13 @@ import (
 // NewTmpfs makes a tmpfs that is mounted nowhere and lasts as long as the
 // returned file is open, or a mount made from it. Options are as in fstab:
 // nosuid, nodev, noexec, ro, and tmpfs's own key=value.
-func NewTmpfs(options []string) (*os.File, error) {
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+func NewTmpfs(options []string) (*os.File, error) { return newFS("tmpfs", options) }
+
+// newFS is NewTmpfs of another type.
+func newFS(fstype string, options []string) (*os.File, error) {
+	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("tmpfs: fsopen: %w", err)
+		return nil, fmt.Errorf("%s: fsopen: %w", fstype, err)
 	}
 	defer func() { _ = unix.Close(fs) }() // the mount has its own reference
 	attributes := 0
@@ -33,21 +36,21 @@ func NewTmpfs(options []string) (*os.File, error) {
 		default:
 			key, value, ok := strings.Cut(o, "=")
 			if !ok {
-				return nil, fmt.Errorf("tmpfs: option %q is not known", o)
+				return nil, fmt.Errorf("%s: option %q is not known", fstype, o)
 			}
 			if err := unix.FsconfigSetString(fs, key, value); err != nil {
-				return nil, fmt.Errorf("tmpfs: option %q: %w", o, err)
+				return nil, fmt.Errorf("%s: option %q: %w", fstype, o, err)
 			}
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("tmpfs: create: %w", err)
+		return nil, fmt.Errorf("%s: create: %w", fstype, err)
 	}
 	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
 	if err != nil {
-		return nil, fmt.Errorf("tmpfs: fsmount: %w", err)
+		return nil, fmt.Errorf("%s: fsmount: %w", fstype, err)
 	}
-	return os.NewFile(uintptr(m), "tmpfs"), nil
+	return os.NewFile(uintptr(m), fstype), nil
 }
 
 // NewDevice makes a device node of that type, permissions, number and owner in a file
