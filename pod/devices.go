@@ -66,17 +66,29 @@ var appArmorLoad sync.Mutex
 // appArmorProfile loads the default profile unless it is loaded, which somebody may
 // undo at any time, and returns its name.
 func appArmorProfile() (string, error) {
-	loaded, err := apparmor.IsLoaded(defaultAppArmor)
+	loaded, err := findAppArmor()
 	if err == nil && !loaded {
-		if _, missing := exec.LookPath("apparmor_parser"); missing != nil {
-			return "", fmt.Errorf("%w: %q is not loaded, and apparmor_parser, which would load it, is not there: install the package apparmor", bundle.ErrNoDefaultProfile, defaultAppArmor)
-		}
 		err = loadAppArmor()
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, bundle.ErrNoDefaultProfile):
+		return "", err
+	case err != nil:
 		return "", fmt.Errorf("load the default AppArmor profile: %w", err)
 	}
 	return defaultAppArmor, nil
+}
+
+// findAppArmor says whether the default profile is loaded; ErrNoDefaultProfile if it is not,
+// nor can be.
+func findAppArmor() (loaded bool, err error) {
+	if loaded, err = apparmor.IsLoaded(defaultAppArmor); loaded || err != nil {
+		return loaded, err
+	}
+	if _, missing := exec.LookPath("apparmor_parser"); missing != nil {
+		return false, fmt.Errorf("%w: %q is not loaded, and apparmor_parser, which would load it, is not there: install the package apparmor", bundle.ErrNoDefaultProfile, defaultAppArmor)
+	}
+	return false, nil
 }
 
 func loadAppArmor() error {
@@ -94,7 +106,7 @@ func warnUnconfined(log *slog.Logger, h bundle.Host) {
 	if !h.AppArmor {
 		return
 	}
-	if _, err := h.DefaultAppArmor(); errors.Is(err, bundle.ErrNoDefaultProfile) {
+	if _, err := findAppArmor(); errors.Is(err, bundle.ErrNoDefaultProfile) {
 		log.Warn("containers that ask for no AppArmor profile run without one", "error", err)
 	}
 }
