@@ -69,7 +69,9 @@ specs() {
 	[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.tested]
 	runtime_type = "$1"
 	[plugins.'io.containerd.nri.v1.nri']
-	disable = true
+	socket_path = "$dir/nri.sock"
+	plugin_path = "$dir/nri-plugins"
+	plugin_config_path = "$dir/nri-conf"
 	END
 	"$CONTAINERD" -c "$dir/config.toml" </dev/null >"$dir/log" 2>&1 &
 	daemon=$!
@@ -79,7 +81,7 @@ specs() {
 		sleep 0.2
 	done
 	"$CRITEST" --runtime-endpoint "unix://$dir/containerd.sock" --image-endpoint "unix://$dir/containerd.sock" \
-		--ginkgo.no-color --ginkgo.json-report "$dir/report.json" "${@:2}" >"$dir/critest.log" 2>&1 || true
+		--nri-socket "$dir/nri.sock" --ginkgo.no-color --ginkgo.json-report "$dir/report.json" "${@:2}" >"$dir/critest.log" 2>&1 || true
 	stop
 	python3 - "$dir/report.json" <<-'END'
 	import json, sys
