@@ -125,18 +125,15 @@ func run(args []string) int {
 	if !c.parse(args) || !openLog(c.log) {
 		return GiveUp
 	}
-	var r record
-	if !paths.state.set(c.root, "/", c.id, "/"+stateFile) {
-		return GiveUp
+	if c.verb == "exec" {
+		return c.runExec()
 	}
-	text, errno := readFile(&paths.state, stateText[:])
-	if errno != 0 || !r.decode(text) {
+	var r record
+	if !c.read(&r) {
 		return GiveUp
 	}
 	done := false
 	switch c.verb {
-	case "exec":
-		return c.runExec(&r)
 	case "state":
 		done = c.state(&r)
 	case "kill":
@@ -150,6 +147,15 @@ func run(args []string) int {
 		return GiveUp
 	}
 	return 0
+}
+
+// read reads the container's state.json.
+func (c *command) read(r *record) bool {
+	if !paths.state.set(c.root, "/", c.id, "/"+stateFile) {
+		return false
+	}
+	text, errno := readFile(&paths.state, stateText[:])
+	return errno == 0 && r.decode(text)
 }
 
 // parse reads what shims and engines pass: global flags, one of the verbs, the id.

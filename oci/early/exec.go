@@ -58,24 +58,12 @@ func (c *command) parseExec(args []string) bool {
 }
 
 // runExec runs the program that an exec for the same request has left in the state
-// directory (docs/adr/0045). It returns the exit code, or GiveUp.
-func (c *command) runExec(r *record) int {
+// directory (docs/adr/0045). It returns the exit code, or GiveUp. That file is looked for
+// first: without one, all else would be done for nothing.
+func (c *command) runExec() int {
 	if isSet("LISTEN_FDS=") {
 		return GiveUp // there may be descriptors of systemd's to pass on
 	}
-	init, errno := call(sysPidfdOpen, uintptr(r.pid), 0, 0, 0)
-	if errno != 0 {
-		return GiveUp
-	}
-	code := GiveUp
-	if r.status() == running && r.thawed() { // read with the pidfd open, it is init's
-		code = c.execIn(r, init)
-	}
-	closeFD(init)
-	return code
-}
-
-func (c *command) execIn(r *record, init uintptr) int {
 	asked, ok := request()
 	if !ok {
 		return GiveUp
@@ -91,7 +79,7 @@ func (c *command) execIn(r *record, init uintptr) int {
 	code := GiveUp
 	sealed := kept.Sealed()
 	if sealed {
-		code = c.execKept(r, kept, init)
+		code = c.execKept(kept)
 	}
 	kept.Close()
 	if !sealed {
@@ -100,7 +88,25 @@ func (c *command) execIn(r *record, init uintptr) int {
 	return code
 }
 
-func (c *command) execKept(r *record, kept *launch.Kept, init uintptr) int {
+// execKept runs it in a container that is in order.
+func (c *command) execKept(kept *launch.Kept) int {
+	var r record
+	if !c.read(&r) {
+		return GiveUp
+	}
+	init, errno := call(sysPidfdOpen, uintptr(r.pid), 0, 0, 0)
+	if errno != 0 {
+		return GiveUp
+	}
+	code := GiveUp
+	if r.status() == running && r.thawed() { // read with the pidfd open, it is init's
+		code = execIn(&r, kept, init)
+	}
+	closeFD(init)
+	return code
+}
+
+func execIn(r *record, kept *launch.Kept, init uintptr) int {
 	var digits [20]byte
 	if !paths.file.set("/proc/", decimal(&digits, r.pid), "/root", "") {
 		return GiveUp
