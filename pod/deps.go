@@ -40,6 +40,7 @@ type NetNS interface {
 	Fix(held *os.File, path string) error
 	Borrow(from, path string) error
 	Link(from, path string) error
+	Unlink(path string) error
 	Remove(path string) error
 	Do(path string, fn func() error) error
 	Interfaces(paths []string, fn func(i int, dev []byte, err error)) // of each once, in any order
@@ -67,9 +68,14 @@ func (*HostNetNS) Borrow(from, path string) error { return netns.Borrow(from, pa
 // Link has a path that is a link point to from.
 func (*HostNetNS) Link(from, path string) error { return netns.Link(from, path) }
 
+// Unlink removes path if it is a link.
+func (n *HostNetNS) Unlink(path string) error { return n.forget(path, netns.Unlink) }
+
 // Remove unmounts and removes path; it is idempotent.
-func (n *HostNetNS) Remove(path string) error {
-	err := netns.Remove(path)
+func (n *HostNetNS) Remove(path string) error { return n.forget(path, netns.Remove) }
+
+func (n *HostNetNS) forget(path string, remove func(path string) error) error {
+	err := remove(path)
 	if err == nil {
 		n.counters.Forget(path) // now nobody opens it again
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -335,6 +336,49 @@ func TestRealOlderMonitor(t *testing.T) {
 	n.alive(m, id)
 	if now := strings.TrimSpace(n.sh(m, id, "stat -L -c %i /proc/self/ns/net")); now != netns {
 		t.Errorf("network namespace %s, was %s", now, netns)
+	}
+}
+
+// A monitor that nothing can replace takes its pods' network namespaces along: no link is left
+// that would lead to another process's descriptor one day, also not by way of a restart.
+func TestRealMonitorNotReplaced(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restarted %t", restarted), func(t *testing.T) {
+			n := newRealNode(t)
+			broken := filepath.Join(t.TempDir(), "broken")
+			n.change = func(o *Options) {
+				program := filepath.Join(filepath.Dir(broken), "monitor")
+				script := fmt.Sprintf("#!/bin/sh\n[ \"$7\" = delete ] || [ ! -e %s ] || exit 1\nexec %s \"$@\"\n", broken, o.Runtimes["strake"].Monitor)
+				if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				o.Runtimes["strake"] = Runtime{Monitor: program}
+			}
+			m := n.open()
+			pod := n.run(m, n.pod("lost"))
+			id := n.start(m, pod, ContainerConfig{Name: "c", Command: []string{"/bin/sleep", "1000"}})
+			if err := os.WriteFile(broken, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if restarted {
+				if err := m.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n.killMonitor()
+			if restarted {
+				m = n.open()
+			}
+			if s := mustExit(t, m, id); s.ExitCode != exitLost {
+				t.Errorf("container: %+v", s)
+			}
+			if at, err := os.Readlink(filepath.Join(n.state, "netns", pod)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("its network namespace is still said to be at %s (%v)", at, err)
+			}
+			if err := m.StopPod(t.Context(), pod); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -299,6 +299,7 @@ func (fakeNetNS) Lend(string) (*os.File, error) { return nil, errors.ErrUnsuppor
 func (fakeNetNS) Fix(*os.File, string) error    { return errors.ErrUnsupported }
 func (fakeNetNS) Borrow(string, string) error   { return errors.ErrUnsupported }
 func (fakeNetNS) Link(string, string) error     { return nil }
+func (fakeNetNS) Unlink(string) error           { return nil }
 
 func (v fakeNetNS) Remove(path string) error {
 	if err := v.step(context.Background(), "netns.Remove", ""); err != nil {

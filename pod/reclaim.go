@@ -134,9 +134,13 @@ func (m *Manager) cleanup(ctx context.Context, handler, id, bundleDir string) er
 	if !ok {
 		runtime = s.Runtimes[s.DefaultRuntime] // the record, or the handler, is gone
 	}
-	return m.o.Monitors.Cleanup(ctx, client.StartOptions{
+	err := m.o.Monitors.Cleanup(ctx, client.StartOptions{
 		Binary: runtime.Monitor, Namespace: monitorNamespace, Env: runtime.Env, ID: id, Bundle: bundleDir,
 	})
+	if _, statErr := os.Stat(bundleDir); errors.Is(statErr, fs.ErrNotExist) {
+		return nil // another call has, and has removed it
+	}
+	return err
 }
 
 // gone is an error that says that what was to be ended has ended.

@@ -104,6 +104,9 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	// 1. Its monitor, if it is to have one. The reboot, or somebody, may have
 	// taken it.
 	monitor := m.reconnect(ctx, p)
+	if monitor == nil {
+		m.unlinkNetNS(p)
+	}
 
 	// 2. Its containers.
 	for _, sc := range sp.Containers {

@@ -97,6 +97,19 @@ func Link(from, path string) (err error) {
 	return link(from, path)
 }
 
+// Unlink removes path if it is a link: who kept the network namespace is gone, and where it
+// leads may be another's one day. One that is mounted stays.
+func Unlink(path string) (err error) {
+	defer wrap(&err, "unlink", path)
+	switch _, err := os.Readlink(path); {
+	case errors.Is(err, syscall.EINVAL) || errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return os.Remove(path)
+}
+
 // link replaces path by a link, so that nobody finds none.
 func link(to, path string) error {
 	next := nextLink(path)

@@ -205,7 +205,7 @@ func TestLend(t *testing.T) {
 	if err := keeper.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Link("/proc/self/ns/net", path); err != nil {
+	if err := errors.Join(Link("/proc/self/ns/net", path), Unlink(path)); err != nil {
 		t.Error(err)
 	}
 	if now := inode(); now != first {
@@ -226,6 +226,14 @@ func TestLend(t *testing.T) {
 	}
 	if live, err := Exists(path); live || err != nil {
 		t.Errorf("nobody keeps it: exists %v, %v", live, err)
+	}
+	for range 2 {
+		if err := Unlink(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("unlinked: %v", err)
 	}
 	if err := os.Symlink("killed here", nextLink(path)); err != nil {
 		t.Fatal(err)
