@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -184,14 +183,10 @@ func TestSlowClient(t *testing.T) {
 	defer p.monitor.Close()
 	b := p.create([]string{"sh", "-c", "yes | head -c 30000000"})
 	a := b.attach()
-	start := time.Now()
 	if _, err := p.monitor.Start(t.Context(), b.id); err != nil {
 		t.Fatal(err)
 	}
-	b.wait()
-	if d := time.Since(start); d > 20*time.Second {
-		t.Errorf("it took %s", d)
-	}
+	b.wait() // the client has read nothing yet
 	st, err := os.Stat(b.log)
 	if err != nil || st.Size() < 15000000*40 {
 		t.Errorf("log: %v, %v", st, err)
