@@ -10,6 +10,8 @@ import (
 
 // What an Inotify can watch for.
 const (
+	InAccess    = unix.IN_ACCESS     // read
+	InClose     = unix.IN_CLOSE      // closed
 	InModify    = unix.IN_MODIFY     // written to
 	InCreate    = unix.IN_CREATE     // made in the watched directory
 	InMovedTo   = unix.IN_MOVED_TO   // renamed into it

@@ -44,6 +44,17 @@ func ReadInto(fd int, bufs ...[]byte) (int, error) {
 // Buffered is how many bytes a pipe or FIFO holds.
 func Buffered(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.TIOCINQ) }
 
+// Unread says whether a pipe, whose end for writing fd is, holds what somebody may still
+// read.
+func Unread(fd int) bool {
+	if n, err := Buffered(fd); n == 0 || err != nil {
+		return false
+	}
+	fds := []unix.PollFd{{Fd: int32(fd)}}
+	_, err := unix.Poll(fds, 0)
+	return err != nil || fds[0].Revents&unix.POLLERR == 0 // which says that there is no reader
+}
+
 // Room reports whether a pipe takes at least a page at once.
 func Room(fd int) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}

@@ -107,6 +107,32 @@ func awaitReader(ctx context.Context, path string) (*os.File, error) {
 	return os.NewFile(uintptr(r.fd), path), nil
 }
 
+// awaitTaken waits until what was written to a caller's FIFO has been read, nobody is
+// left to do that, or ctx ends. That the caller has it open is all that openOutputFIFO
+// knows: on a busy machine its open may return later than a short process's exit, and
+// containerd takes a FIFO that it has not opened by the exit for one that never will be.
+func awaitTaken(ctx context.Context, path string) {
+	w, err := openFIFO(path, syscall.O_WRONLY)
+	if err != nil {
+		return // nobody reads it, or it is gone
+	}
+	defer func() { _ = w.Close() }() // nothing was written
+	if !sys.Unread(sys.Fd(w)) {
+		return
+	}
+	watch, err := sys.NewInotify()
+	if err != nil {
+		return // a user can have 128: this one's reader has to be quick
+	}
+	defer func() { _ = watch.Close() }() // ends nothing
+	defer context.AfterFunc(ctx, func() { _ = watch.Close() })()
+	if watch.Add(path, sys.InAccess|sys.InClose) != nil {
+		return // it is gone
+	}
+	for sys.Unread(sys.Fd(w)) && watch.Wait() == nil {
+	}
+}
+
 // pipe makes a pipe that this process reads.
 func pipe() (r, w *os.File, err error) {
 	r, w, err = os.Pipe()

@@ -223,6 +223,9 @@ func (io *IO) openOutputs(ctx context.Context, cfg Config) error {
 		}
 		io.files[1+i] = f
 		own(f, cfg)
+		if isFIFO(uri) {
+			io.callers = append(io.callers, f.Name())
+		}
 	}
 	if cfg.Terminal && io.files[1] != nil {
 		io.setOutput(io.files[1])
@@ -238,7 +241,7 @@ func (io *IO) setOutput(f *os.File) {
 }
 
 func openOutput(ctx context.Context, uri string, terminal bool) (*os.File, error) {
-	if !strings.Contains(uri, "://") || strings.HasPrefix(uri, "fifo://") {
+	if isFIFO(uri) {
 		path, err := fifoPath(uri)
 		if err != nil {
 			return nil, err
@@ -256,6 +259,10 @@ func openOutput(ctx context.Context, uri string, terminal bool) (*os.File, error
 		return nil, err
 	}
 	return os.OpenFile(u.Path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+}
+
+func isFIFO(uri string) bool {
+	return !strings.Contains(uri, "://") || strings.HasPrefix(uri, "fifo://")
 }
 
 func fifoPath(uri string) (string, error) {

@@ -86,6 +86,7 @@ type IO struct {
 	consoleM sync.Mutex
 	names    [3]string // of the process's ends, if they are named
 	remove   []string  // FIFOs that Close removes
+	callers  []string  // FIFOs that the caller reads
 	resize   func(width, height uint16) error
 	finish   sync.Once
 }
@@ -305,9 +306,9 @@ func (io *IO) LogLoss() (uint64, error) {
 // when that is done: the log is complete, attached clients are told the end.
 func (io *IO) Finish() {
 	io.finish.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
 		if io.names != [3]string{} { // whoever copies is behind, and closes his ends when he is through
-			ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-			defer cancel()
 			for _, r := range io.outs {
 				r.drained(ctx)
 			}
@@ -315,6 +316,9 @@ func (io *IO) Finish() {
 		for _, r := range io.outs {
 			r.stop()
 			<-r.ended()
+		}
+		for _, path := range io.callers {
+			awaitTaken(ctx, path)
 		}
 		if io.endLog != nil {
 			io.endLog()
@@ -364,7 +368,8 @@ func (io *IO) Close() error {
 }
 
 // drainTimeout is how long the output of a process that has ended is waited for
-// where a foreign shim copies it: one that it started may hold the other end.
+// where a foreign shim copies it: one that it started may hold the other end; and where
+// the caller reads it: he need not.
 const drainTimeout = 2 * time.Second
 
 func (io *IO) closeFiles() {
