@@ -144,6 +144,35 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestOpenMakesNothingAgain: a start takes no place on a disk that is full, which a neighbour
+// would have before what was removed is made again.
+func TestOpenMakesNothingAgain(t *testing.T) {
+	root := mountTmpfs(t, "size=64k") // where no inode's number is given twice
+	ingest := filepath.Join(root, ingestDir)
+	var was os.FileInfo
+	for range 2 {
+		l, err := Open(root, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left, err := os.ReadDir(ingest); len(left) > 0 || err != nil {
+			t.Errorf("of a daemon before: %v, %v", left, err)
+		}
+		now, err := os.Stat(ingest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if was != nil && !os.SameFile(was, now) {
+			t.Error("the directory was removed, and made again")
+		}
+		was = now
+		dir := filepath.Join(ingest, "dir-of-a-killed")
+		if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "blob"), nil, 0o600), l.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestOpenOnAFullDisk opens the layout of an older version: there is no room set aside, and
 // an index on its way cannot arrive.
 func TestOpenOnAFullDisk(t *testing.T) {

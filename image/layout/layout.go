@@ -68,13 +68,12 @@ func Open(root string, log *slog.Logger) (*Layout, error) {
 		return nil, err
 	}
 	l := &Layout{root: root, bootID: bootID, log: log}
-	if err := os.MkdirAll(filepath.Join(root, blobsDir, digest.SHA256.String()), 0o700); err != nil {
-		return nil, err
+	for _, dir := range []string{filepath.Join(blobsDir, digest.SHA256.String()), ingestDir} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
+			return nil, err
+		}
 	}
-	if err := os.RemoveAll(filepath.Join(root, ingestDir)); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(filepath.Join(root, ingestDir), 0o700); err != nil {
+	if err := empty(filepath.Join(root, ingestDir)); err != nil {
 		return nil, err
 	}
 	if err := atomicfile.RemoveLeftovers(root); err != nil {
@@ -99,6 +98,21 @@ func Open(root string, log *slog.Logger) (*Layout, error) {
 		}
 	}
 	return l, l.openIndex()
+}
+
+// empty removes what is in a directory, and not the directory: on a full disk somebody
+// else may have its place before it is made again.
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close finishes what is under way in the background: index.json is on the device then.
