@@ -99,13 +99,13 @@ spec:
   terminationGracePeriodSeconds: 1
   shareProcessNamespace: true
   containers:
-  - {name: one, image: {{.Image}}, command: [sh, -c, "echo $$$$ > /dev/shm/one; exec sleep 1001"]}
+  - {name: one, image: {{.Image}}, command: [sh, -c, "echo $$$$ > /dev/shm/one; exec sleep 1000001"]}
   - {name: two, image: {{.Image}}}
 `
 
 func checkShared(p *pod) {
 	p.awaitReady()
-	p.says("two", `tr '\0' ' ' < /proc/$(cat /dev/shm/one)/cmdline`, "sleep 1001")
+	p.says("two", `tr '\0' ' ' < /proc/$(cat /dev/shm/one)/cmdline`, "sleep 1000001")
 	p.says("two", "test $(cat /dev/shm/one) != 1 && kill -9 $(cat /dev/shm/one)", "")
 	s := p.await("the container that the other killed was restarted", func(s *podStatus) bool {
 		return s.container("one").RestartCount == 1 && s.container("one").running()
