@@ -86,13 +86,8 @@ func Borrow(from, path string) (err error) {
 // that is mounted, or not there, stays what it is.
 func Link(from, path string) (err error) {
 	defer wrap(&err, "link", path)
-	switch now, err := os.Readlink(path); {
-	case errors.Is(err, syscall.EINVAL) || errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
+	if now, err := linkAt(path); err != nil || now == "" || now == from {
 		return err
-	case now == from:
-		return nil
 	}
 	return link(from, path)
 }
@@ -101,13 +96,19 @@ func Link(from, path string) (err error) {
 // leads may be another's one day. One that is mounted stays.
 func Unlink(path string) (err error) {
 	defer wrap(&err, "unlink", path)
-	switch _, err := os.Readlink(path); {
-	case errors.Is(err, syscall.EINVAL) || errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
+	if now, err := linkAt(path); err != nil || now == "" {
 		return err
 	}
 	return os.Remove(path)
+}
+
+// linkAt is where the link at path leads, "" if there is none.
+func linkAt(path string) (string, error) {
+	to, err := os.Readlink(path)
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return to, err
 }
 
 // link replaces path by a link, so that nobody finds none.
