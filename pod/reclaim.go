@@ -126,6 +126,18 @@ func (m *Manager) endCrashed(ctx context.Context, id, handler string) error {
 	return errors.Join(err, m.cleanup(ctx, handler, id+"-pause", m.podState(id))) // as the monitor calls it
 }
 
+// endLost ends what a monitor that is gone has left of a pod's containers, and forgets where it
+// kept the network namespace. One that is mounted is left to the network's teardown.
+func (m *Manager) endLost(ctx context.Context, p *sandbox) {
+	err := m.endCrashed(ctx, p.id, p.record.Runtime)
+	if p.record.NetNS != "" {
+		err = errors.Join(err, m.o.NetNS.Unlink(p.record.NetNS))
+	}
+	if err != nil {
+		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
+	}
+}
+
 // cleanup has a handler's program end what a monitor that is gone has left of a
 // container.
 func (m *Manager) cleanup(ctx context.Context, handler, id, bundleDir string) error {
@@ -137,6 +149,9 @@ func (m *Manager) cleanup(ctx context.Context, handler, id, bundleDir string) er
 	err := m.o.Monitors.Cleanup(ctx, client.StartOptions{
 		Binary: runtime.Monitor, Namespace: monitorNamespace, Env: runtime.Env, ID: id, Bundle: bundleDir,
 	})
+	if err == nil {
+		return nil
+	}
 	if _, statErr := os.Stat(bundleDir); errors.Is(statErr, fs.ErrNotExist) {
 		return nil // another call has, and has removed it
 	}

@@ -104,9 +104,6 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 	// 1. Its monitor, if it is to have one. The reboot, or somebody, may have
 	// taken it.
 	monitor := m.reconnect(ctx, p)
-	if monitor == nil {
-		m.unlinkNetNS(p)
-	}
 
 	// 2. Its containers.
 	for _, sc := range sp.Containers {
@@ -147,9 +144,7 @@ func (m *Manager) recoverPod(ctx context.Context, sp storedPod) error {
 		if !p.stopping {
 			m.o.Log.Warn("pod has no monitor any more", "pod", p.id, "name", p.what)
 		}
-		if err := m.endCrashed(ctx, p.id, p.record.Runtime); err != nil {
-			m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
-		}
+		m.endLost(ctx, p)
 	}
 	for _, c := range p.all() {
 		m.recoverContainer(ctx, c, monitor)

@@ -206,10 +206,7 @@ func (m *Manager) reap(c *container) {
 // lose ends all containers of a pod that has no monitor any more.
 func (m *Manager) lose(ctx context.Context, p *sandbox, why string) {
 	m.forgetPodName(p)
-	m.unlinkNetNS(p)
-	if err := m.endCrashed(ctx, p.id, p.record.Runtime); err != nil {
-		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
-	}
+	m.endLost(ctx, p)
 	for _, c := range p.all() {
 		if closed(c.exited) {
 			continue
@@ -222,17 +219,6 @@ func (m *Manager) lose(ctx context.Context, p *sandbox, why string) {
 		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
 	}
 	m.publishEnd(p)
-}
-
-// unlinkNetNS forgets where a monitor that is gone kept a pod's network namespace. One that is
-// mounted is left to the network's teardown.
-func (m *Manager) unlinkNetNS(p *sandbox) {
-	if p.record.NetNS == "" {
-		return
-	}
-	if err := m.o.NetNS.Unlink(p.record.NetNS); err != nil {
-		m.o.Log.Error("clean up after monitor", "pod", p.id, "error", err)
-	}
 }
 
 func closed(c <-chan struct{}) bool {
