@@ -1,8 +1,10 @@
 package cgroup
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -57,15 +59,20 @@ func (d deviceNodes) overlaps(o deviceNodes) bool {
 		(d.minor == any64 || o.minor == any64 || d.minor == o.minor)
 }
 
+// compare puts block devices first, each kind by its numbers.
+func (d deviceNodes) compare(o deviceNodes) int {
+	return cmp.Or(cmp.Compare(d.kind, o.kind), cmp.Compare(d.major, o.major), cmp.Compare(d.minor, o.minor))
+}
+
 // String is how devices.allow writes it.
 func (d deviceNodes) String() string {
 	number := func(n int64) string {
 		if n == any64 {
 			return "*"
 		}
-		return fmt.Sprint(n)
+		return strconv.FormatInt(n, 10)
 	}
-	return fmt.Sprintf("%c %s:%s", d.kind, number(d.major), number(d.minor))
+	return string(d.kind) + " " + number(d.major) + ":" + number(d.minor)
 }
 
 type exception struct {
@@ -122,7 +129,7 @@ func newDeviceFilter(rules []specs.LinuxDeviceCgroup) (deviceFilter, error) {
 	if len(f.exceptions) > maxDeviceRules {
 		return f, fmt.Errorf("linux.resources.devices: %d different devices; at most %d", len(f.exceptions), maxDeviceRules)
 	}
-	slices.SortFunc(f.exceptions, func(a, b exception) int { return strings.Compare(a.nodes.String(), b.nodes.String()) })
+	slices.SortFunc(f.exceptions, func(a, b exception) int { return a.nodes.compare(b.nodes) })
 	return f, nil
 }
 
