@@ -214,11 +214,13 @@ func List[T any](r *Reader, to *[]T, read func(*Reader, *T)) {
 		r.giveUp()
 		return
 	}
-	*to = []T{}
 	r.expect('[')
 	if r.take(']') {
+		*to = []T{}
 		return
 	}
+	const few = 4 // as many as most lists have
+	*to = make([]T, 0, few)
 	for !r.given {
 		var element T
 		read(r, &element)

@@ -43,6 +43,20 @@ func (c *checker) abs(field, p string) {
 	}
 }
 
+// textAt and absAt are text and abs for a member of an entry of a list, which they put
+// into words only if something is wrong with it: a config has a hundred of them.
+func (c *checker) textAt(list string, i int, member, s string) {
+	if strings.IndexByte(s, 0) >= 0 {
+		c.text(index(list, i)+member, s)
+	}
+}
+
+func (c *checker) absAt(list string, i int, member, p string) {
+	if strings.IndexByte(p, 0) >= 0 || !path.IsAbs(p) {
+		c.abs(index(list, i)+member, p)
+	}
+}
+
 func index(field string, i int) string { return field + "[" + strconv.Itoa(i) + "]" }
 
 // Validate checks a config that Default has completed.
@@ -90,11 +104,12 @@ func (c *checker) process(f string, p *specs.Process) {
 		c.bad(f+".args", "must name a program")
 		return
 	}
+	args, env := f+".args", f+".env"
 	for i, a := range p.Args {
-		c.text(index(f+".args", i), a)
+		c.textAt(args, i, "", a)
 	}
 	for i, e := range p.Env {
-		c.text(index(f+".env", i), e)
+		c.textAt(env, i, "", e)
 	}
 	c.abs(f+".cwd", p.Cwd)
 	seen := map[string]bool{}
@@ -141,16 +156,15 @@ func (c *checker) namespaces(s *specs.Spec) {
 	have, joined := map[specs.LinuxNamespaceType]bool{}, map[specs.LinuxNamespaceType]bool{}
 	newUser := false
 	for i, n := range s.Linux.Namespaces {
-		f := index("linux.namespaces", i)
 		if !slices.Contains(namespaceTypes, n.Type) {
-			c.bad(f+".type", "unknown namespace %q", n.Type)
+			c.bad(index("linux.namespaces", i)+".type", "unknown namespace %q", n.Type)
 		}
 		if have[n.Type] {
-			c.bad(f+".type", "%s is there twice", n.Type)
+			c.bad(index("linux.namespaces", i)+".type", "%s is there twice", n.Type)
 		}
 		have[n.Type] = true
 		if n.Path != "" {
-			c.abs(f+".path", n.Path)
+			c.absAt("linux.namespaces", i, ".path", n.Path)
 			joined[n.Type] = true
 		}
 		newUser = newUser || n.Type == specs.UserNamespace && n.Path == ""
@@ -276,24 +290,25 @@ func (c *checker) sysctls(m map[string]string, have map[specs.LinuxNamespaceType
 
 func (c *checker) mounts(s *specs.Spec) {
 	for i, m := range s.Mounts {
-		f := index("mounts", i)
-		c.text(f+".destination", m.Destination)
+		c.textAt("mounts", i, ".destination", m.Destination)
 		if m.Destination == "" {
-			c.bad(f+".destination", "is missing")
+			c.bad(index("mounts", i)+".destination", "is missing")
 		}
-		c.text(f+".source", m.Source)
+		c.textAt("mounts", i, ".source", m.Source)
 		bind := m.Type == "bind" || m.Type == "rbind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 		if bind && m.Source == "" {
-			c.bad(f+".source", "is missing")
+			c.bad(index("mounts", i)+".source", "is missing")
 		}
 		if !bind && m.Type == "" {
-			c.bad(f+".type", "is missing")
+			c.bad(index("mounts", i)+".type", "is missing")
 		}
 		for _, o := range m.Options {
-			c.text(f+".options", o)
+			c.textAt("mounts", i, ".options", o)
 		}
-		c.mappings(f+".uidMappings", m.UIDMappings)
-		c.mappings(f+".gidMappings", m.GIDMappings)
+		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
+			c.mappings(index("mounts", i)+".uidMappings", m.UIDMappings)
+			c.mappings(index("mounts", i)+".gidMappings", m.GIDMappings)
+		}
 	}
 }
 
@@ -309,19 +324,18 @@ func (c *checker) linux(s *specs.Spec) {
 		}
 	}
 	for i, p := range lx.MaskedPaths {
-		c.abs(index("linux.maskedPaths", i), p)
+		c.absAt("linux.maskedPaths", i, "", p)
 	}
 	for i, p := range lx.ReadonlyPaths {
-		c.abs(index("linux.readonlyPaths", i), p)
+		c.absAt("linux.readonlyPaths", i, "", p)
 	}
 	for i, d := range lx.Devices {
-		f := index("linux.devices", i)
-		c.abs(f+".path", d.Path)
+		c.absAt("linux.devices", i, ".path", d.Path)
 		if !slices.Contains([]string{"c", "u", "b", "p"}, d.Type) {
-			c.bad(f+".type", "%q is not c, u, b or p", d.Type)
+			c.bad(index("linux.devices", i)+".type", "%q is not c, u, b or p", d.Type)
 		}
 		if d.Type != "p" && (d.Major < 0 || d.Minor < 0 || d.Major > 0xfff || d.Minor > 0xfffff) {
-			c.bad(f, "device number %d:%d", d.Major, d.Minor)
+			c.bad(index("linux.devices", i), "device number %d:%d", d.Major, d.Minor)
 		}
 	}
 	if lx.Personality != nil {
