@@ -154,29 +154,37 @@ func checkRegisters(p *plan.Program) error {
 	}
 	for i := range p.Ops {
 		o := &p.Ops[i]
-		for _, r := range [...]plan.Reg{o.Out, o.Dir, o.On} {
-			if bad(r) {
-				return fmt.Errorf("%s: register %d of %d", o.Where(), r, p.Regs)
-			}
+		if r := plan.Reg(max(uint(o.Out), uint(o.Dir), uint(o.On))); bad(r) {
+			return fmt.Errorf("%s: register %d of %d", o.Where(), r, p.Regs)
 		}
 		if slices.ContainsFunc(o.Regs, bad) {
 			return fmt.Errorf("%s: registers %v of %d", o.Where(), o.Regs, p.Regs)
 		}
-		if o.Do == plan.OpStdio && len(o.Regs) != p.Target {
-			return fmt.Errorf("%s: %d descriptors, %d announced", o.Where(), len(o.Regs), p.Target)
+		wrong := ""
+		switch o.Do {
+		case plan.OpStdio:
+			if len(o.Regs) != p.Target {
+				wrong = fmt.Sprintf("%d descriptors, %d announced", len(o.Regs), p.Target)
+			}
+		case plan.OpLookup, plan.OpExec, plan.OpHook:
+			if len(o.Args) == 0 {
+				wrong = "no arguments"
+			}
+		case plan.OpSkip, plan.OpIfOpen, plan.OpIsDir:
+			if o.A > uint64(len(p.Ops)-i-1) {
+				wrong = "jump behind the end"
+			}
+		case plan.OpMount:
+			if len(o.Args) != 2 {
+				wrong = "mount wants a type and options"
+			}
+		case plan.OpSetattr:
+			if len(o.Nums) != 0 && len(o.Nums) != 2 {
+				wrong = fmt.Sprintf("setattr wants two numbers for its second attempt, has %d", len(o.Nums))
+			}
 		}
-		if (o.Do == plan.OpLookup || o.Do == plan.OpExec || o.Do == plan.OpHook) && len(o.Args) == 0 {
-			return fmt.Errorf("%s: no arguments", o.Where())
-		}
-		skips := o.Do == plan.OpSkip || o.Do == plan.OpIfOpen || o.Do == plan.OpIsDir
-		if skips && o.A > uint64(len(p.Ops)-i-1) {
-			return fmt.Errorf("%s: jump behind the end", o.Where())
-		}
-		if o.Do == plan.OpMount && len(o.Args) != 2 {
-			return fmt.Errorf("%s: mount wants a type and options", o.Where())
-		}
-		if o.Do == plan.OpSetattr && len(o.Nums) != 0 && len(o.Nums) != 2 {
-			return fmt.Errorf("%s: setattr wants two numbers for its second attempt, has %d", o.Where(), len(o.Nums))
+		if wrong != "" {
+			return fmt.Errorf("%s: %s", o.Where(), wrong)
 		}
 	}
 	if bad(p.PidNS) {
@@ -261,13 +269,17 @@ func (l *lowering) openat2(out plan.Reg, at arg, path int, flags, mode, resolve 
 
 // lowerOp emits the instructions of one operation.
 func (l *lowering) lowerOp(o *plan.Op, self fileID) error {
-	path, err := l.str(o.Path)
-	if err != nil {
-		return err
+	path, data := l.emptyP, l.emptyP
+	var err error
+	if o.Path != "" {
+		if path, err = l.str(o.Path); err != nil {
+			return err
+		}
 	}
-	data, err := l.str(o.Data)
-	if err != nil {
-		return err
+	if o.Data != "" {
+		if data, err = l.str(o.Data); err != nil {
+			return err
+		}
 	}
 	switch o.Do {
 	case plan.OpOpen:
