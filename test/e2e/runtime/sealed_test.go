@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -29,6 +30,26 @@ func TestProgramCannotBeWrittenTo(t *testing.T) {
 func noStub(s *specs.Spec) {
 	s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow,
 		Syscalls: []specs.LinuxSyscall{{Names: []string{"execveat"}, Action: specs.ActErrno}}}
+}
+
+// A profile may forbid all there is: to execute the container's program, to say that it could
+// not be, and to exit. The process ends nonetheless: it does not try for ever.
+func TestProfileThatForbidsEvenToExit(t *testing.T) {
+	for name, allowed := range map[string][]string{"stub": {"execveat"}, "seal": {"getpid"}} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.must("create", "--bundle", h.bundle(func(s *specs.Spec) {
+				s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActErrno,
+					Syscalls: []specs.LinuxSyscall{{Names: allowed, Action: specs.ActAllow}}}
+			}, "echo"), "a")
+			defer h.must("delete", "--force", "a")
+			pid := h.state("a").Pid
+			if r := h.do("start", "--timeout", "20s", "a"); strings.Contains(r.err, "20s") {
+				t.Fatalf("start: %s", r.err)
+			}
+			waitPid(t, pid)
+		})
+	}
 }
 
 func stealProgram(t *testing.T, want syscall.Errno, change func(*specs.Spec)) {
