@@ -97,7 +97,9 @@ const maxDeviceRules = 500
 
 // runtimeDevices are allowed to every container whatever its config says: making
 // any node (which opens nothing), and the devices that the specification has the
-// runtime supply (config-linux.md, "Default Devices"), with /dev/pts.
+// runtime supply (config-linux.md, "Default Devices"), with /dev/pts. /dev/net/tun is one
+// that the others' containers may open, too: VPNs make the node, or bind the host's, and
+// have no other means to ask for it.
 var runtimeDevices = []exception{
 	{deviceNodes{'c', any64, any64}, accessMknod},
 	{deviceNodes{'b', any64, any64}, accessMknod},
@@ -109,6 +111,7 @@ var runtimeDevices = []exception{
 	{deviceNodes{'c', 5, 0}, accessAll},       // tty
 	{deviceNodes{'c', 5, 2}, accessAll},       // ptmx
 	{deviceNodes{'c', 136, any64}, accessAll}, // pts, and so console
+	{deviceNodes{'c', 10, 200}, accessAll},    // net/tun
 }
 
 // newDeviceFilter carries out the config's rules, starting from "nothing", and
