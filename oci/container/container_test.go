@@ -288,6 +288,9 @@ func TestErrorsNameTheField(t *testing.T) {
 		{func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/no/such/source", Options: []string{"bind"}})
 		}, `mounts[6] ("bind" on "/x"): open_tree: no such file or directory`},
+		{func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp", Type: "bind", Source: "/etc/passwd", Options: []string{"bind"}})
+		}, `mounts[6] ("bind" on "/tmp"): move_mount: invalid argument (is one of source and destination not a directory?)`},
 		{func(s *specs.Spec) { s.Mounts[0].Type = "nofs" }, `mounts[0] ("nofs" on "/proc"): fsopen: no such device`},
 		{func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/etc/passwd" }, `linux.namespaces[1].path: /etc/passwd is not a namespace`},
 		{func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/self/ns/uts" }, `is not a namespace of type network`},

@@ -86,6 +86,8 @@ func (e *Error) Error() string {
 		return e.Op.Where() + ": " + e.Call + ": " + e.Errno.Error() + schedulerHint(e.Op.Nums[0])
 	case e.Op.Do == plan.OpSetattr && e.Op.A&abi.MountAttrIdmap != 0 && e.Errno == unix.EINVAL:
 		return fmt.Sprintf("%s: idmap: %s: %s (does the source's file system take id mappings?)", e.Op.Where(), e.Call, e.Errno.Error())
+	case e.Op.Do == plan.OpMove && e.Errno == unix.EINVAL: // mount(2) would say ENOTDIR, for which callers look
+		return fmt.Sprintf("%s: %s: %s (is one of source and destination not a directory?)", e.Op.Where(), e.Call, e.Errno.Error())
 	case e.Op.Field == "process.cwd" && e.Op.Do == plan.OpOpen: // the first half of it
 		return e.Op.Where() + ": chdir: " + e.Errno.Error()
 	case e.Op.Do == plan.OpCheckCwd:
