@@ -110,6 +110,7 @@ func TestDecode(t *testing.T) {
 		{`"hooks":true`, `"hooks": true`},
 		{`}`, `} `},
 		{`"startTime":8`, `"startTime":18446744073709551616`},
+		{`"startTime":8`, `"startTime":08`},
 	} {
 		text := strings.Replace(whole, change[0], change[1], 1)
 		if r := (record{}); r.decode(text) {

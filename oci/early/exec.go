@@ -116,7 +116,7 @@ func execIn(r *record, kept *launch.Kept, init uintptr) int {
 		return GiveUp
 	}
 	var was uint64
-	if !wanted.detach && !catchSignals(&was) {
+	if !keepChildren() || !wanted.detach && !catchSignals(&was) {
 		pid.giveUp()
 		return GiveUp
 	}
@@ -248,7 +248,8 @@ func (p *pidFile) put(pidfd uintptr) bool {
 			return false
 		}
 		if end-at > len(label) && text[at:at+len(label)] == label {
-			if !p.write(text[at+len(label) : end]) {
+			pid := text[at+len(label) : end]
+			if _, ok := number(pid); !ok || !p.write(pid) { // -1: it has been collected
 				return false
 			}
 			_, errno = call(syscall.SYS_RENAMEAT, atFDCWD, paths.temp.at(), atFDCWD, paths.pidFile.at())
@@ -280,15 +281,18 @@ const forwarded = ^uint64(0) &^ (1<<(syscall.SIGKILL-1) | 1<<(syscall.SIGSTOP-1)
 
 const setSize = 8 // of a set of signals
 
-// catchSignals has the signals wait for await, also SIGCHLD if the caller ignores that.
-func catchSignals(was *uint64) bool {
-	set := forwarded
-	if !setMask(&set, was) {
-		return false
-	}
+// keepChildren has the kernel keep children that have ended for us to ask about, also if
+// the caller ignores SIGCHLD: it would collect them.
+func keepChildren() bool {
 	var action [4]uintptr // SIG_DFL (struct sigaction of the kernel)
 	_, errno := call(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGCHLD), uintptr(unsafe.Pointer(&action)), 0, setSize)
 	return errno == 0
+}
+
+// catchSignals has the signals wait for await.
+func catchSignals(was *uint64) bool {
+	set := forwarded
+	return setMask(&set, was)
 }
 
 func setMask(set, was *uint64) bool {

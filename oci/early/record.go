@@ -124,8 +124,9 @@ func (t *reader) number() uint64 {
 	for t.at < len(t.text) && t.text[t.at] >= '0' && t.text[t.at] <= '9' {
 		t.at++
 	}
-	n, ok := number(t.text[start:t.at])
-	if !ok {
+	digits := t.text[start:t.at]
+	n, ok := number(digits)
+	if !ok || len(digits) > 1 && digits[0] == '0' {
 		t.bad = true
 	}
 	return n

@@ -275,6 +275,29 @@ func TestExecAgainDetached(t *testing.T) {
 	// A place where none can be written is said before anything runs.
 	h.fails(255, "/no/such/", "exec", "--detach", "--pid-file", "/no/such/pid", "a", "/inside", "sleep")
 
+	// Nor is a process that ends at once any other than itself, whose caller ignores SIGCHLD:
+	// the kernel then collects children, and a number that is gone reads as -1.
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const endsAtOnce = "/tmp/ends-at-once" // nothing is behind its headers: SIGBUS
+	if err := os.WriteFile(h.state("a").Rootfs+endsAtOnce, self[:4096], 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const rounds = 100
+	for range rounds {
+		again := h.command("exec", "--detach", "--pid-file", file, "a", endsAtOnce)
+		ignoring := exec.Command("env", append([]string{"--ignore-signal=CHLD"}, again.Args...)...)
+		if r := h.finish(ignoring); r.code != 0 {
+			t.Fatalf("%+v", r)
+		}
+		data, err := os.ReadFile(file)
+		if pid, notNumber := strconv.Atoi(string(data)); err != nil || notNumber != nil || pid <= 1 {
+			t.Fatalf("pid file: %q, %v", data, err)
+		}
+	}
+
 	for range 2 {
 		cmd := h.waiting()
 		h.terminate(cmd)
