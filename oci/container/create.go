@@ -192,7 +192,25 @@ func claim(ctx context.Context, undo *cleanup.Stack, o *CreateOptions, s *specs.
 	if err := c.makeDir(o.StateRoot); err != nil {
 		return nil, nil, err
 	}
-	undo.Push("remove state", func() error { return os.RemoveAll(c.dir) })
+	own, err := os.Lstat(c.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Whoever deletes a container while it is made undoes this, and another may have the
+	// id by then, whose is then all that is there by name.
+	ours := func() bool {
+		now, err := os.Lstat(c.dir)
+		return err == nil && os.SameFile(own, now)
+	}
+	undoOurs := func(what string, run func() error) {
+		undo.Push(what, func() error {
+			if !ours() {
+				return nil
+			}
+			return run()
+		})
+	}
+	undoOurs("remove state", func() error { return os.RemoveAll(c.dir) })
 	if err := sys.WriteNewFile(filepath.Join(c.dir, configFile), raw, 0o600); err != nil {
 		return nil, nil, err
 	}
@@ -204,11 +222,16 @@ func claim(ctx context.Context, undo *cleanup.Stack, o *CreateOptions, s *specs.
 	// The state is left to them, so that the id is not taken before they end.
 	r := newRecord(o, s, cg)
 	r.Restored = restored
-	undo.Push("poststop hooks", func() error { return c.runHooks(context.WithoutCancel(ctx), &r, specs.StateStopped) })
+	undoOurs("poststop hooks", func() error { return c.runHooks(context.WithoutCancel(ctx), &r, specs.StateStopped) })
 	if err := c.makeCgroup(&r, o, s, cg); err != nil {
 		return nil, nil, err
 	}
-	undo.Push("remove cgroup", func() error { return removeCgroup(cg) })
+	undo.Push("remove cgroup", func() error {
+		if _, err := os.Lstat(c.dir); err == nil && !ours() {
+			return nil
+		}
+		return removeCgroup(cg)
+	})
 	return c, &r, nil
 }
 

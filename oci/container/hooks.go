@@ -167,7 +167,7 @@ func (c *Container) runHooks(ctx context.Context, r *record, status specs.Contai
 		return nil
 	}
 	s, err := c.Spec()
-	if err != nil {
+	if err != nil || s.Hooks == nil { // by now it is another container's
 		return err
 	}
 	state := specs.State{Version: specs.Version, ID: c.id, Status: status, Bundle: r.Bundle, Annotations: r.Annotations}

@@ -209,3 +209,49 @@ func TestInitDiesAfterThoseWhoJoin(t *testing.T) {
 		t.Error("the container is not ending")
 	}
 }
+
+// A container that is deleted while it is made is the deleter's to undo: whoever made it
+// leaves alone what has the id by then.
+func TestDeletedCreatorLeavesTheNextAlone(t *testing.T) {
+	e := newEnv(t)
+	log, fifo := filepath.Join(e.bundle, "log"), filepath.Join(e.bundle, "fifo")
+	must(t, os.WriteFile(log, nil, 0o600))
+	must(t, syscall.Mkfifo(fifo, 0o600))
+	stop := []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo stopped >> " + log}}}
+	slow := e.spec("exec sleep 1000")
+	slow.Hooks = &specs.Hooks{
+		CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo > " + fifo + "; read -r go < " + fifo}}},
+		Poststop:      stop,
+	}
+	slow.Linux.CgroupsPath = "/" + e.id()
+	for _, next := range []*specs.Hooks{nil, {Poststop: stop}} {
+		o := CreateOptions{ID: e.id(), Bundle: e.bundle, StateRoot: e.state, Spec: slow}
+		failed := make(chan error, 1)
+		go func() {
+			_, _, err := Create(t.Context(), o)
+			failed <- err
+		}()
+		_, err := os.ReadFile(fifo) // its hook runs
+		must(t, err)
+		first, err := Load(e.state, o.ID)
+		must(t, err)
+		must(t, first.Delete(t.Context(), true))
+
+		s := e.spec("exec sleep 1000")
+		s.Hooks = next
+		s.Linux.CgroupsPath = slow.Linux.CgroupsPath
+		c, p := e.start(s, func(other *CreateOptions) { other.ID = o.ID })
+		must(t, os.WriteFile(fifo, nil, 0)) // its hook ends
+		if err := <-failed; err == nil {
+			t.Error("a container that was deleted has been made")
+		}
+		if st, err := c.State(); err != nil || st.Status != specs.StateRunning || st.Pid != p.Pid {
+			t.Errorf("the next one: %+v, %v", st, err)
+		}
+		must(t, c.Delete(t.Context(), true))
+	}
+	// Two were deleted while they were made, and the last had such a hook, too.
+	if data, err := os.ReadFile(log); err != nil || string(data) != "stopped\nstopped\nstopped\n" {
+		t.Errorf("poststop hooks: %q, %v", data, err)
+	}
+}
