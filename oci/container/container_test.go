@@ -207,6 +207,27 @@ func TestDeleteOfOneFrozenElsewhere(t *testing.T) {
 	must(t, c.Delete(ctx, true))
 }
 
+// SIGKILL ends it also where it has been frozen by the v1 freezer, as Pause does where
+// there is no v2.
+func TestKillOfOneFrozenByV1(t *testing.T) {
+	e := newEnv(t)
+	host, err := cgroup.DetectHost()
+	must(t, err)
+	mount, ok := host.V1Mounts["freezer"]
+	if !ok {
+		t.Skip("no v1 freezer here")
+	}
+	c, p := e.start(e.spec("exec sleep 1000"))
+	cg, err := c.Cgroup()
+	must(t, err)
+	must(t, os.WriteFile(mount+cg.Path()+"/freezer.state", []byte("FROZEN"), 0))
+	must(t, c.Kill(syscall.SIGTERM, false)) // which it gets when it is thawed
+	must(t, c.Kill(syscall.SIGKILL, false))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	must(t, sys.WaitReadable(ctx, p.PidFD))
+}
+
 func TestStartOfADeadInitSaysSo(t *testing.T) {
 	e := newEnv(t)
 	c, p := e.create(e.spec("true"))

@@ -175,7 +175,7 @@ func (c *Container) giveListener(status specs.ContainerState, r *record, pid int
 
 // Kill signals init or, with all, every process of the container's cgroup. So does
 // SIGKILL where the end of init would leave the others alive, in a PID namespace
-// that they share, even if init has ended already.
+// that they share, even if init has ended already. It ends a frozen container, too.
 func (c *Container) Kill(sig syscall.Signal, all bool) error {
 	r, err := c.load()
 	if err != nil {
@@ -206,6 +206,9 @@ func (c *Container) Kill(sig syscall.Signal, all bool) error {
 	defer func() { _ = pidfd.Close() }()
 	if err := sys.KillPidFD(sys.Fd(pidfd), sig); err != nil {
 		return fmt.Errorf("kill container %s: %w", c.id, err)
+	}
+	if sig == syscall.SIGKILL {
+		_ = cgroup.ThawProcess(r.Pid, pidfd) // who is held from elsewhere dies when he is let go
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func v2Mount() string {
 	return ""
 }
 
-// readCgroup reads a file of the container's v2 cgroup.
+// readCgroup reads a file of the container's cgroup in a hierarchy.
 func (r *record) readCgroup(mount, file string) (string, syscall.Errno) {
 	if !paths.cgroup.set(mount, r.cgroup, file, "") {
 		return "", syscall.ENAMETOOLONG
@@ -49,6 +49,16 @@ func (r *record) thawed() bool {
 	}
 	freeze, errno := r.readCgroup(mount, "/cgroup.freeze")
 	return errno == 0 && freeze == "0\n"
+}
+
+// canDie says whether nobody holds the container's processes by the v1 freezer, where not
+// even SIGKILL ends them.
+func (r *record) canDie() bool {
+	if r.cgroup == "" || v2Mount() == cgroupRoot {
+		return true
+	}
+	state, errno := r.readCgroup(cgroupRoot+"/freezer", "/freezer.state")
+	return errno == 0 && state == "THAWED\n"
 }
 
 // removeCgroup removes the container's cgroup from every hierarchy, if nobody is in

@@ -109,8 +109,8 @@ func (w *writer) flush() bool {
 
 // kill signals init.
 func (c *command) kill(r *record) bool {
-	if c.signal == uintptr(syscall.SIGKILL) && r.sharedPID {
-		return false // all processes are meant
+	if c.signal == uintptr(syscall.SIGKILL) && (r.sharedPID || !r.canDie()) {
+		return false // all processes are meant, or they are to be let go
 	}
 	pidfd, errno := call(sysPidfdOpen, uintptr(r.pid), 0, 0, 0)
 	if errno != 0 {

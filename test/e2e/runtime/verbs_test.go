@@ -102,12 +102,20 @@ func TestLifecycle(t *testing.T) {
 
 	// The end.
 	h.fails(1, "still running", "delete", "a")
+	freezer := filepath.Join("/sys/fs/cgroup/freezer", filepath.Base(h.root), filepath.Base(bundle), "freezer.state")
+	if _, err := os.Stat(freezer); err == nil { // who is frozen by version 1 is let go
+		if err := os.WriteFile(freezer, []byte("FROZEN"), 0); err != nil {
+			t.Error(err)
+		}
+	}
 	h.must("kill", "a", "KILL")
 	waitPid(t, s.Pid)
 	if s := h.state("a"); s.Status != "stopped" || s.Pid != 0 {
 		t.Errorf("state %+v", s)
 	}
 	h.fails(1, "container not running", "kill", "a")
+	h.fails(1, "container is not running", "events", "--stats", "a")
+	h.fails(1, "container is not running", "events", "a")
 	h.fails(255, "stopped", "exec", "a", "/inside", "exit", "0")
 	h.must("delete", "a")
 	for _, verb := range []string{"state", "start", "kill", "delete", "pause", "ps"} {
