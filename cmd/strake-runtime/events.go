@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/strake-containers/strake/oci/cgroup"
 	"github.com/strake-containers/strake/oci/container"
 )
@@ -28,6 +30,13 @@ func bindEvents(a *app, f *flags) func(context.Context, []string) error {
 			return fmt.Errorf("events: %w", err)
 		}
 		c, err := container.Load(a.root, id)
+		if err != nil {
+			return err
+		}
+		s, err := c.State()
+		if err == nil && s.Status == specs.StateStopped { // and nothing happens to it any more
+			err = fmt.Errorf("container %s: %w: it is stopped", id, container.ErrNotRunning)
+		}
 		if err != nil {
 			return err
 		}
