@@ -2,6 +2,7 @@ package container
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -14,6 +15,9 @@ import (
 // (runtime-spec config-linux.md, "The Container Process State").
 func sendListener(s *specs.Spec, state specs.State, pid int, f *os.File) error {
 	sc := s.Linux.Seccomp
+	if sc == nil || sc.ListenerPath == "" { // what says so need not be our program: launch.AwaitExec
+		return errors.New("linux.seccomp.listenerPath: a listener that the config does not ask for")
+	}
 	data, err := json.Marshal(specs.ContainerProcessState{
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: sc.ListenerMetadata, State: state,
 	})

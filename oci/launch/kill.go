@@ -52,6 +52,7 @@ func (e *GateError) IsExec() bool { return strings.HasPrefix(e.Text, "exec ") }
 // process's seccomp filter, as in Request; pidfd opens the process's.
 func AwaitExec(conn *os.File, pidfd func() (*os.File, error), listener func(*os.File) error) (at string, err error) {
 	buf := make([]byte, msgHeader+msgText)
+	listens := false
 	for {
 		n, err := conn.Read(buf)
 		if n == 0 && (err == nil || err.Error() == "EOF" || errors.Is(err, syscall.ECONNRESET)) {
@@ -73,6 +74,10 @@ func AwaitExec(conn *os.File, pidfd func() (*os.File, error), listener func(*os.
 		case msgError:
 			return at, &GateError{Text: string(buf[msgHeader:n]), Errno: syscall.Errno(value)}
 		case msgListener:
+			if listens { // as in conversation.expected, who says so need not be our program
+				return at, errors.New("a second seccomp listener")
+			}
+			listens = true
 			p, err := pidfd()
 			if err != nil {
 				return at, err

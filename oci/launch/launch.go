@@ -417,7 +417,9 @@ func (c *conversation) talk() error {
 			return err
 		}
 		if moves && m.kind != 0 && int(m.instr) > c.img.forkAt {
-			early = append(early, m)
+			if early = append(early, m); len(early) > len(c.img.code) { // more than the program has to say
+				return errors.Join(fmt.Errorf("%s: too many messages", c.where()), closeAll(early))
+			}
 			continue
 		}
 		if err := c.expected(m); err != nil {
@@ -478,9 +480,10 @@ func (c *conversation) talk() error {
 	}
 }
 
-// expected checks that what a message asks for is what the program asks for at
-// that place, and once only. While the stub runs, the socket is in the hands of
-// what is the container's process already, and others may ptrace that.
+// expected checks that what a message asks for, or warns of, is what the program asks for
+// at that place, and once only. While the stub runs, the socket is in the hands of
+// what is the container's process already, and others may ptrace that: what they say
+// must neither surprise who answers nor go on for ever.
 func (c *conversation) expected(m message) error {
 	var do plan.Code
 	switch m.kind {
@@ -492,19 +495,38 @@ func (c *conversation) expected(m message) error {
 		do = plan.OpGate
 	case msgFork:
 		do = plan.OpFork
+	case msgListener:
+		do = plan.OpListener
+	case msgWarn:
 	default:
-		return nil
+		return closeAll([]message{m})
 	}
 	i := int(m.instr)
-	if i <= c.asked || i >= len(c.img.code) || c.Program.Ops[c.img.code[i].op].Do != do {
+	good := i > c.asked && i < len(c.img.code)
+	if good && m.kind == msgWarn {
+		good = c.img.code[i].flags&flagWarn != 0
+	} else if good {
+		good = c.Program.Ops[c.img.code[i].op].Do == do
+	}
+	if !good {
 		err := fmt.Errorf("%s: unexpected message %d about instruction %d", c.where(), m.kind, i)
+		return errors.Join(err, closeAll([]message{m}))
+	}
+	c.asked = i
+	if m.kind != msgFD && m.kind != msgFork {
+		return closeAll([]message{m})
+	}
+	return nil
+}
+
+// closeAll closes the files of messages.
+func closeAll(list []message) (err error) {
+	for _, m := range list {
 		if m.file != nil {
 			err = errors.Join(err, m.file.Close())
 		}
-		return err
 	}
-	c.asked = i
-	return nil
+	return err
 }
 
 // listenerOf takes a copy of a child's descriptor for use.
@@ -619,16 +641,26 @@ func (c *conversation) receive() (message, error) {
 	}
 }
 
-func fileFrom(oob []byte) *os.File {
+// fileFrom takes the one descriptor that comes with a message. Others are closed.
+func fileFrom(oob []byte) (f *os.File) {
 	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil || len(msgs) == 0 {
+	if err != nil {
 		return nil
 	}
-	fds, err := unix.ParseUnixRights(&msgs[0])
-	if err != nil || len(fds) == 0 {
-		return nil
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			if f == nil {
+				f = os.NewFile(uintptr(fd), "from child")
+			} else {
+				_ = unix.Close(fd)
+			}
+		}
 	}
-	return os.NewFile(uintptr(fds[0]), "from child")
+	return f
 }
 
 func (c *conversation) render(m message) error {

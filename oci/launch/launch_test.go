@@ -253,3 +253,79 @@ func FuzzFindHome(f *testing.F) {
 		}
 	})
 }
+
+// Who has got hold of the socket says what it likes: nothing of it is taken that the
+// program does not say there, nor twice, and no descriptor stays.
+func TestUnexpectedMessages(t *testing.T) {
+	p := program(
+		plan.Op{Do: plan.OpUmask, A: 0o22, Warn: true},
+		plan.Op{Do: plan.OpUmask, A: 0o22},
+		plan.Op{Do: plan.OpSync, A: plan.SyncHooks},
+		plan.Op{Do: plan.OpListener, Dir: 3},
+	)
+	img, err := lower(p, fileID{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &conversation{Request: Request{Program: p}, img: img, progress: make([]byte, os.Getpagesize())}
+	at := func(op int) uint32 {
+		for i := img.first; i < len(img.code); i++ {
+			if int(img.code[i].op) == op {
+				return uint32(i)
+			}
+		}
+		t.Fatalf("operation %d has no instruction", op)
+		return 0
+	}
+	for _, tt := range []struct {
+		what  string
+		m     message
+		taken bool
+	}{
+		{"a listener in place of a step", message{kind: msgListener, instr: at(2)}, false},
+		{"a warning of what does not warn", message{kind: msgWarn, instr: at(1)}, false},
+		{"a warning of what is not there", message{kind: msgWarn, instr: 1 << 31}, false},
+		{"a descriptor", message{kind: msgFD, instr: at(0)}, false},
+		{"a warning", message{kind: msgWarn, instr: at(0)}, true},
+		{"the same warning", message{kind: msgWarn, instr: at(0)}, false},
+		{"a step", message{kind: msgSync, instr: at(2)}, true},
+		{"the same step", message{kind: msgSync, instr: at(2)}, false},
+		{"a warning of before", message{kind: msgWarn, instr: at(0)}, false},
+		{"a listener", message{kind: msgListener, instr: at(3)}, true},
+		{"the same listener", message{kind: msgListener, instr: at(3)}, false},
+		{"an error", message{kind: msgError, instr: at(1)}, true},
+	} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		tt.m.file = r
+		if err := c.expected(tt.m); (err == nil) != tt.taken {
+			t.Errorf("%s: %v", tt.what, err)
+		}
+		if err := r.Close(); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("%s: its descriptor is open", tt.what)
+		}
+		_ = w.Close()
+	}
+
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err1 := unix.Dup(int(r.Fd()))
+	second, err2 := unix.Dup(int(r.Fd()))
+	third, err3 := unix.Dup(int(r.Fd()))
+	if err := errors.Join(err1, err2, err3, r.Close()); err != nil {
+		t.Fatal(err)
+	}
+	f := fileFrom(append(unix.UnixRights(first, second), unix.UnixRights(third)...))
+	if f == nil || f.Fd() != uintptr(first) {
+		t.Fatalf("not the first descriptor: %v", f)
+	}
+	_ = f.Close()
+	if _, err := w.Write([]byte("x")); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("others are open: %v", err)
+	}
+	_ = w.Close()
+}
