@@ -62,24 +62,15 @@ func (c *Cgroup) removeTrees() error {
 	return nil
 }
 
-// removeTree removes a directory and its children. The plain rmdir of what is
-// nearly always a leaf comes first.
+// removeTree removes a directory and all below it. The plain rmdir of what is nearly always
+// a leaf comes first.
 func removeTree(dir string) error {
 	err := rmdir(dir)
 	if !isErrno(err, syscall.EBUSY) {
 		return err
 	}
-	children, e := subdirs(dir)
-	if e != nil {
-		return e
-	}
-	if len(children) == 0 {
+	if err := walk(dir, nil, removeAt); err != nil {
 		return err
-	}
-	for _, child := range children {
-		if err := removeTree(child); err != nil {
-			return err
-		}
 	}
 	return rmdir(dir)
 }

@@ -77,6 +77,22 @@ func readFD(fd int, name string) (string, error) {
 	return string(text), pathError("read", name, err)
 }
 
+// readAt is readFile for a name that is looked up from a directory.
+func readAt(dir int, name string) (string, error) {
+	for {
+		fd, err := syscall.Openat(dir, name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		text, err := readAll(fd)
+		_ = syscall.Close(fd) // it was read
+		return string(text), err
+	}
+}
+
 func readAll(fd int) ([]byte, error) {
 	buf := make([]byte, 4096)
 	for n := 0; ; {
@@ -187,7 +203,7 @@ func rmdir(name string) error {
 	return pathError("rmdir", name, err)
 }
 
-// subdirs lists the child cgroups of a directory; none if it is gone.
+// subdirs lists the directories in a directory; none if it is gone.
 func subdirs(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/strake-containers/strake/internal/abi"
 	"github.com/strake-containers/strake/internal/sys"
 )
 
@@ -29,15 +30,29 @@ func (c *Cgroup) Pids(recursive bool) ([]int, error) {
 	return slices.Compact(pids), nil
 }
 
-func pidsOf(dir string, recursive bool) ([]int, error) {
-	text, err := readFile(dir + "/cgroup.procs")
+func pidsOf(dir string, recursive bool) (pids []int, err error) {
+	if !recursive {
+		return pidsIn(abi.AtFDCWD, dir+"/cgroup.procs", dir)
+	}
+	err = walk(dir, func(at int) error {
+		more, err := pidsIn(at, "cgroup.procs", dir)
+		pids = append(pids, more...)
+		return err
+	}, nil)
+	return pids, err
+}
+
+// pidsIn reads the list of processes that name leads to from a directory; it is dir's or
+// that of one below.
+func pidsIn(at int, name, dir string) ([]int, error) {
+	text, err := readAt(at, name)
 	switch {
 	case isErrno(err, syscall.ENOENT, syscall.ENODEV):
 		return nil, nil // gone
 	case isErrno(err, syscall.EOPNOTSUPP):
-		// Threaded: its processes are listed in the domain above it.
+		return nil, nil // threaded: its processes are listed in the domain above it
 	case err != nil:
-		return nil, err
+		return nil, pathError("read cgroup.procs of", dir, err)
 	}
 	var pids []int
 	for line := range strings.Lines(text) {
@@ -48,20 +63,6 @@ func pidsOf(dir string, recursive bool) ([]int, error) {
 		if pid > 0 { // 0 is a process of a foreign PID namespace, and to kill(2) our own group
 			pids = append(pids, pid)
 		}
-	}
-	if !recursive {
-		return pids, nil
-	}
-	children, err := subdirs(dir)
-	if err != nil {
-		return nil, err
-	}
-	for _, child := range children {
-		more, err := pidsOf(child, true)
-		if err != nil {
-			return nil, err
-		}
-		pids = append(pids, more...)
 	}
 	return pids, nil
 }

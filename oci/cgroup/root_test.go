@@ -3,6 +3,7 @@ package cgroup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/internal/testutil"
 )
 
@@ -478,6 +480,58 @@ func TestDescendants(t *testing.T) {
 		}
 		if err := c.Delete(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// What is nested deeper than a path is long is found, killed and removed, too.
+func TestDeepDescendants(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		h := startHelper(t, "wait")
+		name := strings.Repeat("a", 200)
+		for _, hierarchy := range c.all {
+			at, err := sys.OpenDir(c.dir(hierarchy))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 30 {
+				for _, leaf := range []string{"b", name} {
+					if err := sys.MkdirAt(at, leaf, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+				next, err := sys.OpenDirAt(at, name)
+				if err := errors.Join(err, sys.CloseFd(at)); err != nil {
+					t.Fatal(err)
+				}
+				at = next
+			}
+			if hierarchy.mount == c.processes().mount {
+				file := fmt.Sprintf("/proc/self/fd/%d/cgroup.procs", at)
+				if err := writeFile(file, strconv.Itoa(h.Process.Pid)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = sys.CloseFd(at)
+		}
+		if pids, err := c.Pids(true); err != nil || !slices.Equal(pids, []int{h.Process.Pid}) {
+			t.Errorf("pids %v, %v", pids, err)
+		}
+		if err := c.Delete(); !errors.Is(err, ErrBusy) {
+			t.Errorf("delete with a process: %v", err)
+		}
+		if err := c.Kill(syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		_ = h.Wait()
+		if err := c.Delete(); err != nil {
+			t.Errorf("%.300v", err)
+		}
+		if c.Exists() {
+			t.Error("it is there")
 		}
 	})
 }
