@@ -167,7 +167,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 		},
 	})
 	if err != nil {
-		return nil, nil, initError(err, s, cg)
+		return nil, nil, hookError(initError(err, s, cg), in.given[plan.InHookOut])
 	}
 	undo.Push("kill init", func() error { return launch.Kill(child) })
 	proc.PidFD = child.PidFD

@@ -3,6 +3,7 @@ package container
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -116,7 +117,7 @@ func TestFailingHooksUndoCreate(t *testing.T) {
 		want  string
 	}{
 		{specs.Hooks{CreateRuntime: fail}, "hooks.createRuntime[0] (/bin/sh): error running createRuntime hook #0: exit status 3: because"},
-		{specs.Hooks{CreateContainer: fail}, "hooks.createContainer[0] (/bin/sh): error running createContainer hook #0: exit status 3"},
+		{specs.Hooks{CreateContainer: fail}, "hooks.createContainer[0] (/bin/sh): error running createContainer hook #0: exit status 3: because"},
 		{specs.Hooks{CreateContainer: slow}, "hooks.createContainer[0] (/bin/sleep): error running createContainer hook #0: still running after 1 s"},
 		{specs.Hooks{CreateContainer: []specs.Hook{{Path: "/no/hook"}}}, "hooks.createContainer[0] (/no/hook): error running createContainer hook #0: no such file"},
 		{specs.Hooks{StartContainer: fail}, "hooks.startContainer[0] (/bin/sh): error running startContainer hook #0: "},
@@ -126,6 +127,27 @@ func TestFailingHooksUndoCreate(t *testing.T) {
 		if _, err := e.run(s); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("error %v, want %q", err, tt.want)
 		}
+	}
+}
+
+// A hook has a standard output and error, whatever the container's are, and those of create
+// and start are in the bundle.
+func TestHooksCanWriteAndAreInTheBundle(t *testing.T) {
+	e := newEnv(t)
+	script := "echo out && echo err >&2 && pwd >> " + filepath.Join(e.bundle, "log")
+	hook := []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-ec", script}}}
+	s := e.spec("true")
+	s.Process.Terminal = true
+	s.Hooks = &specs.Hooks{Prestart: hook, CreateRuntime: hook, CreateContainer: hook, Poststart: hook} //nolint:staticcheck // deprecated, but used
+	_, p := e.start(s)
+	if out, err := io.ReadAll(p.Console); len(out) > 0 {
+		t.Errorf("the container's terminal has %q, %v", out, err)
+	}
+	log, err := os.ReadFile(filepath.Join(e.bundle, "log"))
+	must(t, err)
+	want := []string{e.bundle, e.bundle, e.bundle + "/rootfs", e.bundle}
+	if got := lines(log); !slices.Equal(got, want) {
+		t.Errorf("hooks are in %q, want %q", got, want)
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/strake-containers/strake/internal/sys"
+	"github.com/strake-containers/strake/oci/launch"
+	"github.com/strake-containers/strake/oci/plan"
 )
 
 // hookRunner runs the hooks that belong to the runtime's namespaces during
@@ -93,7 +95,8 @@ func pidInside(pid int) (int, error) {
 }
 
 // runHooks runs hooks one after the other, each with the state on its standard
-// input. The first that fails ends it, but once the container is stopped.
+// input and, as with other runtimes, in the bundle. The first that fails ends it, but
+// once the container is stopped: those hooks run where we do.
 func runHooks(ctx context.Context, name string, hooks []specs.Hook, state specs.State) error {
 	if len(hooks) == 0 {
 		return nil
@@ -102,9 +105,13 @@ func runHooks(ctx context.Context, name string, hooks []specs.Hook, state specs.
 	if err != nil {
 		return err
 	}
+	dir := state.Bundle
+	if state.Status == specs.StateStopped { // it may be gone
+		dir = ""
+	}
 	var errs []error
 	for i, h := range hooks {
-		if err := runHook(ctx, h, data); err != nil {
+		if err := runHook(ctx, h, dir, data); err != nil {
 			errs = append(errs, fmt.Errorf("hooks.%s[%d] (%s): error running %s hook #%d: %w", name, i, h.Path, name, i, err))
 			if state.Status != specs.StateStopped {
 				break
@@ -117,7 +124,7 @@ func runHooks(ctx context.Context, name string, hooks []specs.Hook, state specs.
 // maxHookOutput is how much of a failing hook's output its error shows.
 const maxHookOutput = 2048
 
-func runHook(ctx context.Context, h specs.Hook, state []byte) error {
+func runHook(ctx context.Context, h specs.Hook, dir string, state []byte) error {
 	if h.Timeout != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(*h.Timeout)*time.Second)
@@ -127,6 +134,7 @@ func runHook(ctx context.Context, h specs.Hook, state []byte) error {
 	if len(h.Args) > 0 {
 		cmd.Args = h.Args
 	}
+	cmd.Dir = dir
 	cmd.Env = h.Env // a hook that has none gets ours, as with other runtimes
 	cmd.Stdin = bytes.NewReader(state)
 	var out tail
@@ -144,6 +152,25 @@ func runHook(ctx context.Context, h specs.Hook, state []byte) error {
 		return nil
 	case len(out) > 0:
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+	}
+	return err
+}
+
+// hookError adds to the error of a hook that the child has run what the hooks have written
+// last; output may be nil.
+func hookError(err error, output *os.File) error {
+	var e *launch.Error
+	if !errors.As(err, &e) || e.Op.Do != plan.OpHook || output == nil {
+		return err
+	}
+	var end [maxHookOutput]byte
+	st, statErr := output.Stat()
+	if statErr != nil {
+		return err
+	}
+	n, _ := output.ReadAt(end[:], max(0, st.Size()-maxHookOutput)) // EOF, or what there is
+	if said := bytes.TrimSpace(end[:n]); len(said) > 0 {
+		return fmt.Errorf("%w: %s", err, said)
 	}
 	return err
 }

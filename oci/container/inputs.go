@@ -79,6 +79,8 @@ func (in *inputs) find(i plan.Input) (*os.File, error) {
 		f, err = sys.Open(i.Path, os.O_WRONLY)
 	case plan.InHook, plan.InCreated:
 		f, err = sys.NewMemFile("hook-state")
+	case plan.InHookOut:
+		f, err = sys.NewMemFile("hook-output")
 	case plan.InIDMapNS:
 		f, err = idmapNamespace(i.IDMap)
 	case plan.InMount:

@@ -9,7 +9,8 @@ import (
 
 // runHook runs a program and waits for it, at most a[4] ms. Arguments: path,
 // argv, envp, a descriptor for its standard input, the time, clone3's arguments
-// followed by room for the pidfd, pollfd and wait status. The error is one of the
+// followed by room for the pidfd, pollfd and wait status, and the descriptor for its
+// standard output and error, or 0 for those of this process. The error is one of the
 // kernel's, or hookStatus and the wait status of a hook that failed.
 //
 //go:nosplit
@@ -33,6 +34,10 @@ func runHook(a *[6]uintptr) syscall.Errno {
 	if pid == 0 {
 		_, _, _ = syscall.RawSyscall6(unix.SYS_LSEEK, a[3], 0, 0, 0, 0, 0)
 		_, _, _ = syscall.RawSyscall6(unix.SYS_DUP3, a[3], 0, 0, 0, 0, 0)
+		if out := load(clone+hookOutput, 4); out != 0 {
+			_, _, _ = syscall.RawSyscall6(unix.SYS_DUP3, out, 1, 0, 0, 0, 0)
+			_, _, _ = syscall.RawSyscall6(unix.SYS_DUP3, out, 2, 0, 0, 0, 0)
+		}
 		_, _, errno = syscall.RawSyscall6(unix.SYS_EXECVE, a[0], a[1], a[2], 0, 0, 0)
 		*(*uint32)(at(why)) = uint32(errno)
 		exit(127)
@@ -74,6 +79,10 @@ func runHook(a *[6]uintptr) syscall.Errno {
 	}
 	return 0
 }
+
+// hookOutput is where, from the beginning of clone3's arguments, the descriptor is that a
+// hook has as its output.
+const hookOutput = 14 * 8
 
 // hookStatus marks a wait status among the kernel's errors.
 const hookStatus = 1 << 16

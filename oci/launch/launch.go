@@ -303,7 +303,8 @@ func newConversation(ctx context.Context, r Request) (_ *conversation, err error
 		}
 		// What the program uses after it has put the standard descriptors in
 		// place must not be among them, nor in the place of the stub's report.
-		after := in.Kind == plan.InSync || in.Kind == plan.InGate || in.Kind == plan.InHook || in.Kind == plan.InCreated || in.Kind == inStub
+		after := in.Kind == plan.InSync || in.Kind == plan.InGate || in.Kind == plan.InHook || in.Kind == plan.InCreated ||
+			in.Kind == plan.InHookOut || in.Kind == inStub
 		if after && fd <= r.Program.Target {
 			if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, r.Program.Target+1); err != nil {
 				return nil, fmt.Errorf("dup: %w", err)

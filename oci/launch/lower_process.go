@@ -120,7 +120,11 @@ func (l *lowering) lowerProcess(o *plan.Op, self fileID) error {
 		if o.A > 0 {
 			timeout = int64(o.A) * 1000
 		}
-		l.emit(pHook, 0, ptr(l.mustStr(o.Path)), ptr(argv), ptr(env), reg(o.Dir), num(uintptr(timeout)), ptr(l.words(uint64(unix.CLONE_PIDFD), 0, 0, 0, uint64(unix.SIGCHLD), 0, 0, 0, 0, 0, 0, 0, 0, 0)))
+		block := l.words(uint64(unix.CLONE_PIDFD), 0, 0, 0, uint64(unix.SIGCHLD), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+		if o.On != 0 {
+			l.emit(pStore, 0, reg(o.On), ptr(block+hookOutput))
+		}
+		l.emit(pHook, 0, ptr(l.mustStr(o.Path)), ptr(argv), ptr(env), reg(o.Dir), num(uintptr(timeout)), ptr(block))
 	case plan.OpExec:
 		args := o.Args
 		if l.stub != 0 {

@@ -394,6 +394,9 @@ func (b *builder) hooks(name string, hooks []specs.Hook, state string, ofProcess
 		if ofProcess && h.Env == nil {
 			o.Env, o.B = b.env, 1
 		}
+		if !ofProcess { // which has no standard descriptors yet
+			o.On = b.named(InHookOut)
+		}
 		if len(o.Args) == 0 {
 			o.Args = []string{h.Path}
 		}

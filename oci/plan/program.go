@@ -89,7 +89,7 @@ const (
 	OpHome      Code = "home"      // HOME=… of uid A from the rootfs's /etc/passwd, unless Env has it
 	OpLookup    Code = "lookup"    // find Args[0] in Paths, keep it for exec
 	OpGate      Code = "gate"      // report ready and wait for the answer, then, with Dir, for a connection on it; errors go there from now on
-	OpHook      Code = "hook"      // run Path, Args, Env (B=1: with HOME as for exec); Data says that it failed; A = timeout in s; Dir = its stdin
+	OpHook      Code = "hook"      // run Path, Args, Env (B=1: with HOME as for exec); Data says that it failed; A = timeout in s; Dir = its stdin; On = its stdout and stderr, if not the process's
 	OpExec      Code = "exec"      // execve(what lookup found, Args, Env)
 	OpExit      Code = "exit"      // exit(A) (programs that only prepare namespaces)
 	OpPause     Code = "pause"     // wait until killed
@@ -160,6 +160,7 @@ const (
 	InRoot    = "root"         // root directory of the process to join, O_PATH
 	InHook    = "hookstate"    // memfd with the state for createContainer hooks
 	InCreated = "createdstate" // memfd with the state for startContainer hooks
+	InHookOut = "hookoutput"   // memfd for what createContainer hooks write
 	InIDMapNS = "idmap"        // user namespace with a mount's mapping: IDMap
 	InMount   = "mount"        // copy of the mount tree at the runtime's Path, attached nowhere; with IDMap idmapped
 	InOverlay = "overlay"      // overlay of Args (fs options) whose lower layers have IDMap, attached nowhere
