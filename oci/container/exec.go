@@ -109,7 +109,7 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		return nil, err
 	}
 	if o.Keep != "" && runs == 1 && len(proc.Warnings) == 0 && len(r.Resctrl) == 0 {
-		c.keep(prepared, prog, cg, launch.KeepOptions{Request: stdioText(o.Stdin, o.Stdout, o.Stderr) + o.Keep, NoFile: h.NoFile.Hard})
+		c.keep(prepared, prog, cg, launch.KeepOptions{Request: stdioText(o.Stdin, o.Stdout, o.Stderr) + o.Keep, NoFile: h.NoFile})
 	}
 	undo.Release()
 	return proc, nil

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/strake-containers/strake/internal/filelimit"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/plan"
 )
@@ -38,17 +39,29 @@ func read() (plan.Host, error) {
 	h.SELinux = err == nil
 	_, err = os.Stat("/proc/kcore")
 	h.Kcore = err == nil
+	h.NoFile, err = noFile()
+	return h, err
+}
+
+// noFile is the limit of open files that Go has changed.
+func noFile() (plan.Limit, error) {
+	if was := filelimit.Limit; filelimit.Taken {
+		if was.Soft == was.Hard {
+			return plan.Limit{}, nil
+		}
+		return plan.Limit{Soft: was.Soft, Hard: was.Hard}, nil
+	}
 	soft, hard, err := sys.NoFileLimit()
 	if err != nil {
-		return h, fmt.Errorf("limit of open files: %w", err)
+		return plan.Limit{}, fmt.Errorf("limit of open files: %w", err)
 	}
 	// Go raises its soft limit to just below the hard one when it starts and
 	// does not say what it was; programs that use select(2) want it low again.
 	const usual = 1024
 	if soft+1 == hard && soft > usual {
-		h.NoFile = plan.Limit{Soft: usual, Hard: hard}
+		return plan.Limit{Soft: usual, Hard: hard}, nil
 	}
-	return h, nil
+	return plan.Limit{}, nil
 }
 
 // Arch is this host's architecture as seccomp profiles name it.

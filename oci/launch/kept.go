@@ -77,7 +77,7 @@ type caller struct {
 	changed, changedNano uint64
 	userNS               uint64
 	capabilities         uint64
-	noFile               uint64 // hard limit of open files; 0 if the soft one is no less
+	noFileSoft, noFile   uint64 // limits of open files; 0 if the soft one is no less
 }
 
 // keptInput is a descriptor that the program starts with.
@@ -103,8 +103,8 @@ type KeepOptions struct {
 	Request string
 	// CgroupDir is the directory of the cgroup v2 that the process was born in, or "".
 	CgroupDir string
-	// NoFile is the hard limit of open files that the program was compiled for.
-	NoFile uint64
+	// NoFile is the limit of open files that the program was compiled for, as in plan.Host.
+	NoFile plan.Limit
 }
 
 // Keep returns the file of a program that a Run has just started with p. It is nil for
@@ -126,7 +126,7 @@ func Keep(p *Prepared, prog *plan.Program, o KeepOptions) []byte {
 	if !k.caller.learn() {
 		return nil
 	}
-	k.caller.noFile = o.NoFile
+	k.caller.noFileSoft, k.caller.noFile = o.NoFile.Soft, o.NoFile.Hard
 
 	const rest = 8 << 10 // paths, the stub, registers
 	file := make([]byte, unsafe.Sizeof(k), int(unsafe.Sizeof(k))+len(o.Request)+len(m.mem)+len(bytesOf(m.code))+rest)

@@ -45,8 +45,8 @@ func (c *caller) learn() bool {
 	if _, _, errno := syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, 0, uintptr(unsafe.Pointer(&files)), 0, 0); errno != 0 {
 		return false
 	}
-	if c.noFile = files.Max; files.Cur == files.Max {
-		c.noFile = 0
+	if c.noFileSoft, c.noFile = files.Cur, files.Max; files.Cur == files.Max {
+		c.noFileSoft, c.noFile = 0, 0
 	}
 	return true
 }

@@ -37,7 +37,7 @@ func keepIn(t *testing.T, p *plan.Program, request string) []byte {
 	if !c.learn() {
 		t.Fatal("nothing is learnt of the caller")
 	}
-	file := Keep(prepared, p, KeepOptions{Request: request, NoFile: c.noFile})
+	file := Keep(prepared, p, KeepOptions{Request: request, NoFile: plan.Limit{Soft: c.noFileSoft, Hard: c.noFile}})
 	if file == nil {
 		return nil
 	}

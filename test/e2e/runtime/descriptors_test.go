@@ -177,8 +177,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestCallersLimit: hooks have the caller's limit of open files, which Go's runtime, and
-// oci/early for a moment, changes in ours.
+// TestCallersLimit: hooks, and containers that are given none, have the caller's limit of
+// open files, which Go's runtime, and oci/early for a moment, changes in ours.
 func TestCallersLimit(t *testing.T) {
 	h := newHost(t)
 	file := filepath.Join(h.root, "hook")
@@ -186,13 +186,34 @@ func TestCallersLimit(t *testing.T) {
 		s.Process.Rlimits = nil
 		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "(ulimit -Sn; ulimit -Hn) > " + file}}}}
 	}
-	run := h.command("run", "--bundle", h.bundle(change, "exit", "0"), "a")
-	limited := exec.Command("sh", append([]string{"-c", `ulimit -Sn 100 && ulimit -Hn 200 && exec "$@"`, "sh"}, run.Args...)...)
-	if r := h.finish(limited); r.code != 0 {
-		t.Errorf("%+v", r)
+	busybox, err := os.ReadFile("/bin/busybox") // a program in Go would raise its own limit
+	if err != nil {
+		t.Skipf("needs Debian's busybox-static: %v", err)
 	}
-	if data, err := os.ReadFile(file); err != nil || string(data) != "100\n200\n" {
+	shell := []string{"/busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn"}
+	bundle := func(args ...string) string {
+		dir := h.bundle(func(s *specs.Spec) { change(s); s.Process.Args = args })
+		if err := os.WriteFile(filepath.Join(dir, "rootfs/busybox"), busybox, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	limited := func(soft string, args ...string) {
+		t.Helper()
+		cmd := h.command(args...)
+		limits := "ulimit -Sn " + soft + ` && ulimit -Hn 2000 && exec "$@"`
+		if r := h.finish(exec.Command("sh", append([]string{"-c", limits, "sh"}, cmd.Args...)...)); r.code != 0 || r.out != soft+"\n2000\n" {
+			t.Errorf("a limit of %s: %+v", soft, r)
+		}
+	}
+	limited("100", "run", "--bundle", bundle(shell...), "a")
+	if data, err := os.ReadFile(file); err != nil || string(data) != "100\n2000\n" {
 		t.Errorf("the hook: %q, %v", data, err)
+	}
+	h.must("run", "--detach", "--bundle", bundle("/inside", "sleep"), "b")
+	defer h.must("delete", "--force", "b")
+	for _, soft := range []string{"1500", "1500", "100", "100", "2000"} { // the second of each is kept
+		limited(soft, append([]string{"exec", "b"}, shell...)...)
 	}
 }
 
