@@ -113,12 +113,13 @@ func bindCreate(a *app, f *flags) func(context.Context, []string) error {
 		if err != nil {
 			return fmt.Errorf("create: %w", err)
 		}
-		_, p, err := a.create(ctx, &c, id, nil)
+		box, p, err := a.create(ctx, &c, id, nil)
 		if err != nil {
 			return err
 		}
 		if p.Console != nil {
-			return errors.Join(p.Console.Close(), p.PidFD.Close())
+			err = errors.New("create: a container with a terminal needs --console-socket")
+			return errors.Join(err, p.Console.Close(), p.PidFD.Close(), a.remove(context.WithoutCancel(ctx), box, true))
 		}
 		return p.PidFD.Close()
 	}

@@ -97,6 +97,7 @@ func TestConsoleSocket(t *testing.T) {
 	h := newHost(t)
 	bundle := h.bundle(func(s *specs.Spec) { s.Process.Terminal = true }, "tty")
 	h.fails(1, "--console-socket", "run", "--detach", "--bundle", bundle, "a")
+	h.fails(1, "--console-socket", "create", "--bundle", bundle, "a")
 	socket := filepath.Join(h.root, "console")
 	// The net package would make this program a dynamic one, which does not run in
 	// an empty rootfs.
