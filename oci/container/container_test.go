@@ -207,6 +207,25 @@ func TestDeleteOfOneFrozenElsewhere(t *testing.T) {
 	must(t, c.Delete(ctx, true))
 }
 
+// A delete that fails half-way, or is killed, leaves a container that has stopped, and not
+// one that is being made, which takes force.
+func TestDeleteThatFailsIsRepeated(t *testing.T) {
+	e := newEnv(t)
+	c, p := e.start(e.spec("true"))
+	wait(t, p)
+	held := filepath.Join(c.dir, configFile)
+	must(t, syscall.Mount(held, held, "", syscall.MS_BIND, ""))
+	if err := c.Delete(t.Context(), false); !errors.Is(err, syscall.EBUSY) {
+		t.Errorf("delete of what cannot be removed: %v", err)
+	}
+	st, err := c.State()
+	must(t, syscall.Unmount(held, 0))
+	if err != nil || st.Status != specs.StateStopped {
+		t.Errorf("after that: %+v, %v", st, err)
+	}
+	must(t, c.Delete(t.Context(), false))
+}
+
 // SIGKILL ends it also where it has been frozen by the v1 freezer, as Pause does where
 // there is no v2.
 func TestKillOfOneFrozenByV1(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -99,15 +98,25 @@ func (c *Container) makeDir(root string) error {
 	return err
 }
 
-// removeDir removes the state directory. What is nearly always in it goes by name.
+// removeDir removes the state directory. The record goes last: without one the container would
+// be taken for one that is being made, if this fails or is killed.
 func (c *Container) removeDir() error {
-	for _, name := range [...]string{stateFile, configFile, gateSocket} {
-		_ = syscall.Unlink(filepath.Join(c.dir, name)) // what stays is met below
-	}
-	if syscall.Rmdir(c.dir) == nil {
+	entries, err := os.ReadDir(c.dir)
+	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return os.RemoveAll(c.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == stateFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(c.dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(c.dir) // with what has come meanwhile
 }
 
 func (c *Container) save(r *record) error {

@@ -183,12 +183,14 @@ func (c *command) delete(r *record) bool {
 	if !r.removeCgroup() {
 		return false
 	}
-	_, _ = call(syscall.SYS_UNLINKAT, atFDCWD, paths.state.at(), 0, 0) // what stays fails the last step
-	for _, name := range [...]string{"/" + configFile, "/" + gateSocket, "/" + kept0, "/" + kept1, "/" + kept2, "/" + kept3} {
+	// The record goes last: without one it would be taken for one that is being made.
+	for _, name := range [...]string{"/" + configFile, "/" + gateSocket, "/" + kept0, "/" + kept1, "/" + kept2, "/" + kept3, "/" + stateFile} {
 		if !paths.file.set(c.root, "/", c.id, name) {
 			return false
 		}
-		_, _ = call(syscall.SYS_UNLINKAT, atFDCWD, paths.file.at(), 0, 0)
+		if _, errno := call(syscall.SYS_UNLINKAT, atFDCWD, paths.file.at(), 0, 0); errno != 0 && errno != syscall.ENOENT {
+			return false
+		}
 	}
 	_, errno := call(syscall.SYS_UNLINKAT, atFDCWD, paths.dir.at(), atRemoveDir, 0)
 	return errno == 0
