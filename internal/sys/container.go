@@ -133,16 +133,13 @@ func socketIn(dir, name string, kind int, use func(int, *unix.SockaddrUnix) erro
 }
 
 // SendFile connects to a unix stream socket, sends a message with a descriptor
-// and hangs up.
+// and hangs up. Who listens has to accept and read within the time of a DialStream.
 func SendFile(socket string, message []byte, f *os.File) error {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := connect(socket)
 	if err != nil {
-		return os.NewSyscallError("socket", err)
+		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
-		return &os.PathError{Op: "connect", Path: socket, Err: err}
-	}
 	rights := unix.UnixRights(Fd(f))
 	for len(message) > 0 { // a long one goes in parts, the descriptor with the first
 		n, err := unix.SendmsgN(fd, message, rights, nil, unix.MSG_NOSIGNAL)
@@ -207,15 +204,29 @@ const OPath = unix.O_PATH
 
 // connectTimeout bounds how long a connect may wait for room in a listener's
 // queue, in seconds.
-const connectTimeout = 30
+var connectTimeout int64 = 30 // for a test to change
 
 // DialStream connects to a unix stream socket: a path or, after "@", a name in
 // the abstract namespace. The file is for the runtime's poller; the caller closes
 // it.
 func DialStream(path string) (*os.File, error) {
+	fd, err := connect(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return nil, &os.PathError{Op: "connect", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// connect connects to a unix stream socket, and has what is sent wait no longer than the
+// connect itself.
+func connect(path string) (int, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return -1, os.NewSyscallError("socket", err)
 	}
 	// A non-blocking connect would be refused where this one waits.
 	err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: connectTimeout})
@@ -225,12 +236,9 @@ func DialStream(path string) (*os.File, error) {
 	for err == unix.EINTR {
 		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
 	}
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
 	if err != nil {
 		_ = unix.Close(fd)
-		return nil, &os.PathError{Op: "connect", Path: path, Err: err}
+		return -1, &os.PathError{Op: "connect", Path: path, Err: err}
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return fd, nil
 }
