@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -115,6 +116,10 @@ func (c *Container) removeDir() error {
 		if err := os.RemoveAll(filepath.Join(c.dir, e.Name())); err != nil {
 			return err
 		}
+	}
+	_ = syscall.Unlink(filepath.Join(c.dir, stateFile)) // if it stays, the next says why
+	if syscall.Rmdir(c.dir) == nil {
+		return nil
 	}
 	return os.RemoveAll(c.dir) // with what has come meanwhile
 }
