@@ -30,6 +30,27 @@ func (c *Cgroup) Pids(recursive bool) ([]int, error) {
 	return slices.Compact(pids), nil
 }
 
+// pidsAnywhere are those that are in any hierarchy. A new process of v1 joins one after the
+// other, and stays in some only if whoever made it is killed meanwhile.
+func (c *Cgroup) pidsAnywhere() ([]int, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if c.processes().v2 { // in which it is born
+		return c.Pids(true)
+	}
+	var pids []int
+	for _, h := range c.all {
+		more, err := pidsOf(c.dir(h), true)
+		if err != nil {
+			return nil, fmt.Errorf("cgroup %s: list processes: %w", c.path, err)
+		}
+		pids = append(pids, more...)
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids), nil
+}
+
 func pidsOf(dir string, recursive bool) (pids []int, err error) {
 	if !recursive {
 		return pidsIn(abi.AtFDCWD, dir+"/cgroup.procs", dir)
@@ -124,7 +145,7 @@ func (c *Cgroup) killOneByOne(sig syscall.Signal) (err error) {
 		return nil
 	}
 	if sig == syscall.SIGKILL { // whoever is frozen, or is being frozen, cannot die
-		defer func() { err = errors.Join(err, c.setFrozen(false)) }()
+		defer func() { err = errors.Join(err, ignoreGone(c.setFrozen(false))) }() // a freezer's may not be there yet
 	}
 	done := map[int]bool{}
 	for round := range 2 * killRounds {
@@ -153,7 +174,7 @@ func (c *Cgroup) signalOthers(sig syscall.Signal, done map[int]bool) (found bool
 			_ = f.Close()
 		}
 	}()
-	pids, err := c.Pids(true)
+	pids, err := c.pidsAnywhere()
 	if err != nil {
 		return false, err
 	}
@@ -174,7 +195,7 @@ func (c *Cgroup) signalOthers(sig syscall.Signal, done map[int]bool) (found bool
 	if !found {
 		return false, nil
 	}
-	if pids, err = c.Pids(true); err != nil {
+	if pids, err = c.pidsAnywhere(); err != nil {
 		return false, err
 	}
 	for _, pid := range pids {
@@ -227,7 +248,7 @@ func (c *Cgroup) waitEmpty(ctx context.Context) error {
 	}
 	// v1 tells nobody, but each process does.
 	for {
-		pids, err := c.Pids(true)
+		pids, err := c.pidsAnywhere()
 		if err != nil || len(pids) == 0 {
 			return err
 		}

@@ -484,6 +484,41 @@ func TestDescendants(t *testing.T) {
 	})
 }
 
+// A process whose maker was killed while it joined is in some hierarchies of v1 only.
+func TestKillOfOneHalfWayIn(t *testing.T) {
+	eachMode(t, func(t *testing.T, c *Cgroup) {
+		if c.processes().v2 {
+			t.Skip("a process is born in v2")
+		}
+		if err := c.Create(nil); err != nil {
+			t.Fatal(err)
+		}
+		h := startHelper(t, "wait")
+		cpu, ok := c.find("cpu")
+		if !ok {
+			t.Skip("no cpu controller here")
+		}
+		if err := writeFile(c.dir(cpu)+"/cgroup.procs", strconv.Itoa(h.Process.Pid)); err != nil {
+			t.Fatal(err)
+		}
+		// Nor need the cgroup be in all.
+		if err := rmdir(c.dir(c.processes())); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Kill(syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		if err := c.WaitEmpty(ctxFor(t, 10*time.Second)); err != nil {
+			t.Error(err)
+		}
+		if err := c.Delete(); err != nil {
+			t.Error(err)
+			_ = h.Process.Kill()
+		}
+		_ = h.Wait()
+	})
+}
+
 // What is nested deeper than a path is long is found, killed and removed, too.
 func TestDeepDescendants(t *testing.T) {
 	eachMode(t, func(t *testing.T, c *Cgroup) {
