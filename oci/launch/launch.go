@@ -581,9 +581,11 @@ func (c *conversation) follow(sibling *os.File) error {
 	return c.born()
 }
 
-// giveUp kills the process, whose death ends the conversation.
+// giveUp kills the process and ends the conversation, in which others may have taken the
+// process's part (see expected).
 func (c *conversation) giveUp() {
 	_ = unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
+	_ = unix.Shutdown(c.sock, unix.SHUT_RDWR)
 	if c.Thaw == nil {
 		return
 	}

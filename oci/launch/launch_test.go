@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -252,6 +253,53 @@ func FuzzFindHome(f *testing.F) {
 			t.Errorf("home %q", h)
 		}
 	})
+}
+
+// Whoever holds the process's end of the socket keeps no Run that has been cancelled.
+func TestACancelledRunDoesNotWaitForWhoHasItsSocket(t *testing.T) {
+	p := program(plan.Op{Do: plan.OpSync, A: plan.SyncHooks}, plan.Op{Do: plan.OpPause})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var held []int
+	defer func() {
+		for _, fd := range held {
+			_ = unix.Close(fd)
+		}
+	}()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Run(ctx, Request{Program: p, CgroupFD: -1, Sync: func(_, pid int) error {
+			pidfd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				return err
+			}
+			held = append(held, pidfd)
+			for fd := range 64 {
+				if copied, err := unix.PidfdGetfd(pidfd, fd, 0); err == nil {
+					held = append(held, copied)
+				}
+			}
+			cancel()
+			return nil
+		}})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		if len(held) < 2 {
+			t.Skip("needs root: nothing is held")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it does not end")
+		for _, fd := range held {
+			_ = unix.Close(fd)
+		}
+		held = nil
+		<-ended
+	}
 }
 
 // Who has got hold of the socket says what it likes: nothing of it is taken that the
