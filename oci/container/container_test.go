@@ -297,8 +297,9 @@ func TestBadProgramsAreReportedByCreate(t *testing.T) {
 	if _, err := e.exec(c, &specs.Process{Args: []string{"/bin/true"}, Cwd: "/no/such"}); err == nil || !strings.HasSuffix(err.Error(), "process.cwd (/no/such): chdir: no such file or directory") {
 		t.Errorf("exec in a directory that is not there: %v", err)
 	}
-	if _, err := e.exec(c, &specs.Process{Args: []string{"nope"}, Cwd: "/", Env: []string{"PATH=/bin"}}); !errors.Is(err, ErrExec) {
-		t.Errorf("exec: %v", err)
+	_, err := e.exec(c, &specs.Process{Args: []string{"nope"}, Cwd: "/", Env: []string{"PATH=/bin"}})
+	if want := `exec "nope": executable file not found in $PATH`; !errors.Is(err, ErrExec) || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("exec: %v; want %q", err, want)
 	}
 }
 

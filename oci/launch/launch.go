@@ -131,7 +131,7 @@ func execText(o *plan.Op, errno syscall.Errno) string {
 	}
 	name := quote(o.Args[0])
 	switch {
-	case errno == unix.ENOENT && len(o.Env) != 1 && o.Do == plan.OpLookup:
+	case errno == unix.ENOENT && !strings.Contains(o.Args[0], "/") && o.Do == plan.OpLookup:
 		return "exec " + name + ": executable file not found in $PATH"
 	}
 	return "exec " + name + ": " + errno.Error()
