@@ -252,9 +252,13 @@ func (a *app) call(name string, v *verb, args []string) error {
 	return err
 }
 
+// defaultRoot is below $XDG_RUNTIME_DIR for an ordinary user, also one who is the root of a
+// user namespace, as Podman makes him; but not where USER says that he is root there, as in
+// a container with an own /run. oci/early knows the other case only.
 func defaultRoot() string {
-	if os.Geteuid() != 0 {
-		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if user, known := os.LookupEnv("USER"); dir != "" && (os.Geteuid() != 0 || !known || user != "root") {
+		if ordinary, err := container.Rootless(); err == nil && ordinary {
 			return filepath.Join(dir, "strake-runtime")
 		}
 	}

@@ -216,6 +216,9 @@ func (c *command) complete() bool {
 		if euid, _ := call(syscall.SYS_GETEUID, 0, 0, 0, 0); euid != 0 {
 			return false
 		}
+		if isSet("XDG_RUNTIME_DIR=") && !isSet("USER=root") { // perhaps a user namespace's root
+			return false
+		}
 		c.root = defaultRoot
 	}
 	return plainPath(c.root) && plainID(c.id)
