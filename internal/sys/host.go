@@ -30,6 +30,13 @@ func CanMount() bool {
 	return err != unix.EPERM
 }
 
+// InUserNamespace says whether this process is in a user namespace other than the first.
+func InUserNamespace() bool {
+	const first = 0xeffffffd // the kernel's PROC_USER_INIT_INO
+	var ns unix.Stat_t
+	return unix.Stat("/proc/self/ns/user", &ns) == nil && ns.Ino != first
+}
+
 // NoFileLimit is this process's limit of open files.
 func NoFileLimit() (soft, hard uint64, err error) {
 	var l unix.Rlimit

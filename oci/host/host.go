@@ -34,6 +34,7 @@ func read() (plan.Host, error) {
 		return h, fmt.Errorf("own capabilities: %w", err)
 	}
 	h.NoMounts = !sys.CanMount()
+	h.UserNS = sys.InUserNamespace()
 	h.AppArmor = startsWith("/sys/module/apparmor/parameters/enabled", 'Y')
 	_, err = os.Stat("/sys/fs/selinux/enforce")
 	h.SELinux = err == nil

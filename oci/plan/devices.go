@@ -106,7 +106,7 @@ func (b *builder) device(dev Reg, d *specs.LinuxDevice) {
 		b.op(Op{Do: OpMkpath, Out: at, Dir: b.root, Path: path.Dir(path.Clean(d.Path)), A: KindDir, B: 0o755})
 		name = path.Base(d.Path)
 	}
-	if b.inUser && mode != abi.SIFIFO {
+	if (b.inUser || b.host.UserNS) && mode != abi.SIFIFO {
 		on := b.reg()
 		src := b.hostDevice(d, mode|perm, number)
 		b.op(Op{Do: OpCheckDev, Dir: src, A: mode, B: number})

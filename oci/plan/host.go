@@ -11,6 +11,9 @@ type Host struct {
 	// NoMounts says that the runtime may not copy mounts of its own mount
 	// namespace, only a process in new ones may.
 	NoMounts bool `json:"noMounts,omitempty"`
+	// UserNS says that the runtime is in a user namespace other than the first, where
+	// nobody makes device nodes.
+	UserNS   bool `json:"userNS,omitempty"`
 	AppArmor bool `json:"apparmor"`
 	SELinux  bool `json:"selinux"`
 	// CgroupV2 says that the hierarchy with the controllers is version 2.
