@@ -26,8 +26,6 @@ import (
 	"runtime"
 	"slices"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -99,7 +97,8 @@ func (t *trace) run(path string, args []string) error {
 	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil {
 		return fmt.Errorf("wait for its execve: %w", err)
 	}
-	if err := syscall.PtraceSetOptions(pid, syscall.PTRACE_O_TRACECLONE|unix.PTRACE_O_EXITKILL); err != nil {
+	const exitKill = 1 << 20 // PTRACE_O_EXITKILL, linux/ptrace.h
+	if err := syscall.PtraceSetOptions(pid, syscall.PTRACE_O_TRACECLONE|exitKill); err != nil {
 		return fmt.Errorf("PTRACE_SETOPTIONS: %w", err)
 	}
 	if err := syscall.PtraceSingleStep(pid); err != nil {
