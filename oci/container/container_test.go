@@ -170,16 +170,23 @@ func TestLifecycle(t *testing.T) {
 	}
 }
 
-// Not even SIGKILL ends who is in a frozen cgroup of the v1 freezer, and it need
-// not be the container's own.
-func TestDeleteOfOneFrozenElsewhere(t *testing.T) {
-	e := newEnv(t)
+// v1Freezer is where the v1 freezer is mounted.
+func v1Freezer(t *testing.T) string {
+	t.Helper()
 	host, err := cgroup.DetectHost()
 	must(t, err)
 	mount, ok := host.V1Mounts["freezer"]
 	if !ok {
 		t.Skip("no v1 freezer here")
 	}
+	return mount
+}
+
+// Not even SIGKILL ends who is in a frozen cgroup of the v1 freezer, and it need
+// not be the container's own.
+func TestDeleteOfOneFrozenElsewhere(t *testing.T) {
+	e := newEnv(t)
+	mount := v1Freezer(t)
 	c, p := e.start(e.spec("exec sleep 1000"))
 	elsewhere := mount + "/elsewhere-" + c.ID()
 	below := elsewhere + "/below"
@@ -230,12 +237,7 @@ func TestDeleteThatFailsIsRepeated(t *testing.T) {
 // there is no v2.
 func TestKillOfOneFrozenByV1(t *testing.T) {
 	e := newEnv(t)
-	host, err := cgroup.DetectHost()
-	must(t, err)
-	mount, ok := host.V1Mounts["freezer"]
-	if !ok {
-		t.Skip("no v1 freezer here")
-	}
+	mount := v1Freezer(t)
 	c, p := e.start(e.spec("exec sleep 1000"))
 	cg, err := c.Cgroup()
 	must(t, err)
