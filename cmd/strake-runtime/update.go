@@ -16,7 +16,7 @@ import (
 )
 
 func bindUpdate(a *app, f *flags) func(context.Context, []string) error {
-	var file string
+	var file, l3Cache, memBw string
 	r := specs.LinuxResources{
 		Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}, Pids: &specs.LinuxPids{}, BlockIO: &specs.LinuxBlockIO{},
 	}
@@ -40,6 +40,8 @@ func bindUpdate(a *app, f *flags) func(context.Context, []string) error {
 		r.BlockIO.Weight = &weight
 		return err
 	})
+	f.text(&l3Cache, "l3-cache-schema", "SCHEMA", "Intel RDT's L3 cache, such as L3:0=7f0, of a container with linux.intelRdt")
+	f.text(&memBw, "mem-bw-schema", "SCHEMA", "Intel RDT's memory bandwidth, such as MB:0=20, of a container with linux.intelRdt")
 	return func(_ context.Context, args []string) error {
 		id, err := oneID(args)
 		if err != nil {
@@ -57,6 +59,11 @@ func bindUpdate(a *app, f *flags) func(context.Context, []string) error {
 		c, err := container.Load(a.root, id)
 		if err != nil {
 			return err
+		}
+		if l3Cache != "" || memBw != "" {
+			if err := c.UpdateIntelRdt(l3Cache, memBw); err != nil {
+				return err
+			}
 		}
 		if err := c.Update(&r); err != nil {
 			return err

@@ -388,6 +388,29 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	return cg.Set(r)
 }
 
+// UpdateIntelRdt changes the schemata of the container's class of service, as its config has
+// them; "" leaves one as it is. A container whose config has no intelRdt is in no class.
+func (c *Container) UpdateIntelRdt(l3Cache, memBw string) error {
+	if err := spec.ValidateIntelRdt(&specs.LinuxIntelRdt{L3CacheSchema: l3Cache, MemBwSchema: memBw}); err != nil {
+		return err
+	}
+	if _, err := c.running(); err != nil {
+		return err
+	}
+	s, err := c.Spec()
+	if err != nil {
+		return err
+	}
+	if s.Linux.IntelRdt == nil {
+		return fmt.Errorf("container %s: linux.intelRdt: its config has none, and a running container gets none", c.id)
+	}
+	g, err := resctrl.New(c.id, s.Linux.IntelRdt)
+	if err != nil {
+		return err
+	}
+	return g.Set(l3Cache, memBw)
+}
+
 // Pause freezes all processes.
 func (c *Container) Pause(ctx context.Context) error {
 	cg, err := c.running()

@@ -143,6 +143,15 @@ func (g *Group) Create() error {
 	return nil
 }
 
+// Set changes the schemata of a group that is there; "" leaves one as it is. The config's
+// own are not looked at.
+func (g *Group) Set(l3Cache, memBw string) error {
+	if err := g.write("l3CacheSchema", l3Cache); err != nil {
+		return err
+	}
+	return g.write("memBwSchema", memBw)
+}
+
 // Dirs are the directories of the group: the class and, if there is one, the
 // monitoring group in it.
 func (g *Group) Dirs() []string {

@@ -93,6 +93,12 @@ func TestGroups(t *testing.T) {
 			if got := read(t, root, tt.dir, "schemata"); tt.schemata != "" && !strings.HasPrefix(got, tt.schemata) || tt.schemata == "" && !strings.HasPrefix(got, "    MB:0=100") {
 				t.Errorf("schemata %q", got)
 			}
+			for _, set := range [][2]string{{"L3:0=3", ""}, {"", "MB:0=30"}} { // one at a time
+				must(t, g.Set(set[0], set[1]))
+				if got, want := read(t, root, tt.dir, "schemata"), set[0]+set[1]+"\n"; !strings.HasPrefix(got, want) {
+					t.Errorf("schemata %q, want %q", got, want)
+				}
+			}
 			if tt.monitor {
 				if got := read(t, root, tt.dir, "mon_groups/c1/tasks"); got != "77" {
 					t.Errorf("tasks of the monitoring group: %q", got)

@@ -81,6 +81,13 @@ func Validate(s *specs.Spec) error {
 	return c.err
 }
 
+// ValidateIntelRdt checks classes of service that a container is to have from now on.
+func ValidateIntelRdt(r *specs.LinuxIntelRdt) error {
+	c := &checker{}
+	c.intelRdt(r)
+	return c.err
+}
+
 // ValidateProcess checks a process to be added to a container.
 func ValidateProcess(p *specs.Process) error {
 	c := &checker{}

@@ -320,6 +320,8 @@ func TestDockerLike(t *testing.T) {
 		t.Errorf("stats: %+v", stats)
 	}
 	h.must("update", "--memory", "32M", "a")
+	h.fails(1, "linux.intelRdt: its config has none", "update", "--l3-cache-schema", "L3:0=f", "a")
+	h.fails(1, "linux.intelRdt.memBwSchema: invalid config: does not start with MB:", "update", "--mem-bw-schema", "20", "a")
 	if read(); stats.Data.Memory.Usage.Limit != 32<<20 {
 		t.Errorf("after update: %+v", stats)
 	}
