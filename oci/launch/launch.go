@@ -409,7 +409,8 @@ func (c *conversation) talk() error {
 			return err
 		}
 	}
-	var early []message // of a sibling that was faster than the word of it
+	var early []message                    // of a sibling that was faster than the word of it
+	defer func() { _ = closeAll(early) }() // nobody answers those that are left
 	for {
 		m, err := message{}, error(nil)
 		if !moves && len(early) > 0 {
@@ -419,7 +420,7 @@ func (c *conversation) talk() error {
 		}
 		if moves && m.kind != 0 && int(m.instr) > c.img.forkAt {
 			if early = append(early, m); len(early) > len(c.img.code) { // more than the program has to say
-				return errors.Join(fmt.Errorf("%s: too many messages", c.where()), closeAll(early))
+				return fmt.Errorf("%s: too many messages", c.where())
 			}
 			continue
 		}
