@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/strake-containers/strake/internal/abi"
 )
 
 // The files of a cgroup are tiny and there are many of them, so they are read
@@ -18,10 +20,16 @@ import (
 const maxRead = 1 << 20
 
 func open(name string, flags int) (int, error) {
+	fd, err := openAt(abi.AtFDCWD, name, flags)
+	return fd, pathError("open", name, err)
+}
+
+// openAt opens a name that is looked up from a directory.
+func openAt(dir int, name string, flags int) (int, error) {
 	for {
-		fd, err := syscall.Open(name, flags|syscall.O_CLOEXEC, 0)
+		fd, err := syscall.Openat(dir, name, flags|syscall.O_CLOEXEC, 0)
 		if !errors.Is(err, syscall.EINTR) {
-			return fd, pathError("open", name, err)
+			return fd, err
 		}
 	}
 }
@@ -79,18 +87,13 @@ func readFD(fd int, name string) (string, error) {
 
 // readAt is readFile for a name that is looked up from a directory.
 func readAt(dir int, name string) (string, error) {
-	for {
-		fd, err := syscall.Openat(dir, name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-		if errors.Is(err, syscall.EINTR) {
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		text, err := readAll(fd)
-		_ = syscall.Close(fd) // it was read
-		return string(text), err
+	fd, err := openAt(dir, name, syscall.O_RDONLY)
+	if err != nil {
+		return "", err
 	}
+	defer func() { _ = syscall.Close(fd) }()
+	text, err := readAll(fd)
+	return string(text), err
 }
 
 func readAll(fd int) ([]byte, error) {
