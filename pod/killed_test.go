@@ -472,6 +472,41 @@ func TestRealMonitorKilledBeforeStart(t *testing.T) {
 	}
 }
 
+// A monitor is killed while it removes a container, whose config has gone and whose record
+// has not: the next one removes the rest.
+func TestRealMonitorKilledInRemoval(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 8
+	m := n.open()
+	pod := n.run(m, n.pod("removes"))
+	runs := n.start(m, pod, ContainerConfig{Name: "runs", Command: []string{"/bin/sleep", "1000"}})
+	id := n.start(m, pod, ContainerConfig{Name: "goes", Command: []string{"/bin/sleep", "1000"}})
+	monitor := n.monitorsAre(1)[0]
+	if err := syscall.Kill(monitor, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	init, err := sys.OpenPidFD(mustContainer(t, m, id).Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = init.Close() }()
+	if err := sys.KillPidFD(sys.Fd(init), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := sys.WaitReadable(t.Context(), init); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(m.runtimeState(), id, "config.json")); err != nil {
+		t.Fatal(err)
+	}
+	n.killMonitor()
+	n.alive(m, runs)
+	mustExit(t, m, id)
+	if err := m.RemoveContainer(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+}
+
 // The start of a container was cut off and its init comes out of the gate late: when
 // another monitor has it already, which takes it for one that waits.
 func TestRealLateStart(t *testing.T) {

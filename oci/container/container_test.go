@@ -233,6 +233,17 @@ func TestDeleteThatFailsIsRepeated(t *testing.T) {
 	must(t, c.Delete(t.Context(), false))
 }
 
+// A delete that was killed behind its hooks has removed the config that says them.
+func TestDeleteThatIsKilledIsRepeated(t *testing.T) {
+	e := newEnv(t)
+	s := e.spec("true")
+	s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/false"}}}
+	c, p := e.start(s)
+	wait(t, p)
+	must(t, os.Remove(filepath.Join(c.dir, configFile)))
+	must(t, c.Delete(t.Context(), false))
+}
+
 // SIGKILL ends it also where it has been frozen by the v1 freezer, as Pause does where
 // there is no v2.
 func TestKillOfOneFrozenByV1(t *testing.T) {

@@ -194,6 +194,9 @@ func (c *Container) runHooks(ctx context.Context, r *record, status specs.Contai
 		return nil
 	}
 	s, err := c.Spec()
+	if errors.Is(err, os.ErrNotExist) && status == specs.StateStopped {
+		return nil // they have run: a removal that was cut off is repeated
+	}
 	if err != nil || s.Hooks == nil { // by now it is another container's
 		return err
 	}

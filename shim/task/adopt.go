@@ -161,7 +161,7 @@ func (s *Service) adoptPause(b *sandbox, pidfd *os.File) (*pause, error) {
 }
 
 // adoptTask takes over a container. One that its monitor was killed over while it
-// created it is removed: nobody was told of it.
+// created it is removed: nobody was told of it. So is what is left of one that it was removing.
 func (s *Service) adoptTask(ctx context.Context, pod *sandbox, id, bundle string, record taskRecord, pidfd *os.File) (err error) {
 	var undo cleanup.Stack
 	defer undo.Run(&err)
@@ -282,6 +282,9 @@ func (t *task) findNative(ctx context.Context) (status specs.ContainerState, err
 		return "", c.Delete(ctx, true)
 	}
 	spec, err := c.Spec()
+	if errors.Is(err, fs.ErrNotExist) && state.Status == specs.StateStopped { // its removal was cut off
+		return "", c.Delete(ctx, true)
+	}
 	if err != nil {
 		return "", err
 	}
