@@ -83,6 +83,7 @@ type container struct {
 	stop      *stopOrder     // while it is being stopped
 	// startError says why its command was not executed; "" if it was, or may yet be.
 	startError string
+	unreaped   error // why the monitor could not forget it when it was asked last
 	usage      FilesystemUsage
 	announced  bool         // plugins know of it
 	spec       *specs.Spec  // for plugins; nil: read it, or there are none

@@ -63,7 +63,10 @@ func (m *Manager) removeContainer(ctx context.Context, w *work, c *container) (e
 	select {
 	case <-c.reaped:
 	case <-ctx.Done():
-		return fmt.Errorf("its cgroup or mounts are not gone: %w", context.Cause(ctx))
+		p.mu.Lock()
+		why := c.unreaped
+		p.mu.Unlock()
+		return fmt.Errorf("its cgroup or mounts are not gone: %w", errors.Join(context.Cause(ctx), why))
 	}
 
 	// 3. What it had.

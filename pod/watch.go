@@ -13,6 +13,10 @@ import (
 // power cut, unless it is removed by then: most containers end with their pod.
 const flushAfter = 2 * time.Second
 
+// lastReap is how long after a failure a monitor is asked again at most to let go of an
+// ended container: somebody may be waiting to remove it.
+const lastReap = 30 * time.Second
+
 // watchSandbox notices the death of a pod's monitor also while no container
 // runs in it.
 func (m *Manager) watchSandbox(p *sandbox, monitor Monitor) {
@@ -188,17 +192,34 @@ func (m *Manager) flush(c *container, again time.Duration) {
 	}
 }
 
-// reap lets the monitor give back what an ended container has in the kernel. A
-// container that cannot be reaped cannot be removed; the next Stop of its pod
-// ends the monitor.
+// reap lets the monitor give back what an ended container has in the kernel, and asks
+// again until it has: a process that is killed may wait for a disk. Until then the
+// container cannot be removed, since its bundle and its layers are in use. A stop of its
+// pod ends all that the monitor has.
 func (m *Manager) reap(c *container) {
-	ctx, cancel := context.WithTimeout(m.life, verbTimeout)
-	defer cancel()
-	if err := m.destroy(ctx, c.pod, c.id); err != nil {
-		m.o.Log.Error("delete ended container", "container", c.id, "error", err)
-		if m.life.Err() != nil {
-			return
+	for wait := firstRetry; ; wait = min(2*wait, lastReap) {
+		ctx, cancel := context.WithTimeout(m.life, verbTimeout)
+		err := m.destroy(ctx, c.pod, c.id)
+		cancel()
+		if err == nil {
+			break
 		}
+		m.o.Log.Error("delete ended container", "container", c.id, "error", err)
+		c.pod.mu.Lock()
+		c.unreaped = err
+		c.pod.mu.Unlock()
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+			continue
+		case <-c.pod.ending.Done():
+		case <-m.life.Done():
+		}
+		timer.Stop()
+		if m.life.Err() != nil {
+			return // the next start asks again
+		}
+		break
 	}
 	c.forgotten()
 }
