@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -96,6 +97,8 @@ func (m *Manager) beginContainer(caller context.Context, p *sandbox, config Cont
 func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (err error) {
 	p, r := c.pod, &c.record // nobody else has the record before step 6
 	var undo cleanup.Stack
+	var files cleanup.Stack // what it is made of: last
+	defer files.Run(&err)
 	defer undo.Run(&err)
 	ctx, cancel := m.untilStopping(ctx, p)
 	defer cancel()
@@ -105,7 +108,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	// container is there, or a checkpoint of a container of that.
 	w.enter("image")
 	dir, bundleDir := m.store.ContainerDir(p.id, c.id), m.containerState(p.id, c.id)
-	undo.Push("remove container directory", func() error { return m.store.RemoveContainer(p.id, c.id) })
+	files.Push("remove container directory", func() error { return m.store.RemoveContainer(p.id, c.id) })
 	if err := m.store.AddContainer(p.id, c.id); err != nil {
 		return err
 	}
@@ -129,7 +132,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 		return err
 	}
 	r.ImageID, r.ImageName, r.ImageRef = img.ID, imageName(&config, img), imageRef(img)
-	undo.Push("release image", func() error { return m.releaseImages(r) })
+	files.Push("release image", func() error { return m.releaseImages(r) })
 	lease, err := m.o.Images.Rootfs(img.ID, c.id)
 	if err != nil {
 		return err
@@ -141,7 +144,7 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 
 	// 2. Its root, durable, and its bundle, which is not.
 	w.enter("directories")
-	undo.Push("remove bundle", func() error { return os.RemoveAll(bundleDir) })
+	files.Push("remove bundle", func() error { return os.RemoveAll(bundleDir) })
 	for _, d := range []string{bundleDir, filepath.Join(bundleDir, "rootfs")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return err
@@ -211,7 +214,14 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if archive != nil {
 		r.Restore = &restoring{Images: filepath.Join(archive.dir, archiveImages), Root: mount, Log: log}
 	} else {
-		undo.Push("delete container", func() error { return m.destroy(ctx, p, c.id) })
+		undo.Push("delete container", func() error {
+			err := m.destroy(ctx, p, c.id)
+			if err != nil { // it may run on, with what it is made of
+				files.Release()
+				m.undoLater(p.id, func(ctx context.Context) error { return m.discardHalfMade(ctx, c) })
+			}
+			return err
+		})
 		if r.Pid, err = m.createProcess(ctx, monitor, m.createOptions(r, bundleDir, mount, log)); err != nil {
 			m.suspect(p, monitor, err)
 			return err
@@ -235,12 +245,26 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 		return errorf(ErrState, "the pod is being stopped")
 	}
 	undo.Release()
+	files.Release()
 	m.mu.Lock()
 	m.containers[c.id] = c
 	m.mu.Unlock()
 	m.publish(p, Event{Type: EventCreated, ContainerID: c.id})
 	m.told("container created", m.tellContainer(ctx, c, (*nri.Plugins).ContainerCreated))
 	go m.watch(c, monitor)
+	return nil
+}
+
+// discardHalfMade undoes a container that could not be finished, and that its monitor
+// could not be made to forget then.
+func (m *Manager) discardHalfMade(ctx context.Context, c *container) error {
+	err := m.discardContainer(ctx, c.pod, storedContainer{ID: c.id, Err: fs.ErrNotExist})
+	if err == nil {
+		err = m.releaseImages(&c.record)
+	}
+	if err != nil {
+		return fmt.Errorf("container %s: %w", c.id, err)
+	}
 	return nil
 }
 
@@ -445,8 +469,11 @@ func (m *Manager) destroy(ctx context.Context, p *sandbox, id string) error {
 	ctx, cancel := undoContext(ctx)
 	defer cancel()
 	err := m.onMonitor(ctx, p, func(monitor Monitor) error { return endNow(ctx, monitor, id) })
-	if errors.Is(err, errMonitorGone) {
+	switch {
+	case errors.Is(err, errMonitorGone):
 		return nil // whoever took it away has ended the container
+	case errors.Is(err, client.ErrNotFound):
+		return m.endUnknown(ctx, p, id)
 	}
 	return err
 }
@@ -460,10 +487,24 @@ func endNow(ctx context.Context, monitor Monitor, id string) error {
 	if err == nil || errors.Is(err, client.ErrNotRunning) {
 		_, err = monitor.Delete(ctx, id, "")
 	}
-	if errors.Is(err, client.ErrNotFound) {
+	return err
+}
+
+// endUnknown ends what there still is of a container that its monitor does not know, which
+// is nothing as a rule: one before it was killed while it made or removed the container, and
+// this one could not finish that.
+func (m *Manager) endUnknown(ctx context.Context, p *sandbox, id string) error {
+	root := m.runtimeState()
+	switch h := m.settings().Runtimes[p.record.Runtime].Handler; {
+	case h.Shim != "":
+		return nil
+	case h.Program != "":
+		root = m.programState(p.record.Runtime)
+	}
+	if _, err := os.Lstat(filepath.Join(root, id)); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	return err
+	return m.cleanup(ctx, p.record.Runtime, id, m.containerState(p.id, id))
 }
 
 // imageName is what status shows: what the user wrote, or a name of the image.

@@ -507,6 +507,49 @@ func TestRealMonitorKilledInRemoval(t *testing.T) {
 	}
 }
 
+// The one that replaces a monitor cannot finish the removal that was cut off: whoever removes
+// the container does.
+func TestRealRemovalThatTheNextMonitorCannotFinish(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 8
+	m := n.open()
+	pod := n.run(m, n.pod("removes"))
+	id := n.start(m, pod, ContainerConfig{Name: "goes", Command: []string{"/bin/sleep", "1000"}})
+	runs := n.start(m, pod, ContainerConfig{Name: "runs", Command: []string{"/bin/sleep", "1000"}})
+	monitor := n.monitorsAre(1)[0]
+	if err := syscall.Kill(monitor, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(m.runtimeState(), id)
+	busy := filepath.Join(dir, "busy") // it cannot be removed, for now
+	if err := errors.Join(os.Remove(filepath.Join(dir, "config.json")), os.Mkdir(busy, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := sys.MountFS("tmpfs", "busy", busy, nil); err != nil {
+		t.Fatal(err)
+	}
+	init, err := sys.OpenPidFD(mustContainer(t, m, id).Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = init.Close() }()
+	if err := errors.Join(sys.KillPidFD(sys.Fd(init), syscall.SIGKILL), sys.WaitReadable(t.Context(), init)); err != nil {
+		t.Fatal(err)
+	}
+	n.killMonitor()
+	n.alive(m, runs)
+	mustExit(t, m, id)
+	if err := sys.Unmount(busy); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.RemoveContainer(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its state directory is left: %v", err)
+	}
+}
+
 // The start of a container was cut off and its init comes out of the gate late: when
 // another monitor has it already, which takes it for one that waits.
 func TestRealLateStart(t *testing.T) {

@@ -340,7 +340,7 @@ func (m *Manager) startSandbox(ctx context.Context, p *sandbox, lent bool) (keep
 func (m *Manager) handler(c *crew) client.Handler {
 	h := m.settings().Runtimes[c.handler].Handler
 	if h.Program != "" {
-		h.Root = filepath.Join(m.o.State, "runtimes", c.handler)
+		h.Root = m.programState(c.handler)
 	}
 	if h.Shim != "" {
 		h.Events = m.eventsPath(c.id)

@@ -199,7 +199,10 @@ func (m *Manager) podState(id string) string { return filepath.Join(m.o.State, "
 func (m *Manager) netnsPath(id string) string {
 	return filepath.Join(m.o.State, "netns", id)
 }
-func (m *Manager) runtimeState() string                 { return filepath.Join(m.o.State, "runtime") }
+func (m *Manager) runtimeState() string { return filepath.Join(m.o.State, "runtime") }
+func (m *Manager) programState(handler string) string {
+	return filepath.Join(m.o.State, "runtimes", handler)
+}
 func (m *Manager) containerState(pod, id string) string { return filepath.Join(m.podState(pod), id) }
 
 // specFile is the OCI spec of a pod, or of a container, in its bundle.
