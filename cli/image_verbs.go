@@ -305,12 +305,21 @@ func (a *app) loadCommand() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	cmd.Flags().StringVarP(&input, "input", "i", "", "the file or directory (default standard input)")
-	cmd.RunE = a.connect(func(ctx context.Context, c *client, _ []string) error {
+	cmd.RunE = a.connect(func(ctx context.Context, c *client, _ []string) (err error) {
 		in, err := a.openInput(input)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = in.Close() }() // only read from
+		from := input
+		if from == "" || from == "-" {
+			from = "standard input"
+		}
+		defer func() {
+			if err != nil {
+				err = fmt.Errorf("%s: %w", from, err)
+			}
+		}()
 		stream, err := c.strake.LoadImages(ctx)
 		if err != nil {
 			return err

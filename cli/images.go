@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -193,16 +192,11 @@ func (a *app) rmiCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// One after the other: two may be the last names of one image.
 		results := make([]error, len(args))
-		var g errgroup.Group
-		g.SetLimit(parallel)
 		for i, ref := range args {
-			g.Go(func() error {
-				results[i] = removeImage(ctx, c, ref, force, all)
-				return nil
-			})
+			results[i] = removeImage(ctx, c, ref, force, all)
 		}
-		_ = g.Wait() // they return nil: what failed is in results
 		return a.report(args, results)
 	})
 	return cmd

@@ -74,8 +74,11 @@ func spool(ctx context.Context, in io.Reader, dir string) (*spooled, error) {
 		if errors.Is(err, io.EOF) {
 			return f, nil
 		}
+		if err != nil && n == 0 {
+			return nil, fmt.Errorf("%w: it is no tar: %w", ErrInvalidImage, err)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: tar: %w", layer.ErrInvalid, err)
+			return nil, fmt.Errorf("%w: tar, after %d files: %w", ErrInvalidImage, n, err)
 		}
 		name := path.Clean(strings.TrimLeft(h.Name, "/"))
 		if n > maxArchiveFiles || len(name) > maxArchiveName {
@@ -83,7 +86,11 @@ func spool(ctx context.Context, in io.Reader, dir string) (*spooled, error) {
 		}
 		switch h.Typeflag {
 		case tar.TypeReg:
-			if err := f.write(name, strconv.Itoa(n), r); err != nil {
+			err := f.write(name, strconv.Itoa(n), r)
+			if errors.Is(err, io.ErrUnexpectedEOF) {
+				err = fmt.Errorf("%w: it ends in the middle of %s", ErrInvalidImage, name)
+			}
+			if err != nil {
 				return nil, err
 			}
 		case tar.TypeSymlink: // docker save, for layers that are there twice
