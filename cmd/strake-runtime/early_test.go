@@ -37,15 +37,22 @@ func TestBeforeGo(t *testing.T) {
 	record("gone", fmt.Sprintf(`"pid":%d,"startTime":1`, 1<<29))
 	record("escaped", alive+`,"annotations":{"a":"\u003c"}`)
 	record("made", `"pid":0,"startTime":0`)
+	record("others", alive)
+	asRoot := os.Geteuid() == 0
+	const nobody = 65534
+	if err := os.Chown(filepath.Join(root, "others"), nobody, -1); asRoot && err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args  string
 		early bool
 	}{
-		{"state runs", true},
-		{"state ended", true},
-		{"state gone", true},
+		{"state runs", asRoot}, // the owner of others has a name
+		{"state ended", asRoot},
+		{"state gone", asRoot},
 		{"state escaped", false},
 		{"state made", false},
+		{"state others", false},
 		{"state absent", false},
 		{"kill runs 0", true},
 		{"kill runs 65", false},

@@ -150,7 +150,7 @@ type State struct {
 	specs.State
 	Rootfs  string    `json:"rootfs"`
 	Created time.Time `json:"created"`
-	Owner   string    `json:"owner"`
+	Owner   string    `json:"owner"` // of the state directory: a user's name, or #UID
 }
 
 // Namespaces are open descriptors of namespaces, by runtime-spec type. The

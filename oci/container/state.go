@@ -218,9 +218,11 @@ func (c *Container) State() (State, error) {
 		return State{}, err
 	}
 	s := State{State: specs.State{Version: specs.Version, ID: c.id, Bundle: r.Bundle, Annotations: r.Annotations},
-		Rootfs: r.Rootfs, Created: r.Created, Owner: "root"}
-	s.Status, err = c.status(r)
-	if err != nil {
+		Rootfs: r.Rootfs, Created: r.Created}
+	if s.Owner, err = c.owner(); err != nil {
+		return State{}, err
+	}
+	if s.Status, err = c.status(r); err != nil {
 		return State{}, err
 	}
 	if s.Status != specs.StateStopped {

@@ -21,8 +21,12 @@ const (
 // specVersion is specs.Version, which is put together when a program starts.
 const specVersion = "1.3.0"
 
-// state shows what cmd/strake-runtime's state shows.
+// state shows what cmd/strake-runtime's state shows, of a container of root's: other users'
+// names are in a file.
 func (c *command) state(r *record) bool {
+	if !c.isRoots() {
+		return false
+	}
 	s, shown := r.status(), r.pid
 	name := ""
 	switch s {
@@ -65,6 +69,16 @@ func (c *command) state(r *record) bool {
 	w.member("owner", `"root"`)
 	w.put("\n}\n")
 	return w.flush()
+}
+
+// isRoots says whether the container's state directory belongs to root.
+func (c *command) isRoots() bool {
+	if !paths.dir.set(c.root, "/", c.id, "") {
+		return false
+	}
+	var st syscall.Stat_t
+	_, errno := call(sysFstatat, atFDCWD, paths.dir.at(), uintptr(unsafe.Pointer(&st)), 0)
+	return errno == 0 && st.Uid == 0
 }
 
 // writer collects what is written at once.

@@ -1,0 +1,5 @@
+package early
+
+import "syscall"
+
+const sysFstatat = syscall.SYS_FSTATAT // fstatat(2)
