@@ -63,14 +63,40 @@ func TestParseSignal(t *testing.T) {
 }
 
 func TestParseBytes(t *testing.T) {
-	for text, want := range map[string]int64{"-1": -1, "0": 0, "5": 5, "64k": 64 << 10, "64M": 64 << 20, "2gb": 2 << 30, "1T": 1 << 40, "7b": 7} {
+	for text, want := range map[string]int64{
+		"-1": -1, "0": 0, "5": 5, "64k": 64 << 10, "64M": 64 << 20, "2gb": 2 << 30, "1T": 1 << 40, "7b": 7,
+		"64MiB": 64 << 20, "64 MB": 64 << 20, "1.5G": 3 << 29, "10 M": 10 << 20, "1p": 1 << 50, ".5KiB": 512, "5.": 5, "1.9": 1, "1e3": 1000, "64 ": 64,
+		"9223372036854775807": 1<<63 - 1, "8191.5p": 8191<<50 + 1<<49,
+	} {
 		if got, err := parseBytes(text); err != nil || got != want {
 			t.Errorf("%s: %d, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "b", "k", "-2", "1.5G", "9999999999G", "10 M"} {
+	for _, text := range []string{"b", "k", ".", " ", " 5", "-2", "-0.5G", "-1k", "9999999999G", "8192p", "9223372036854775808", "1e999", "nan",
+		"10  M", "5ib", "5kk", "5Mi", "5bb", "5kibb", "5e", "5x", "M5", "1.2.3", "\u0661G"} {
 		if got, err := parseBytes(text); err == nil {
 			t.Errorf("%q is taken for %d", text, got)
+		}
+	}
+}
+
+// TestLimitFlags: an empty limit is none that is given, as with runc.
+func TestLimitFlags(t *testing.T) {
+	var signed, bytes *int64
+	var unsigned *uint64
+	var f flags
+	bindSigned(&f, &signed, "signed", "")
+	bindUnsigned(&f, &unsigned, "unsigned", "")
+	bindBytes(&f, &bytes, "bytes", "")
+	if _, err := f.parse([]string{"--signed=", "--unsigned=", "--bytes="}, flagsAnywhere); err != nil || signed != nil || unsigned != nil || bytes != nil {
+		t.Errorf("empty: %v, %v, %v, %v", signed, unsigned, bytes, err)
+	}
+	if _, err := f.parse([]string{"--signed=-2", "--unsigned=3", "--bytes=4k"}, flagsAnywhere); err != nil || *signed != -2 || *unsigned != 3 || *bytes != 4096 {
+		t.Errorf("%v, %v, %v, %v", signed, unsigned, bytes, err)
+	}
+	for _, arg := range []string{"--signed=x", "--unsigned=-1", "--bytes=x"} {
+		if _, err := f.parse([]string{arg}, flagsAnywhere); err == nil {
+			t.Errorf("%s is taken", arg)
 		}
 	}
 }

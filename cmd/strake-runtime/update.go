@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -74,61 +77,69 @@ func bindUpdate(a *app, f *flags) func(context.Context, []string) error {
 }
 
 func bindSigned(f *flags, to **int64, name, help string) {
-	f.add(name, "N", help, func(s string) error {
-		n, err := strconv.ParseInt(s, 10, 64)
-		*to = &n
-		return err
-	})
+	bindLimit(f, to, name, "N", help, func(s string) (int64, error) { return strconv.ParseInt(s, 10, 64) })
 }
 
 func bindUnsigned(f *flags, to **uint64, name, help string) {
-	f.add(name, "N", help, func(s string) error {
-		n, err := strconv.ParseUint(s, 10, 64)
-		*to = &n
-		return err
-	})
+	bindLimit(f, to, name, "N", help, func(s string) (uint64, error) { return strconv.ParseUint(s, 10, 64) })
 }
 
 // bindBytes takes a number with or without a unit: 64M is 64 MiB.
 func bindBytes(f *flags, to **int64, name, help string) {
-	f.add(name, "BYTES", help+", such as 64M; -1 for none", func(s string) error {
-		n, err := parseBytes(s)
+	bindLimit(f, to, name, "BYTES", help+", such as 64M; -1 for none", parseBytes)
+}
+
+// bindLimit declares a limit. An empty one leaves it as it is, as with runc.
+func bindLimit[T int64 | uint64](f *flags, to **T, name, value, help string, parse func(string) (T, error)) {
+	f.add(name, value, help, func(s string) error {
+		if s == "" {
+			return nil
+		}
+		n, err := parse(s)
 		*to = &n
 		return err
 	})
 }
 
+var errNoBytes = errors.New("not a number of bytes, such as 64M or 1.5 GiB")
+
+// parseBytes reads what runc takes: a number, perhaps with a fraction, and a unit of 1024s,
+// in any case: k, kb and KiB are the same.
 func parseBytes(s string) (int64, error) {
-	unit := int64(1)
-	if len(s) > 1 {
-		switch s[len(s)-1] {
-		case 'b', 'B':
-			s = s[:len(s)-1]
-		}
+	if s == "-1" {
+		return -1, nil
 	}
-	if len(s) > 1 {
-		switch s[len(s)-1] {
-		case 'k', 'K':
-			unit = 1 << 10
-		case 'm', 'M':
-			unit = 1 << 20
-		case 'g', 'G':
-			unit = 1 << 30
-		case 't', 'T':
-			unit = 1 << 40
+	end := strings.LastIndexAny(s, "0123456789.") + 1
+	number, unit := s[:end], strings.ToLower(strings.TrimPrefix(s[end:], " "))
+	shift := 0
+	if unit != "" && unit != "b" {
+		const units, bits = "kmgtp", 10
+		at := strings.IndexByte(units, unit[0])
+		if rest := unit[1:]; at < 0 || rest != "" && rest != "b" && rest != "ib" {
+			return 0, errNoBytes
 		}
-		if unit > 1 {
-			s = s[:len(s)-1]
+		shift = bits * (at + 1)
+	}
+	if n, err := strconv.ParseInt(number, 10, 64); err == nil {
+		if n > math.MaxInt64>>shift {
+			return 0, strconv.ErrRange
 		}
+		if n < 0 {
+			return 0, errNoBytes
+		}
+		return n << shift, nil
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return 0, err
-	}
-	if n < -1 || n > (1<<63-1)/unit {
+	n, err := strconv.ParseFloat(number, 64)
+	if errors.Is(err, strconv.ErrRange) {
 		return 0, strconv.ErrRange
 	}
-	return n * unit, nil
+	if err != nil || n < 0 {
+		return 0, errNoBytes
+	}
+	if n *= float64(int64(1) << shift); n >= math.MaxInt64 {
+		return 0, strconv.ErrRange
+	}
+	return int64(n), nil
 }
 
 // readInput reads a file that the user names, or standard input for "-", as far
