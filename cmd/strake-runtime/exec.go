@@ -53,6 +53,9 @@ func bindExec(a *app, f *flags) func(context.Context, []string) error {
 	f.number(&e.preserveFDs, "preserve-fds", "N", "hand on N descriptors from 3 on")
 	f.flag(&e.subreaper, "no-subreaper", "taken for runc's sake")
 	return func(ctx context.Context, args []string) error {
+		if len(args) == 0 {
+			return errors.New("exec: a container id is wanted")
+		}
 		err := a.exec(ctx, &e, args)
 		var status exitStatus
 		if err != nil && !errors.As(err, &status) {
@@ -64,9 +67,6 @@ func bindExec(a *app, f *flags) func(context.Context, []string) error {
 
 func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error) {
 	// 1. The container.
-	if len(args) == 0 {
-		return errors.New("exec: a container id is wanted")
-	}
 	box, err := container.Load(a.root, args[0])
 	if err != nil {
 		return err
@@ -184,6 +184,11 @@ func (e *execFlags) processOf(box *container.Container, args []string) (p *specs
 	p.Args = args
 	p.Terminal = e.tty
 	p.ConsoleSize = nil
+	for _, variable := range e.env {
+		if name, _, ok := strings.Cut(variable, "="); !ok || name == "" {
+			return nil, nil, "", fmt.Errorf("--env: %q is not NAME=VALUE", variable)
+		}
+	}
 	p.Env = append(p.Env, e.env...)
 	if e.cwd != "" {
 		p.Cwd = e.cwd

@@ -15,8 +15,8 @@
 // in internal/layout guards the import graph).
 //
 // Exit codes: that of the container's process for run and exec (128 plus the
-// signal's number if one killed it), 255 for an exec that failed, 1 for anything
-// else that failed. What failed goes to the file of --log, in runc's format, and
+// signal's number if one killed it), 255 for an exec that failed, 3 for a verb that
+// there is not, 1 for anything else that failed. What failed goes to the file of --log, in runc's format, and
 // in one line to standard error.
 package main
 
@@ -131,6 +131,9 @@ func (a *app) fail(name string, err error) {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
+// noVerb is the exit code where there is no such verb.
+const noVerb = 3
+
 // exitStatus ends the program with a code; err, if any, is shown.
 type exitStatus struct {
 	code int
@@ -214,7 +217,7 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 			return &v, rest[1:], nil
 		}
 	}
-	return nil, nil, fmt.Errorf("No help topic for '%.100s': there is no such command: see %s --help", rest[0], name)
+	return nil, nil, exitStatus{noVerb, fmt.Errorf("No help topic for '%.100s': there is no such command: see %s --help", rest[0], name)}
 }
 
 func (a *app) call(name string, v *verb, args []string) error {

@@ -81,7 +81,7 @@ type CreateOptions struct {
 	// not used where the process has a terminal.
 	Stdin, Stdout, Stderr *os.File
 	// ConsoleSocket is the path of a unix socket that gets the terminal's
-	// master. Empty with a terminal: Process.Console holds it.
+	// master. Empty with a terminal: Process.Console holds it. Without one it is refused.
 	ConsoleSocket string
 	// ExtraFiles become descriptors 3, 4, … of the process.
 	ExtraFiles []*os.File

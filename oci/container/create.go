@@ -46,6 +46,9 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := checkConsole(o.ConsoleSocket, s.Process); err != nil {
+		return nil, nil, err
+	}
 
 	// 2. The program. Nothing has been made yet: a caller who is told ErrUnsealed
 	// can begin again.

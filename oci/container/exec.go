@@ -34,6 +34,10 @@ func (c *Container) Exec(ctx context.Context, o ExecOptions) (_ *Process, err er
 		}
 	}()
 
+	if err := checkConsole(o.ConsoleSocket, o.Process); err != nil {
+		return nil, err
+	}
+
 	// 1. The container's init, held by its pidfd.
 	r, err := c.load()
 	if err != nil {

@@ -291,6 +291,14 @@ func console(f *os.File, socket string) *os.File {
 	return pollable
 }
 
+// checkConsole refuses a console socket that nobody would send anything to.
+func checkConsole(socket string, p *specs.Process) error {
+	if socket != "" && (p == nil || !p.Terminal) {
+		return fmt.Errorf("console socket %s: the process has no terminal (process.terminal)", socket)
+	}
+	return nil
+}
+
 // sendConsole hands a terminal's master to the socket of whoever wants it and
 // closes ours.
 func sendConsole(socket string, p *Process) error {

@@ -52,6 +52,9 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := checkConsole(o.ConsoleSocket, s.Process); err != nil {
+		return nil, nil, err
+	}
 	if err := o.check(s); err != nil {
 		return nil, nil, err
 	}

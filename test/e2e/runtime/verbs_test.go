@@ -270,10 +270,33 @@ func TestErrors(t *testing.T) {
 	h.fails(1, "config.json", "run", "--bundle", h.root, "a")
 	h.fails(1, "invalid container id", "run", "--bundle", h.root, "a/b")
 	h.fails(1, "slice:prefix:name", "--systemd-cgroup", "run", "--bundle", h.bundle(func(s *specs.Spec) { s.Linux.CgroupsPath = "/a/b" }), "a")
-	h.fails(1, "No help topic for", "frobnicate")
+	h.fails(3, "No help topic for", "frobnicate")
 	h.fails(1, "unknown flag", "list", "--frobnicate")
 	h.fails(1, "does not exist", "checkpoint", "a")
 	h.fails(1, "config.json exists", "spec", "--bundle", h.bundle(nil, "exit", "0"))
+}
+
+// TestRefusedFlags: what runc refuses on a command line is refused, with its exit code.
+func TestRefusedFlags(t *testing.T) {
+	h := newHost(t)
+	bundle := h.bundle(nil, "sleep")
+	socket := filepath.Join(h.root, "console")
+	h.fails(1, "has no terminal", "create", "--console-socket", socket, "--bundle", bundle, "a")
+	h.fails(1, "has no terminal", "run", "--console-socket", socket, "--bundle", bundle, "a")
+	h.fails(1, "has no terminal", "run", "--detach", "--console-socket", socket, "--bundle", bundle, "a")
+	h.fails(1, "container id", "exec")
+	h.fails(255, "invalid container id", "exec", "", "/inside")
+
+	h.must("run", "--detach", "--bundle", bundle, "b")
+	defer h.must("delete", "--force", "b")
+	h.fails(255, "has no terminal", "exec", "--console-socket", socket, "b", "/inside", "echo")
+	h.fails(255, "has no terminal", "exec", "--detach", "--console-socket", socket, "b", "/inside", "echo")
+	for _, variable := range []string{"FOO", "=x", ""} {
+		h.fails(255, fmt.Sprintf("--env: %q is not NAME=VALUE", variable), "exec", "--env", variable, "b", "/inside", "echo")
+	}
+	if got := h.must("exec", "--env", "FOO=", "--env", "BAR=a=b", "b", "/inside", "env", "BAR"); got != "a=b\n" {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestDockerLike(t *testing.T) {
