@@ -212,6 +212,9 @@ func (a *app) globals(name string, args []string) (*verb, []string, error) {
 	if a.root, err = filepath.Abs(a.root); err != nil {
 		return nil, nil, fmt.Errorf("--root: %w", err)
 	}
+	if a.root == "/" {
+		return nil, nil, errors.New("--root: / is not for containers alone: name a directory that is")
+	}
 	for _, v := range verbs() {
 		if v.name == rest[0] {
 			return &v, rest[1:], nil

@@ -221,7 +221,7 @@ func (c *command) complete() bool {
 		}
 		c.root = defaultRoot
 	}
-	return plainPath(c.root) && plainID(c.id)
+	return plainPath(c.root) && len(c.root) > 1 && c.root[1] != '/' && plainID(c.id)
 }
 
 // defaultRoot is root's, as in cmd/strake-runtime.

@@ -70,6 +70,8 @@ func TestParse(t *testing.T) {
 		{"--root=r state a", command{}},
 		{"--root=/r/../r state a", command{}},
 		{"--root= state a", command{}},
+		{"--root=/ state a", command{}},
+		{"--root=// state a", command{}},
 		{"--root", command{}},
 		{"--debug --root=/r state a", command{}},
 		{"--log-format=x --root=/r state a", command{}},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -285,6 +286,11 @@ func TestRefusedFlags(t *testing.T) {
 	h.fails(1, "has no terminal", "run", "--console-socket", socket, "--bundle", bundle, "a")
 	h.fails(1, "has no terminal", "run", "--detach", "--console-socket", socket, "--bundle", bundle, "a")
 	h.fails(1, "container id", "exec")
+	for _, root := range []string{"/", "//", "/run/.."} {
+		if r := h.finish(exec.Command(program, "--root", root, "list")); r.code != 1 || !strings.Contains(r.err, "--root") {
+			t.Errorf("--root %s: exit code %d, %q, %q", root, r.code, r.out, r.err)
+		}
+	}
 	h.fails(255, "invalid container id", "exec", "", "/inside")
 
 	h.must("run", "--detach", "--bundle", bundle, "b")
