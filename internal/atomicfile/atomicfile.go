@@ -126,6 +126,9 @@ func SyncDir(dir string) error {
 	return d.Sync()
 }
 
+// IsTemp says whether a file's name is that of a temporary file of ours.
+func IsTemp(name string) bool { return strings.HasPrefix(name, tempPrefix) }
+
 // RemoveLeftovers removes the temporary files that a crash left in dir. The
 // caller knows that nobody is writing there.
 func RemoveLeftovers(dir string) error {
@@ -134,7 +137,7 @@ func RemoveLeftovers(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tempPrefix) {
+		if IsTemp(e.Name()) {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"github.com/strake-containers/strake/internal/atomicfile"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/cgroup"
+	"github.com/strake-containers/strake/oci/launch"
 	"github.com/strake-containers/strake/oci/spec"
 )
 
@@ -140,19 +142,23 @@ func (c *Container) load() (*record, error) {
 	}
 	r, err := decodeRecord(data)
 	if err != nil {
-		return nil, fmt.Errorf("container %s: %s: %w", c.id, stateFile, err)
+		return nil, fmt.Errorf("container %s: %s: %w: %w", c.id, stateFile, errNoRecord, err)
 	}
 	if r.Version != recordVersion {
-		return nil, fmt.Errorf("container %s: %s has version %d, this program knows %d", c.id, stateFile, r.Version, recordVersion)
+		return nil, fmt.Errorf("container %s: %s has version %d, this program knows %d: delete it with the runtime that made it",
+			c.id, stateFile, r.Version, recordVersion)
 	}
 	return r, nil
 }
 
+// errNoRecord is a state.json that is no record of any version's, nor another runtime's.
+var errNoRecord = errors.New("not a record")
+
 // halfMade is what is known of a container without a state.json: what its config
 // says. A creator that was killed while it wrote that has made nothing else.
 func (c *Container) halfMade() (*record, error) {
-	if _, err := os.Stat(c.dir); err != nil {
-		return nil, fmt.Errorf("container %s: %w", c.id, ErrNotExist)
+	if err := c.checkHalfMade(); err != nil {
+		return nil, fmt.Errorf("container %s: %w", c.id, err)
 	}
 	r := &record{Version: recordVersion, ID: c.id}
 	s, err := c.Spec()
@@ -167,6 +173,25 @@ func (c *Container) halfMade() (*record, error) {
 	}
 	r.Annotations, r.Hooks = s.Annotations, s.Hooks != nil
 	return r, nil
+}
+
+// checkHalfMade says whether a directory without a state.json may be a container's. It is
+// none that is empty: nothing has been made yet, or all been removed. Nor is it one with what
+// no creator makes: somebody else's, below a root that is not for containers alone.
+func (c *Container) checkHalfMade() error {
+	entries, err := os.ReadDir(c.dir)
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
+		return ErrNotExist
+	}
+	kept := launch.KeptNames()
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case name == configFile, name == stateFile, name == gateSocket, name == notifyDir, slices.Contains(kept[:], name), atomicfile.IsTemp(name):
+		default:
+			return fmt.Errorf("%w: %s is not a container's: it has %s", ErrNotExist, c.dir, name)
+		}
+	}
+	return err
 }
 
 // Load finds a container. The error is ErrNotExist if there is none.

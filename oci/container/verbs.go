@@ -258,14 +258,17 @@ func (c *Container) Init() (pid int, pidfd *os.File, err error) {
 // error of class ErrPoststop is a warning.
 func (c *Container) Delete(ctx context.Context, force bool) error {
 	r, err := c.load()
+	if errors.Is(err, ErrNotExist) && syscall.Rmdir(c.dir) == nil {
+		return nil // a removal that was cut off before its last step
+	}
+	if errors.Is(err, errNoRecord) && force {
+		r, err = c.halfMade() // what can be known without it
+	}
 	if errors.Is(err, ErrNotExist) && force {
 		return nil
 	}
-	if err != nil && !force {
-		return err
-	}
 	if err != nil {
-		r = &record{ID: c.id} // unreadable: what can be removed without it, is
+		return err
 	}
 	if err := c.end(ctx, r, force); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
