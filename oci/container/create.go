@@ -30,6 +30,8 @@ import (
 // checked. The process is a child of the caller, who collects its exit. On an
 // error, and when ctx ends, nothing is left and the poststop hooks have run.
 func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err error) {
+	var own ownDir
+	defer own.close() // once it has been undone
 	var undo cleanup.Stack
 	defer undo.Run(&err)
 
@@ -68,7 +70,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	trace(o.Trace, prog)
 
 	// 3. The id, with the state directory; the cgroup, with all limits.
-	c, r, err := claim(ctx, &undo, &o, s, raw, cg, false)
+	c, r, err := claim(ctx, &undo, &own, &o, s, raw, cg, false)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -189,25 +191,21 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 
 // claim makes what a container is before it has a process: its state directory, which
 // takes the id, its record, and its cgroup with all limits. Undo takes it back, and
-// lets the poststop hooks run.
-func claim(ctx context.Context, undo *cleanup.Stack, o *CreateOptions, s *specs.Spec, raw []byte, cg *cgroup.Cgroup, restored bool) (*Container, *record, error) {
+// lets the poststop hooks run; own, which the caller closes after that, is the directory.
+func claim(ctx context.Context, undo *cleanup.Stack, own *ownDir, o *CreateOptions, s *specs.Spec, raw []byte, cg *cgroup.Cgroup, restored bool) (*Container, *record, error) {
 	c := &Container{id: o.ID, dir: filepath.Join(o.StateRoot, o.ID), agent: o.Agent}
 	if err := c.makeDir(o.StateRoot); err != nil {
 		return nil, nil, err
 	}
-	own, err := os.Lstat(c.dir)
-	if err != nil {
+	if err := own.open(c.dir); err != nil {
+		_ = syscall.Rmdir(c.dir) // it is empty, or who has put something there has deleted it before
 		return nil, nil, err
 	}
 	// Whoever deletes a container while it is made undoes this, and another may have the
 	// id by then, whose is then all that is there by name.
-	ours := func() bool {
-		now, err := os.Lstat(c.dir)
-		return err == nil && os.SameFile(own, now)
-	}
 	undoOurs := func(what string, run func() error) {
 		undo.Push(what, func() error {
-			if !ours() {
+			if !own.there() {
 				return nil
 			}
 			return run()
@@ -230,7 +228,7 @@ func claim(ctx context.Context, undo *cleanup.Stack, o *CreateOptions, s *specs.
 		return nil, nil, err
 	}
 	undo.Push("remove cgroup", func() error {
-		if _, err := os.Lstat(c.dir); err == nil && !ours() {
+		if _, err := os.Lstat(c.dir); err == nil && !own.there() {
 			return nil
 		}
 		return removeCgroup(cg)

@@ -36,6 +36,8 @@ type RestoreOptions struct {
 // made from; its processes go on where they were. Init is a child of the caller,
 // who collects its exit. On an error, and when ctx ends, nothing is left.
 func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, err error) {
+	var own ownDir
+	defer own.close() // once it has been undone
 	var undo cleanup.Stack
 	defer undo.Run(&err)
 
@@ -68,7 +70,7 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 	if err != nil {
 		return nil, nil, err
 	}
-	c, r, err := claim(ctx, &undo, &o.CreateOptions, s, raw, cg, true)
+	c, r, err := claim(ctx, &undo, &own, &o.CreateOptions, s, raw, cg, true)
 	if err != nil {
 		return nil, nil, err
 	}
