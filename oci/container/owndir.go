@@ -1,7 +1,9 @@
 package container
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
 
 	"github.com/strake-containers/strake/internal/sys"
 )
@@ -31,6 +33,14 @@ func (d *ownDir) open(name string) (err error) {
 func (d *ownDir) there() bool {
 	now, err := os.Lstat(d.name)
 	return err == nil && os.SameFile(d.is, now)
+}
+
+// unlink removes a file of the directory, if it is there.
+func (d *ownDir) unlink(file string) error {
+	if err := sys.UnlinkAt(sys.Fd(d.file), file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return &os.PathError{Op: "unlink", Path: filepath.Join(d.name, file), Err: err}
+	}
+	return nil
 }
 
 func (d *ownDir) close() {

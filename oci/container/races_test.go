@@ -258,3 +258,34 @@ func TestDeletedCreatorLeavesTheNextAlone(t *testing.T) {
 		t.Errorf("poststop hooks: %q, %v", data, err)
 	}
 }
+
+// A deleter that is overtaken by another, and by who makes the next container of the id,
+// leaves that alone.
+func TestOvertakenDeleterLeavesTheNextAlone(t *testing.T) {
+	e := newEnv(t)
+	fifo, once := filepath.Join(e.bundle, "fifo"), filepath.Join(e.bundle, "once")
+	must(t, syscall.Mkfifo(fifo, 0o600))
+	s := e.spec("true")
+	s.Linux.CgroupsPath = "/" + e.id()
+	s.Hooks = &specs.Hooks{Poststop: []specs.Hook{{Path: "/bin/sh",
+		Args: []string{"sh", "-c", "mkdir " + once + " || exit 0; echo > " + fifo + "; read -r go < " + fifo + "; true"}}}}
+	first, p := e.start(s)
+	wait(t, p)
+	slow := make(chan error, 1)
+	go func() { slow <- first.Delete(t.Context(), false) }()
+	_, err := os.ReadFile(fifo) // its hook runs
+	must(t, err)
+	must(t, first.Delete(t.Context(), false))
+
+	next := e.spec("exec sleep 1000")
+	next.Linux.CgroupsPath = s.Linux.CgroupsPath
+	c, p := e.start(next, func(o *CreateOptions) { o.ID = first.ID() })
+	must(t, os.WriteFile(fifo, nil, 0)) // its hook ends
+	must(t, <-slow)
+	if st, err := c.State(); err != nil || st.Status != specs.StateRunning || st.Pid != p.Pid {
+		t.Errorf("the next one: %+v, %v", st, err)
+	}
+	if _, err := c.Spec(); err != nil {
+		t.Error(err)
+	}
+}

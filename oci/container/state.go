@@ -101,11 +101,12 @@ func (c *Container) makeDir(root string) error {
 	return err
 }
 
-// removeDir removes the state directory. The record goes last: without one the container would
-// be taken for one that is being made, if this fails or is killed.
-func (c *Container) removeDir() error {
+// removeDir removes the state directory, and nothing of another that has its name meanwhile. The
+// record goes last: without one the container would be taken for one that is being made, if this
+// fails or is killed.
+func (c *Container) removeDir(own *ownDir) error {
 	entries, err := os.ReadDir(c.dir)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || !own.there() {
 		return nil
 	}
 	if err != nil {
@@ -115,12 +116,16 @@ func (c *Container) removeDir() error {
 		if e.Name() == stateFile {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(c.dir, e.Name())); err != nil {
+		err := own.unlink(e.Name())
+		if errors.Is(err, syscall.EISDIR) {
+			err = os.RemoveAll(filepath.Join(c.dir, e.Name()))
+		}
+		if err != nil {
 			return err
 		}
 	}
-	_ = syscall.Unlink(filepath.Join(c.dir, stateFile)) // if it stays, the next says why
-	if syscall.Rmdir(c.dir) == nil {
+	_ = own.unlink(stateFile) // if it stays, the next says why
+	if syscall.Rmdir(c.dir) == nil || !own.there() {
 		return nil
 	}
 	return os.RemoveAll(c.dir) // with what has come meanwhile

@@ -257,7 +257,17 @@ func (c *Container) Init() (pid int, pidfd *os.File, err error) {
 // no process is left; one that cannot die is waited for as long as ctx allows. An
 // error of class ErrPoststop is a warning.
 func (c *Container) Delete(ctx context.Context, force bool) error {
+	// Two may delete it, and a third make the next one of the id: what goes by name is
+	// that one's then.
+	var own ownDir
+	defer own.close()
+	if err := own.open(c.dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
 	r, err := c.load()
+	if err == nil && !own.there() {
+		err = fmt.Errorf("container %s: %w", c.id, ErrNotExist)
+	}
 	if errors.Is(err, ErrNotExist) && syscall.Rmdir(c.dir) == nil {
 		return nil // a removal that was cut off before its last step
 	}
@@ -272,6 +282,9 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	}
 	if err := c.end(ctx, r, force); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	if !own.there() {
+		return nil
 	}
 	if r.Cgroup != "" {
 		cg, err := c.cgroupOf(r)
@@ -299,7 +312,7 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	hookErr := c.runHooks(ctx, r, specs.StateStopped)
-	if err := c.removeDir(); err != nil {
+	if err := c.removeDir(&own); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	if hookErr != nil {
