@@ -128,6 +128,12 @@ func run(args []string) int {
 	if c.verb == "exec" {
 		return c.runExec()
 	}
+	if c.verb == "delete" {
+		if !c.delete() {
+			return GiveUp
+		}
+		return 0
+	}
 	var r record
 	if !c.read(&r) {
 		return GiveUp
@@ -140,8 +146,6 @@ func run(args []string) int {
 		done = c.kill(&r)
 	case "start":
 		done = c.start(&r)
-	case "delete":
-		done = c.delete(&r)
 	}
 	if !done {
 		return GiveUp
@@ -155,6 +159,15 @@ func (c *command) read(r *record) bool {
 		return false
 	}
 	text, errno := readFile(&paths.state, stateText[:])
+	return errno == 0 && r.decode(text)
+}
+
+// readIn reads it in the state directory.
+func (r *record) readIn(dir uintptr) bool {
+	if !paths.state.set(stateFile, "", "", "") {
+		return false
+	}
+	text, errno := readFileIn(dir, &paths.state, stateText[:])
 	return errno == 0 && r.decode(text)
 }
 

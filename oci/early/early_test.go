@@ -238,3 +238,44 @@ func TestNothingAllocated(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestDeleteLeavesTheNextAlone: the name of the directory is another container's by now.
+func TestDeleteLeavesTheNextAlone(t *testing.T) {
+	root := t.TempDir()
+	text := `{"version":1,"id":"a","bundle":"/b","rootfs":"/b","cgroup":"","created":"c","pid":536870912,"startTime":1}`
+	makeState := func() {
+		if err := os.Mkdir(root+"/a", 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{stateFile, configFile} {
+			if err := os.WriteFile(root+"/a/"+name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	makeState()
+	c := command{root: root, verb: "delete", id: "a"}
+	dir, err := os.Open(root + "/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if err := os.Rename(root+"/a", root+"/before"); err != nil {
+		t.Fatal(err)
+	}
+	makeState()
+	if !paths.dir.set(root, "/", "a", "") {
+		t.Fatal("too long")
+	}
+	if c.deleteIn(dir.Fd()) {
+		t.Error("it is deleted, while its directory is there")
+	}
+	if err := os.Remove(root + "/before"); err != nil {
+		t.Errorf("its files are left: %v", err)
+	}
+	for _, name := range []string{stateFile, configFile} {
+		if _, err := os.Lstat(root + "/a/" + name); err != nil {
+			t.Errorf("the next one: %v", err)
+		}
+	}
+}

@@ -76,8 +76,11 @@ var (
 )
 
 // readFile reads a whole file into buf; EFBIG if it fills that.
-func readFile(name *path, buf []byte) (string, syscall.Errno) {
-	fd, errno := call(syscall.SYS_OPENAT, atFDCWD, name.at(), syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+func readFile(name *path, buf []byte) (string, syscall.Errno) { return readFileIn(atFDCWD, name, buf) }
+
+// readFileIn is readFile of a directory's file.
+func readFileIn(dir uintptr, name *path, buf []byte) (string, syscall.Errno) {
+	fd, errno := call(syscall.SYS_OPENAT, dir, name.at(), syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if errno != 0 {
 		return "", errno
 	}

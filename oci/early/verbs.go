@@ -186,28 +186,44 @@ func (c *command) start(r *record) bool {
 }
 
 // delete removes a container that nobody has anything to say about: one that is stopped
-// or has not been started or, with force, one that runs.
-func (c *command) delete(r *record) bool {
-	if r.hooks || r.more || r.cgroupTop != "" && r.cgroupTop != r.cgroup {
+// or has not been started or, with force, one that runs. All is done by way of the directory:
+// its name may be the next container's before the end, if another deletes this one, too.
+func (c *command) delete() bool {
+	if !paths.dir.set(c.root, "/", c.id, "") {
 		return false
 	}
-	if !paths.dir.set(c.root, "/", c.id, "") || !c.onlyOurs() || !c.end(r) {
+	dir, errno := call(syscall.SYS_OPENAT, atFDCWD, paths.dir.at(), syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	if errno != 0 {
 		return false
 	}
-	if !r.removeCgroup() {
+	done := c.deleteIn(dir)
+	closeFD(dir)
+	return done
+}
+
+func (c *command) deleteIn(dir uintptr) bool {
+	var r record
+	if !r.readIn(dir) || r.hooks || r.more || r.cgroupTop != "" && r.cgroupTop != r.cgroup {
+		return false
+	}
+	if !onlyOurs(dir) || !c.end(&r) || !r.removeCgroup() {
 		return false
 	}
 	// The record goes last: without one it would be taken for one that is being made.
-	for _, name := range [...]string{"/" + configFile, "/" + gateSocket, "/" + kept0, "/" + kept1, "/" + kept2, "/" + kept3, "/" + stateFile} {
-		if !paths.file.set(c.root, "/", c.id, name) {
+	for _, name := range [...]string{configFile, gateSocket, kept0, kept1, kept2, kept3, stateFile} {
+		if !paths.file.set(name, "", "", "") {
 			return false
 		}
-		if _, errno := call(syscall.SYS_UNLINKAT, atFDCWD, paths.file.at(), 0, 0); errno != 0 && errno != syscall.ENOENT {
+		if _, errno := call(syscall.SYS_UNLINKAT, dir, paths.file.at(), 0, 0); errno != 0 && errno != syscall.ENOENT {
 			return false
 		}
 	}
-	_, errno := call(syscall.SYS_UNLINKAT, atFDCWD, paths.dir.at(), atRemoveDir, 0)
-	return errno == 0
+	if _, errno := call(syscall.SYS_UNLINKAT, atFDCWD, paths.dir.at(), atRemoveDir, 0); errno == 0 {
+		return true
+	}
+	var st syscall.Stat_t
+	_, errno := call(syscall.SYS_FSTAT, dir, uintptr(unsafe.Pointer(&st)), 0, 0)
+	return errno == 0 && st.Nlink == 0 // another has removed it
 }
 
 // patience is how long what was killed may take to be gone. Whoever is frozen in a v1
@@ -239,14 +255,9 @@ func (c *command) end(r *record) bool {
 
 // onlyOurs says whether nothing else is in the state directory than what is removed
 // by name.
-func (c *command) onlyOurs() bool {
-	fd, errno := call(syscall.SYS_OPENAT, atFDCWD, paths.dir.at(), syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
-	if errno != 0 {
-		return false
-	}
+func onlyOurs(dir uintptr) bool {
 	// What is ours fits, and a longer list is not.
-	n, errno := call(syscall.SYS_GETDENTS64, fd, uintptr(unsafe.Pointer(&cgroupText)), unsafe.Sizeof(cgroupText), 0)
-	closeFD(fd)
+	n, errno := call(syscall.SYS_GETDENTS64, dir, uintptr(unsafe.Pointer(&cgroupText)), unsafe.Sizeof(cgroupText), 0)
 	if errno != 0 {
 		return false
 	}
