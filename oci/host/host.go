@@ -44,25 +44,23 @@ func read() (plan.Host, error) {
 	return h, err
 }
 
-// noFile is the limit of open files that Go has changed.
+// noFile is the limit of open files that Go has changed: who starts a process means it to have
+// the one of before.
 func noFile() (plan.Limit, error) {
-	if was := filelimit.Limit; filelimit.Taken {
-		if was.Soft == was.Hard {
+	was := filelimit.Limit
+	if was.Soft == was.Hard {
+		return plan.Limit{}, nil
+	}
+	if !filelimit.Taken {
+		soft, hard, err := sys.NoFileLimit()
+		if err != nil {
+			return plan.Limit{}, fmt.Errorf("limit of open files: %w", err)
+		}
+		if hard != was.Hard || soft+1 != hard { // not Go's, but who has changed it since we run
 			return plan.Limit{}, nil
 		}
-		return plan.Limit{Soft: was.Soft, Hard: was.Hard}, nil
 	}
-	soft, hard, err := sys.NoFileLimit()
-	if err != nil {
-		return plan.Limit{}, fmt.Errorf("limit of open files: %w", err)
-	}
-	// Go raises its soft limit to just below the hard one when it starts and
-	// does not say what it was; programs that use select(2) want it low again.
-	const usual = 1024
-	if soft+1 == hard && soft > usual {
-		return plan.Limit{Soft: usual, Hard: hard}, nil
-	}
-	return plan.Limit{}, nil
+	return plan.Limit{Soft: was.Soft, Hard: was.Hard}, nil
 }
 
 // Arch is this host's architecture as seccomp profiles name it.
