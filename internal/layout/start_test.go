@@ -1,10 +1,10 @@
 package layout
 
 import (
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,15 +35,31 @@ func TestStartOfRuntime(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	// What Go's own goroutines allocate meanwhile is counted, too: more of it on a busy host.
+	const runs = 10
+	least, trace := math.MaxInt, ""
+	for range runs {
+		if total, lines := initTrace(t, program); total < least {
+			least, trace = total, lines
+		}
+	}
+	if least > mostInit {
+		t.Errorf("%d bytes are allocated before main, at most %d: %s", least, mostInit, trace)
+	}
+}
+
+// initTrace is what Go's runtime says of a program's start, with the bytes that it has allocated.
+func initTrace(t *testing.T, program string) (total int, trace string) {
+	t.Helper()
 	cmd := exec.Command(program, "--version")
 	cmd.Env = []string{"GODEBUG=inittrace=1"}
-	var trace strings.Builder
-	cmd.Stderr = &trace
+	var out strings.Builder
+	cmd.Stderr = &out
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	total, seen := 0, 0
-	for line := range strings.Lines(trace.String()) {
+	seen := 0
+	for line := range strings.Lines(out.String()) {
 		// init PACKAGE @0.12 ms, 0.003 ms clock, 456 bytes, 7 allocs
 		f := strings.Fields(line)
 		if len(f) != 11 || f[0] != "init" {
@@ -60,10 +76,7 @@ func TestStartOfRuntime(t *testing.T) {
 		total += n
 	}
 	if seen < 5 {
-		t.Fatalf("no trace of init:\n%s", trace.String())
+		t.Fatalf("no trace of init:\n%s", out.String())
 	}
-	if total > mostInit {
-		lines := slices.Collect(strings.Lines(trace.String()))
-		t.Errorf("%d bytes are allocated before main, at most %d: %s", total, mostInit, strings.Join(lines, ""))
-	}
+	return total, out.String()
 }
