@@ -487,7 +487,7 @@ func TestWrittenAtLast(t *testing.T) {
 		}
 		time.Sleep(firstRetry)
 		synctest.Wait()
-		pods, err := m.store.Load()
+		pods, _, err := m.store.Load()
 		if err != nil || len(pods) != 1 || len(pods[0].Containers) != 1 {
 			t.Fatalf("pods: %+v, %v", pods, err)
 		}

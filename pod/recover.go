@@ -42,9 +42,12 @@ type (
 //
 // A pod that cannot be recovered is logged, and never keeps the others from it.
 func (m *Manager) recover(ctx context.Context) error {
-	pods, err := m.store.Load()
+	pods, rubbish, err := m.store.Load()
 	if err != nil {
 		return err
+	}
+	if rubbish != nil {
+		m.o.Log.Error("what was removed stays on the disk until the next start", "error", rubbish)
 	}
 	atOnce(slices.Values(pods), func(sp storedPod) {
 		ctx, cancel := context.WithTimeout(ctx, recoverTimeout)

@@ -30,7 +30,7 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	}
 	for b.Loop() {
-		if pods, err := s.Load(); err != nil || len(pods) != 300 {
+		if pods, _, err := s.Load(); err != nil || len(pods) != 300 {
 			b.Fatal(len(pods), err)
 		}
 	}

@@ -4,7 +4,7 @@
 //
 //	ROOT/pods/PODID/pod.json
 //	ROOT/pods/PODID/containers/CID/container.json
-//	ROOT/pods/.removing-…      on its way out; the next Load finishes it
+//	ROOT/pods/.removing-…      on its way out; the next Load goes on with it
 //	ROOT/unreadable/…          what Load could not read, for a person to look at
 //
 // It knows directories, files and versions, and nothing of what a record means.
@@ -147,12 +147,14 @@ type Container[C any] struct {
 	Err    error
 }
 
-// Load reads everything and finishes removals that were under way. It fails if
-// the directory itself cannot be read, and with ErrNewer.
-func (s *Store[P, C]) Load() ([]Pod[P, C], error) {
+// Load reads everything and finishes removals that were under way. What cannot be
+// removed (a file that is immutable, somebody's mount) is what rubbish says, and the next
+// Load's: it is nobody's any more. Load fails if the directory itself cannot be read, and
+// with ErrNewer.
+func (s *Store[P, C]) Load() (pods []Pod[P, C], rubbish, err error) {
 	entries, err := os.ReadDir(s.pods)
 	if err != nil {
-		return nil, fmt.Errorf("pod store: %w", err)
+		return nil, nil, fmt.Errorf("pod store: %w", err)
 	}
 	var ids []string
 	for _, e := range entries {
@@ -160,17 +162,17 @@ func (s *Store[P, C]) Load() ([]Pod[P, C], error) {
 		switch {
 		case strings.HasPrefix(e.Name(), removing):
 			if err := os.RemoveAll(path); err != nil {
-				return nil, fmt.Errorf("pod store: finish removal: %w", err)
+				rubbish = errors.Join(rubbish, fmt.Errorf("pod store: finish removal: %w", err))
 			}
 		case !validID(e.Name()) || !e.IsDir():
 			if _, err := s.setAside(path, e.Name()); err != nil {
-				return nil, err
+				return nil, rubbish, err
 			}
 		default:
 			ids = append(ids, e.Name())
 		}
 	}
-	pods := make([]Pod[P, C], len(ids))
+	pods = make([]Pod[P, C], len(ids))
 	var all errgroup.Group
 	all.SetLimit(runtime.GOMAXPROCS(0)) // it is decoding that takes the time
 	for i, id := range ids {
@@ -180,9 +182,9 @@ func (s *Store[P, C]) Load() ([]Pod[P, C], error) {
 		})
 	}
 	if err := all.Wait(); err != nil {
-		return nil, err
+		return nil, rubbish, err
 	}
-	return pods, nil
+	return pods, rubbish, nil
 }
 
 func (s *Store[P, C]) loadPod(id string) (Pod[P, C], error) {

@@ -32,7 +32,7 @@ func id(c string) string { return strings.Repeat(c, idLength) }
 
 func load1(t *testing.T, s *testStore) Pod[rec, rec] {
 	t.Helper()
-	pods, err := s.Load()
+	pods, _, err := s.Load()
 	if err != nil || len(pods) != 1 {
 		t.Fatalf("%d pods, %v", len(pods), err)
 	}
@@ -113,7 +113,7 @@ func TestUnreadable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pods, err := s.Load()
+	pods, _, err := s.Load()
 	if err != nil || len(pods) != 5 {
 		t.Fatalf("%d pods, %v", len(pods), err)
 	}
@@ -126,7 +126,7 @@ func TestUnreadable(t *testing.T) {
 			t.Errorf("set aside to %q, %v", to, err)
 		}
 	}
-	if pods, err := s.Load(); err != nil || len(pods) != 0 {
+	if pods, _, err := s.Load(); err != nil || len(pods) != 0 {
 		t.Errorf("%d pods, %v", len(pods), err)
 	}
 	if entries, _ := os.ReadDir(filepath.Join(root, "unreadable")); len(entries) != 6 {
@@ -146,7 +146,7 @@ func TestNewerVersionStopsLoad(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(s.PodDir(id("a")), podFile), []byte(`{"version":2,"record":`+record+`}`), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Load(); !errors.Is(err, ErrNewer) {
+		if _, _, err := s.Load(); !errors.Is(err, ErrNewer) {
 			t.Errorf("%s: %v", record, err)
 		}
 	}

@@ -1,0 +1,56 @@
+package pod
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/strake-containers/strake/internal/testutil"
+)
+
+// What cannot be removed, of a container that was, keeps no daemon from its start and goes
+// with a later one.
+func TestRubbishKeepsNobodyFromAStart(t *testing.T) {
+	testutil.RequireRoot(t, "it mounts something in the way of a removal")
+	n := newNode(t)
+	m := n.open()
+	pod, id := mustRun(t, m, "web")
+	busy := filepath.Join(m.store.ContainerDir(pod, id), "busy")
+	if err := os.Mkdir(busy, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("none", busy, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	rubbish := filepath.Join(n.root, "pods", ".removing-"+id)
+	unmount := func() { // wherever it is by now
+		_ = syscall.Unmount(busy, syscall.MNT_DETACH)
+		_ = syscall.Unmount(filepath.Join(rubbish, "busy"), syscall.MNT_DETACH)
+	}
+	defer unmount()
+	if err := m.RemoveContainer(t.Context(), id); !errors.Is(err, syscall.EBUSY) {
+		t.Fatalf("removal: %v", err)
+	}
+	m = n.open()
+	if p, err := m.Pod(pod); err != nil || p.State != PodReady {
+		t.Errorf("pod: %+v, %v", p, err)
+	}
+	if left := m.Containers(ContainerFilter{}); len(left) > 0 {
+		t.Errorf("%d containers", len(left))
+	}
+	if entries, err := os.ReadDir(rubbish); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	unmount()
+	m = n.open()
+	if _, err := os.Stat(rubbish); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was not removed: %v", err)
+	}
+	if err := m.RemovePod(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	n.checkEmpty()
+}
