@@ -591,3 +591,54 @@ func TestRealLateStart(t *testing.T) {
 		}
 	}
 }
+
+// The next monitor cannot open a container's log, whose directory has gone: the container
+// runs on all the same, what it writes meanwhile is counted as lost, and a log that is
+// there again says so.
+func TestRealMonitorKilledWithoutLog(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 8
+	m := n.open()
+	config := n.pod("logless")
+	pod := n.run(m, config)
+	other := n.start(m, pod, ContainerConfig{Name: "other", Command: []string{"/bin/sleep", "1000"}})
+	id := n.start(m, pod, ContainerConfig{Name: "writes", LogPath: "writes/0.log", Command: []string{"/bin/sleep", "1000"}})
+	was := mustContainer(t, m, id)
+	logs := filepath.Dir(was.LogPath)
+	if err := os.Rename(logs, logs+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	n.killMonitor()
+	n.alive(m, other)
+	if s := mustContainer(t, m, id); s.State != ContainerRunning || s.Pid != was.Pid {
+		t.Fatalf("container: %+v, was %+v", s, was)
+	}
+	n.sh(m, id, "echo lost >/proc/1/fd/1")
+	monitor, err := m.containers[id].running()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		s, err := monitor.ContainerStatus(t.Context(), id)
+		if err != nil || s.LogLostBytes > 0 && !strings.Contains(s.LogError, "no such file") {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		if s.LogLostBytes > 0 {
+			break
+		}
+	}
+	if err := os.Rename(logs+".gone", logs); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.ReopenLog(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	n.sh(m, id, "echo kept >/proc/1/fd/1")
+	if err := m.StopContainer(t.Context(), id, 0); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(was.LogPath)
+	if err != nil || !strings.Contains(string(data), "are lost here") || !strings.HasSuffix(string(data), " stdout F kept\n") {
+		t.Errorf("%q, %v", data, err)
+	}
+}

@@ -43,11 +43,11 @@ func isLog(uri string) bool {
 	return false
 }
 
-// openDriver opens the log that a URI names (see Config). It takes over the flow,
-// unless it fails.
-func openDriver(uri string, maxBytes int64, f flow) (driver, error) {
+// openDriver opens the log that a URI names (see Config), to go on with it if adopt says so.
+// It takes over the flow, unless it fails.
+func openDriver(uri string, maxBytes int64, f flow, adopt bool) (driver, error) {
 	if path, ok := strings.CutPrefix(uri, "cri://"); ok {
-		return openFileLog(&fileLog{format: criFormat{}, path: path, max: maxBytes}, f)
+		return openFileLog(&fileLog{format: criFormat{}, path: path, max: maxBytes}, f, adopt)
 	}
 	scheme, _, _ := strings.Cut(uri, ":")
 	switch scheme {
@@ -68,7 +68,7 @@ func openDriver(uri string, maxBytes int64, f flow) (driver, error) {
 	if c.Driver == logdriver.JSONFile {
 		look = jsonFormat{}
 	}
-	return openFileLog(&fileLog{format: look, path: path, fileSize: c.MaxSize, files: c.MaxFiles}, f)
+	return openFileLog(&fileLog{format: look, path: path, fileSize: c.MaxSize, files: c.MaxFiles}, f, adopt)
 }
 
 // losses count what was not kept, in the flow, which outlives a monitor that is

@@ -33,19 +33,21 @@ type fileLog struct {
 
 	mu sync.Mutex
 	losses
-	file     *os.File
+	file     *os.File // nil: it could not be opened when the log was taken over, and is tried again
+	closed   bool
 	torn     bool // the file ends with part of a line that could not be cut off
 	capNoted bool
 }
 
 // openFileLog opens the log at its path for appending. It takes over the flow, unless
-// it fails.
-func openFileLog(l *fileLog, f flow) (driver, error) {
+// it fails. One that is taken over, of a container that runs, is there without its file
+// too: that may be on a disk that is broken by now.
+func openFileLog(l *fileLog, f flow, adopt bool) (driver, error) {
 	l.flow = f
 	if l.unsaid() > 0 {
 		l.lastErr = errMonitorDied
 	}
-	if err := l.reopen(); err != nil {
+	if err := l.reopen(); err != nil && !adopt {
 		return nil, err
 	}
 	return l, nil
@@ -65,6 +67,11 @@ func (l *fileLog) batchSize() int {
 func (l *fileLog) reopen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.open()
+}
+
+// open is reopen, with mu held.
+func (l *fileLog) open() error {
 	// Without O_NONBLOCK a FIFO would hold up the container's output.
 	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, logPerm)
 	if err != nil {
@@ -94,12 +101,19 @@ func (l *fileLog) replace(f *os.File) {
 func (l *fileLog) write(lines []byte, c cell, take int, last byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
+	var err error
+	switch {
+	case l.closed:
+		err = os.ErrClosed
+	case l.file == nil:
+		err = l.open()
+	}
+	if err != nil {
 		c.beginUnsized(take, last)
-		l.lose(len(lines), os.ErrClosed)
+		l.lose(len(lines), err)
 		return
 	}
-	err := l.makeRoom(len(lines))
+	err = l.makeRoom(len(lines))
 	if err == nil && l.unsaid() > 0 {
 		err = l.sayLoss()
 	}
@@ -208,14 +222,17 @@ func (l *fileLog) loss() (uint64, error) {
 func (l *fileLog) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil {
+	if l.closed {
 		return
 	}
-	if l.unsaid() > 0 {
-		_ = l.sayLoss() // the last try; loss tells it too
+	l.closed = true
+	if l.file != nil {
+		if l.unsaid() > 0 {
+			_ = l.sayLoss() // the last try; loss tells it too
+		}
+		_ = l.file.Close() // its writes have been checked one by one
+		l.file = nil
 	}
-	_ = l.file.Close() // its writes have been checked one by one
-	l.file = nil
 	l.losses.close()
 }
 

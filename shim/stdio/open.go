@@ -137,7 +137,7 @@ func (io *IO) openLog(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	if io.log, err = openDriver(cfg.Stdout, cfg.LogMaxBytes, flow); err != nil {
+	if io.log, err = openDriver(cfg.Stdout, cfg.LogMaxBytes, flow, cfg.Adopt); err != nil {
 		flow.close()
 		return err
 	}

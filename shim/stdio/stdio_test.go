@@ -48,7 +48,7 @@ func newDriver(t *testing.T, uri string, maxSize int64) driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := openDriver(uri, maxSize, f)
+	log, err := openDriver(uri, maxSize, f, false)
 	if err != nil {
 		t.Fatal(err)
 	}
