@@ -642,3 +642,33 @@ func TestRealMonitorKilledWithoutLog(t *testing.T) {
 		t.Errorf("%q, %v", data, err)
 	}
 }
+
+// A container that the next monitor cannot take over ends: nobody else could end it.
+func TestRealMonitorKilledAndNotAdopted(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 8
+	m := n.open()
+	pod := n.run(m, n.pod("broken"))
+	other := n.start(m, pod, ContainerConfig{Name: "other", Command: []string{"/bin/sleep", "1000"}})
+	id := n.start(m, pod, ContainerConfig{Name: "broken", Command: []string{"/bin/sleep", "1000"}})
+	init, err := sys.OpenPidFD(mustContainer(t, m, id).Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = init.Close() }()
+	fifo := filepath.Join(m.containerState(pod, id), "stdout")
+	if err := errors.Join(os.Remove(fifo), os.WriteFile(fifo, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	n.killMonitor()
+	n.alive(m, other)
+	if s := mustExit(t, m, id); s.Reason != ReasonUnknown {
+		t.Errorf("container: %+v", s)
+	}
+	if err := sys.WaitReadable(t.Context(), init); err != nil {
+		t.Error(err)
+	}
+	if err := m.RemoveContainer(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -125,9 +126,20 @@ func (s *Service) adopt(ctx context.Context, r *adoptRequest) (_ *wire.Empty, er
 		}
 		if err := s.adoptTask(ctx, b, e.Name(), bundle, record, take(pidPin+e.Name())); err != nil {
 			logf("container %s: adopt: %v", e.Name(), err)
+			s.endLost(ctx, e.Name(), bundle, record.StateRoot)
 		}
 	}
 	return &wire.Empty{}, nil
+}
+
+// endLost ends a container that cannot be adopted: straked is told that there is none, and
+// nobody could end it afterwards.
+func (s *Service) endLost(ctx context.Context, id, bundle, stateRoot string) {
+	release := s.reaper.Hold() // its hooks are children
+	defer release()
+	if err := RemoveCrashed(ctx, s.options.Namespace, id, bundle, stateRoot, true, io.Discard); err != nil {
+		logf("container %s: end what cannot be adopted: %v", id, err)
+	}
 }
 
 // adoptPause takes over the pause process.
