@@ -1,12 +1,15 @@
 package pod
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/strake-containers/strake/internal/testutil"
 )
@@ -53,4 +56,37 @@ func TestRubbishKeepsNobodyFromAStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.checkEmpty()
+}
+
+// A daemon is killed while it makes a checkpoint, for which the container is frozen: the
+// next one lets it go on.
+func TestKilledInACheckpoint(t *testing.T) {
+	testutil.RequireRoot(t, "makes whiteouts of overlayfs")
+	n := newNode(t)
+	m := n.open()
+	_, id := mustRun(t, m, "web")
+	location := filepath.Join(t.TempDir(), "checkpoint.tar")
+	n.slows("Checkpoint")
+	go func() { _ = m.CheckpointContainer(context.Background(), id, location, 0) }()
+	for !slices.ContainsFunc(m.Dump().Verbs, func(v VerbUnderWay) bool { return v.Stage == "processes" }) {
+		time.Sleep(time.Millisecond)
+	}
+	k := n.container(id)
+	n.mu.Lock()
+	if !k.paused {
+		t.Error("it is not frozen")
+	}
+	n.mu.Unlock()
+	m = n.open() // the old one never moves again
+	if s := mustContainer(t, m, id); s.State != ContainerRunning {
+		t.Errorf("container: %+v", s)
+	}
+	for frozen := true; frozen; time.Sleep(time.Millisecond) {
+		if t.Context().Err() != nil {
+			t.Fatal("it stays frozen")
+		}
+		n.mu.Lock()
+		frozen = k.paused
+		n.mu.Unlock()
+	}
 }

@@ -72,6 +72,7 @@ type fakeContainer struct {
 	exit       *client.Exit
 	done       chan struct{}
 	ignoreTERM bool
+	paused     bool
 	unseen     bool // its monitor will not know how it ended
 	signals    []syscall.Signal
 }
@@ -568,6 +569,9 @@ func (c *fakeConn) ContainerStatus(ctx context.Context, id string) (client.Statu
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := client.Status{ID: id, StartedAt: k.startedAt}
+	if k.paused {
+		s.State = client.StatePaused
+	}
 	if k.exit != nil {
 		s.ExitedAt = k.exit.At
 	}
@@ -600,8 +604,27 @@ func (c *fakeConn) Checkpoint(ctx context.Context, _, images, work string) error
 		os.WriteFile(filepath.Join(work, "dump.log"), []byte("log"), 0o600))
 }
 
-func (c *fakeConn) Pause(ctx context.Context, _ string) error  { return c.call(ctx, "Pause") }
-func (c *fakeConn) Resume(ctx context.Context, _ string) error { return c.call(ctx, "Resume") }
+func (c *fakeConn) Pause(ctx context.Context, id string) error {
+	return c.freeze(ctx, "Pause", id, true)
+}
+func (c *fakeConn) Resume(ctx context.Context, id string) error {
+	return c.freeze(ctx, "Resume", id, false)
+}
+
+func (c *fakeConn) freeze(ctx context.Context, call, id string, pause bool) error {
+	if err := c.call(ctx, call); err != nil {
+		return err
+	}
+	k, err := c.find(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k.paused = pause
+	return nil
+}
+
 func (c *fakeConn) Update(ctx context.Context, _ string, _ *specs.LinuxResources) error {
 	return c.call(ctx, "Update")
 }

@@ -278,7 +278,28 @@ func (m *Manager) recoverContainer(ctx context.Context, c *container, monitor Mo
 	if err == nil && s.State == client.StateStarting {
 		m.resumeStart(c)
 	}
+	if err == nil && s.State == client.StatePaused {
+		m.thaw(c)
+	}
 	m.onceRecovered(func() { m.watch(c, monitor) })
+}
+
+// thaw ends a checkpoint that the daemon before this one was killed over: it lets the
+// container go on, which nothing else freezes. No other one is made meanwhile.
+func (m *Manager) thaw(c *container) {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	m.join(m.life, &c.pod.mu, c.lane, verbCheckpoint, c.what, verbTimeout, func(ctx context.Context, w *work) error {
+		w.enter("thaw") // when CRIU has ended
+		err := m.onMonitor(ctx, c.pod, func(monitor Monitor) error { return monitor.Resume(ctx, c.id) })
+		if ended(err) {
+			return nil
+		}
+		if err != nil { // nobody may wait for it
+			m.o.Log.Error("let a container go on that was frozen for a checkpoint", "container", c.id, "error", err)
+		}
+		return err
+	})
 }
 
 // onceRecovered runs fn on a goroutine of its own when all pods are known. What would

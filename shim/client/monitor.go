@@ -18,7 +18,7 @@ import (
 type Status struct {
 	ID, Bundle   string
 	Pid          int
-	State        string // "created", StateStarting, "running", "paused" or "stopped"
+	State        string // "created", StateStarting, "running", StatePaused or "stopped"
 	CreatedAt    time.Time
 	StartedAt    time.Time // zero if it was never started
 	ExitedAt     time.Time // zero while it runs
@@ -32,6 +32,9 @@ type Status struct {
 // StateStarting is the state of a container whose Start is under way, which another Start
 // waits for: its process may run, and may have ended.
 const StateStarting = "starting"
+
+// StatePaused is the state of a container that is frozen.
+const StatePaused = "paused"
 
 // ContainerStatus asks for the state of a container.
 func (m *Monitor) ContainerStatus(ctx context.Context, id string) (Status, error) {
