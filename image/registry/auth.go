@@ -195,7 +195,7 @@ func (a *authorizer) fetchToken(ctx context.Context, params map[string]string, r
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return statusError(resp)
+		return statusError(resp, resp.Body)
 	}
 	var token struct {
 		Token       string `json:"token"`

@@ -268,7 +268,9 @@ func (r *Repository) exchange(ctx context.Context, h *host, method string, u *ur
 		if resp.StatusCode/100 == 2 {
 			return resp, nil
 		}
-		last = statusError(resp)
+		said := r.watch(resp)
+		last = statusError(resp, said)
+		said.stop()
 		delay := retryAfter(resp, r.client.retryDelay<<try)
 		challenges := resp.Header.Values("WWW-Authenticate")
 		resp.Body.Close()
@@ -321,8 +323,9 @@ func repeatable(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op)
 }
 
-// statusError explains an answer that is not a success; it reads the body.
-func statusError(resp *http.Response) error {
+// statusError explains an answer that is not a success; it reads the body, which ends in
+// time.
+func statusError(resp *http.Response, in io.Reader) error {
 	class := error(nil)
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -334,7 +337,7 @@ func statusError(resp *http.Response) error {
 	}
 	u := *resp.Request.URL
 	u.RawQuery, u.User = "", nil
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // an explanation is a courtesy
+	body, _ := io.ReadAll(io.LimitReader(in, maxErrorBody)) // an explanation is a courtesy
 	if text := errorText(body); text != "" {
 		return fmt.Errorf("%w: %s %s: %s: %s", class, resp.Request.Method, &u, resp.Status, text)
 	}

@@ -322,6 +322,40 @@ func TestBlobFaults(t *testing.T) {
 	}
 }
 
+// What explains an error comes as slowly as the registry likes: nobody waits for it for
+// long.
+func TestErrorThatStalls(t *testing.T) {
+	testutil.CheckLeaks(t)
+	for _, status := range []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusServiceUnavailable} {
+		ended := make(chan struct{})
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(status)
+			for {
+				_, _ = w.Write([]byte{' '})
+				_ = http.NewResponseController(w).Flush()
+				select {
+				case <-time.After(10 * time.Millisecond):
+				case <-r.Context().Done():
+					return
+				case <-ended:
+					return
+				}
+			}
+		}))
+		repository := open(t, Config{StallTimeout: 50 * time.Millisecond}, s.Listener.Addr().String()+"/a:1", nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		_, _, err := repository.Manifest(ctx, v1.Descriptor{})
+		if err == nil || ctx.Err() != nil {
+			t.Errorf("%d: %v", status, err)
+		}
+		cancel()
+		close(ended)
+		repository.Close()
+		repository.client.Close()
+		s.Close()
+	}
+}
+
 // A reader that is busy with something else for long is no stall.
 func TestBusyReader(t *testing.T) {
 	testutil.CheckLeaks(t)

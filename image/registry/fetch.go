@@ -252,7 +252,7 @@ func (c *Client) Get(ctx context.Context, address string, limit int64) ([]byte, 
 	}
 	defer func() { _ = resp.Body.Close() }() // only read from
 	if resp.StatusCode != http.StatusOK {
-		return nil, statusError(resp)
+		return nil, statusError(resp, resp.Body)
 	}
 	return readAll(resp.Body, limit)
 }
