@@ -46,9 +46,9 @@ func newHub(path string, in *input, resize func(width, height uint16) error) (*h
 	h := &hub{listener: l, input: in, resize: resize, clients: map[*client]struct{}{}}
 	go func() {
 		for {
-			conn, err := l.Accept()
+			conn, err := wire.Accept(l.Accept)
 			if err != nil {
-				return // closed, or no descriptors: output and exit go on
+				return // closed
 			}
 			h.add(conn)
 		}

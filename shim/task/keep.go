@@ -28,7 +28,7 @@ func newKeeper() *keeper {
 // serve accepts one straked after the other, until the listener is closed.
 func (k *keeper) serve(l *net.UnixListener) {
 	for {
-		conn, err := l.AcceptUnix()
+		conn, err := wire.Accept(l.AcceptUnix)
 		if err != nil {
 			return
 		}

@@ -64,7 +64,7 @@ func (s *Server) Serve(l net.Listener) error {
 		return l.Close()
 	}
 	for {
-		c, err := l.Accept()
+		c, err := Accept(l.Accept)
 		if err != nil {
 			if s.isClosed() {
 				return nil

@@ -2,11 +2,13 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // maxSocketPath is sockaddr_un's limit for a path without its final NUL. A
@@ -60,4 +62,22 @@ func Dial(ctx context.Context, path string) (net.Conn, error) {
 		return nil, fmt.Errorf("connect to %s: %w", path, err)
 	}
 	return c, nil
+}
+
+// How long Accept waits for descriptors, at first and at most.
+const (
+	firstPatience = 5 * time.Millisecond
+	lastPatience  = time.Second
+)
+
+// Accept takes the next connection. Where this process or the host has no descriptors left,
+// which others may have taken, it waits for some: nothing tells when there are.
+func Accept[C net.Conn](accept func() (C, error)) (C, error) {
+	for patience := firstPatience; ; patience = min(2*patience, lastPatience) {
+		c, err := accept()
+		if !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) && !errors.Is(err, syscall.ENOBUFS) && !errors.Is(err, syscall.ENOMEM) {
+			return c, err
+		}
+		<-time.After(patience)
+	}
 }

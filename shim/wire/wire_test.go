@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -276,5 +277,41 @@ func TestServerWithNonsense(t *testing.T) {
 			t.Error("no answer and no end")
 		}
 		conn.Close()
+	}
+}
+
+// scarce is a listener of a process that has no descriptors left, for a while.
+type scarce struct {
+	net.Listener
+	refusals int
+}
+
+func (l *scarce) Accept() (net.Conn, error) {
+	if l.refusals > 0 {
+		l.refusals--
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", []error{syscall.EMFILE, syscall.ENFILE}[l.refusals%2])}
+	}
+	return l.Listener.Accept()
+}
+
+// A server without descriptors serves those that it has, and others when there are some.
+func TestServeWithoutDescriptors(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer()
+	s.Handle("s", "M", Method(func(context.Context, *Empty) (*Empty, error) { return &Empty{}, nil }))
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(&scarce{l, 3}) }()
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := NewClient(conn)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := errors.Join(c.Call(ctx, "s", "M", &Empty{}, &Empty{}), c.Close(), s.Shutdown(ctx), <-served); err != nil {
+		t.Error(err)
 	}
 }
