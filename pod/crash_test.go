@@ -90,3 +90,43 @@ func TestKilledInACheckpoint(t *testing.T) {
 		n.mu.Unlock()
 	}
 }
+
+// The connection with the monitor breaks, and is made again, between the making of a
+// container and its being known: its end is seen all the same.
+func TestConnectionBreaksInACreation(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, err := m.RunPod(t.Context(), podConfig("web"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := m.findPod(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.created = func(c *fakeConn) {
+		close(c.broken)
+		for again := false; !again; time.Sleep(time.Millisecond) {
+			m.crews.mu.Lock()
+			again = p.crew.conn != Monitor(c) && p.crew.replacing == nil
+			m.crews.mu.Unlock()
+		}
+	}
+	id, err := m.CreateContainer(t.Context(), pod, containerConfig("main"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.StartContainer(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	n.exit(id, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if s, err := m.WaitContainer(ctx, id); err != nil || s.ExitCode != 3 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if err := m.RemovePod(ctx, pod); err != nil {
+		t.Error(err)
+	}
+	n.checkEmpty()
+}

@@ -235,14 +235,20 @@ func (m *Manager) createContainer(ctx context.Context, w *work, c *container) (e
 	if err := m.store.SaveContainer(p.id, c.id, r, false); err != nil {
 		return err
 	}
+	// The monitor may be another by now. Whoever changes it from here on knows of the
+	// container.
 	p.mu.Lock()
 	stopping := p.stopping
-	if !stopping {
+	monitor = p.monitor
+	if !stopping && monitor != nil {
 		p.containers[c.id] = c
 	}
 	p.mu.Unlock()
-	if stopping {
+	switch {
+	case stopping:
 		return errorf(ErrState, "the pod is being stopped")
+	case monitor == nil:
+		return errorf(ErrState, "pod %s: %w", p.id, errMonitorGone)
 	}
 	undo.Release()
 	files.Release()

@@ -53,6 +53,7 @@ type node struct {
 	gc        chan struct{}            // and so does a GC
 	lateStart bool                     // a Start happens, and does not answer
 	slow      map[string]chan struct{} // calls of that name wait for its end
+	created   func(*fakeConn)          // called before Create answers; nil: nothing is
 }
 
 type fakeMonitor struct {
@@ -333,7 +334,11 @@ func (v fakeMonitors) Start(ctx context.Context, o client.StartOptions) (Monitor
 	defer v.mu.Unlock()
 	m := &fakeMonitor{node: v.node, id: o.ID, bundle: o.Bundle, containers: map[string]*fakeContainer{}, ended: make(chan struct{}), dead: make(chan struct{})}
 	v.monitors["unix://"+filepath.Join(o.Bundle, monitorSocket)] = m
-	return &fakeConn{v.view, m}, nil
+	return v.connect(m), nil
+}
+
+func (v fakeMonitors) connect(m *fakeMonitor) *fakeConn {
+	return &fakeConn{v.view, m, make(chan struct{})}
 }
 
 // Replace finds nothing to take over: what a killed monitor had is lost.
@@ -354,7 +359,7 @@ func (v fakeMonitors) Connect(ctx context.Context, address string) (Monitor, err
 	if m == nil {
 		return nil, client.ErrUnavailable
 	}
-	return &fakeConn{v.view, m}, nil
+	return v.connect(m), nil
 }
 
 func (v fakeMonitors) Cleanup(ctx context.Context, o client.StartOptions) error {
@@ -364,7 +369,8 @@ func (v fakeMonitors) Cleanup(ctx context.Context, o client.StartOptions) error 
 // fakeConn is one Manager's connection to a monitor.
 type fakeConn struct {
 	*view
-	m *fakeMonitor
+	m      *fakeMonitor
+	broken chan struct{} // closed when it is
 }
 
 func (c *fakeConn) Address() string { return "" }
@@ -374,7 +380,7 @@ func (c *fakeConn) call(ctx context.Context, name string) error {
 	if err := c.step(ctx, name, c.m.id); err != nil {
 		return err
 	}
-	if closed(c.m.dead) {
+	if closed(c.m.dead) || closed(c.broken) {
 		return client.ErrUnavailable
 	}
 	return nil
@@ -416,6 +422,8 @@ func (c *fakeConn) WaitSandbox(ctx context.Context, _ string) error {
 	case <-c.m.ended:
 		return nil
 	case <-c.m.dead:
+		return client.ErrUnavailable
+	case <-c.broken:
 		return client.ErrUnavailable
 	case <-ctx.Done():
 		return ctx.Err()
@@ -460,8 +468,12 @@ func (c *fakeConn) Create(ctx context.Context, o client.CreateOptions) (int, err
 		return 0, err
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.m.containers[o.ID] = &fakeContainer{id: o.ID, bundle: o.Bundle, stdout: o.Stdout, checkpoint: o.Checkpoint, done: make(chan struct{})}
+	then := c.created
+	c.mu.Unlock()
+	if then != nil {
+		then(c)
+	}
 	return 4242, nil
 }
 
@@ -515,6 +527,8 @@ func (c *fakeConn) Wait(ctx context.Context, id, _ string) (client.Exit, error) 
 		defer c.mu.Unlock()
 		return *k.exit, nil
 	case <-c.m.dead:
+		return client.Exit{}, client.ErrUnavailable
+	case <-c.broken:
 		return client.Exit{}, client.ErrUnavailable
 	case <-ctx.Done():
 		return client.Exit{}, ctx.Err()

@@ -137,7 +137,10 @@ func (m *Manager) restore(ctx context.Context, w *work, c *container) error {
 	}
 	m.hold(c)
 	err = m.updateContainer(c, false, func(r *containerRecord) { r.Pid = pid })
-	go m.watch(c, monitor)
+	// The monitor may be another by now, whose coming has not had the container watched.
+	if now, e := p.live(); e == nil {
+		go m.watch(c, now)
+	}
 	return err
 }
 
