@@ -9,6 +9,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/strake-containers/strake/internal/testutil"
@@ -126,6 +127,57 @@ func TestConnectionBreaksInACreation(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if err := m.RemovePod(ctx, pod); err != nil {
+		t.Error(err)
+	}
+	n.checkEmpty()
+}
+
+// A pod that cannot be made, nor its sandbox ended, keeps what that is found by, and its
+// network namespace, until it is.
+func TestUnmadePodThatDoesNotEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		m := n.open()
+		n.fails("StartSandbox StopSandbox")
+		if _, err := m.RunPod(t.Context(), podConfig("web"), ""); !errors.Is(err, errInjected) {
+			t.Fatalf("pod: %v", err)
+		}
+		left := names(filepath.Join(n.root, "pods"))
+		if len(left) != 1 {
+			t.Fatalf("pods: %v", left)
+		}
+		n.mustExist(m.podState(left[0]), m.netnsPath(left[0]))
+		n.fails("")
+		time.Sleep(lastRetry)
+		synctest.Wait()
+		n.checkEmpty()
+		pod, _ := mustRun(t, m, "web")
+		if err := m.RemovePod(t.Context(), pod); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A container that a killed daemon has half made, and that its monitor does not end, keeps
+// its image until it is.
+func TestHalfMadeContainerKeepsItsImage(t *testing.T) {
+	n := newNode(t)
+	m := n.open()
+	pod, id := mustRun(t, m, "web")
+	if err := os.Remove(filepath.Join(m.store.ContainerDir(pod, id), "container.json")); err != nil {
+		t.Fatal(err)
+	}
+	n.fails("Kill")
+	n.open()
+	if len(n.leases) != 1 {
+		t.Errorf("leases %v", n.leases)
+	}
+	n.fails("")
+	m = n.open()
+	if len(n.leases) != 0 {
+		t.Errorf("leases %v", n.leases)
+	}
+	if err := m.RemovePod(t.Context(), pod); err != nil {
 		t.Error(err)
 	}
 	n.checkEmpty()

@@ -39,7 +39,7 @@ type node struct {
 	mu        sync.Mutex
 	calls     []string
 	failAt    int    // the call, from 1 on, that fails; 0: none
-	failOn    string // the calls of that name that fail; "": none
+	failOn    string // the calls of these names fail; "": none
 	failErr   error
 	hangAt    int // the call from which on none returns
 	epoch     int // of Managers; those of a former one hang
@@ -177,7 +177,7 @@ func (v *view) step(ctx context.Context, call, pod string) error {
 	case stuck:
 		<-ctx.Done()
 		return ctx.Err()
-	case at == fail, call == failOn:
+	case at == fail, slices.Contains(strings.Fields(failOn), call):
 		return fmt.Errorf("%s: %w", call, v.failErr)
 	}
 	return ctx.Err()
@@ -690,7 +690,7 @@ func (n *node) slows(call string) (goOn func()) {
 	}
 }
 
-// fails makes all calls of that name fail; "" is none.
+// fails makes all calls of these names, with spaces between, fail; "" is none.
 func (n *node) fails(call string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -168,8 +168,10 @@ func gone(err error) bool {
 func (m *Manager) reclaim(ctx context.Context, known network.Pod, handler string, containers []string) error {
 	id := known.ID
 	known.NetNS = m.netnsPath(id)
-	err := m.endPod(ctx, id, handler)
-	err = errors.Join(err, m.o.Network.Teardown(ctx, known), m.o.NetNS.Remove(known.NetNS))
+	if err := m.endPod(ctx, id, handler); err != nil { // what runs in it uses the rest
+		return fmt.Errorf("undo pod %s: %w", id, err)
+	}
+	err := errors.Join(m.o.Network.Teardown(ctx, known), m.o.NetNS.Remove(known.NetNS))
 	for _, c := range containers {
 		err = errors.Join(err, m.o.Images.Release(c))
 	}

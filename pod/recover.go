@@ -451,6 +451,7 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 		m.undoHalfMade(storedPod{ID: id, Err: fs.ErrNotExist})
 	})
 	m.endOrphanCrews(ctx)
+	var living sync.Map // those that could not be ended: their layers are in use
 	atOnce(maps.Values(pods), func(p *sandbox) {
 		for _, name := range names(m.podState(p.id)) {
 			if len(name) != len(p.id) || containers[name] || name == p.id {
@@ -458,11 +459,14 @@ func (m *Manager) reclaimOrphans(ctx context.Context) {
 			}
 			err := m.discardContainer(ctx, p, storedContainer{ID: name, Err: fs.ErrNotExist})
 			m.o.Log.Warn("ended what belongs to no container", "container", name, "error", err)
+			if err != nil {
+				living.Store(name, nil)
+			}
 		}
 	})
 	for _, l := range m.o.Images.Holders() {
 		id, _, _ := strings.Cut(l.Holder, "-")
-		if len(id) == 64 && !containers[id] {
+		if _, lives := living.Load(id); len(id) == 64 && !containers[id] && !lives {
 			if err := m.o.Images.Release(l.Holder); err != nil {
 				m.o.Log.Error("release image", "holder", l.Holder, "error", err)
 			}

@@ -119,16 +119,18 @@ func (m *Manager) beginPod(caller context.Context, c PodConfig, runtimeHandler s
 // runPod is the path of RunPodSandbox.
 func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	var undo cleanup.Stack
+	var place cleanup.Stack // what its sandbox uses, and is found by: last
+	defer place.Run(&err)
 	defer undo.Run(&err)
 	span.Describe(ctx, append(p.attributes(), span.Handler.String(p.record.Runtime))...)
 
 	// 1. The record, so that a crash from here on is undone by id.
 	w.enter("record")
-	undo.Push("remove record", func() error { return m.store.RemovePod(p.id) })
+	place.Push("remove record", func() error { return m.store.RemovePod(p.id) })
 	if err := m.store.AddPod(p.id); err != nil {
 		return err
 	}
-	undo.Push("release labels", func() error { m.unlabelPod(p); return nil })
+	place.Push("release labels", func() error { m.unlabelPod(p); return nil })
 	if err := m.labelPod(p); err != nil {
 		return err
 	}
@@ -144,7 +146,7 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	lends := m.lendsNetNS(p)
 	var lent *os.File
 	if p.record.NetNS != "" {
-		undo.Push("remove network namespace", func() error { return m.o.NetNS.Remove(p.record.NetNS) })
+		place.Push("remove network namespace", func() error { return m.o.NetNS.Remove(p.record.NetNS) })
 		switch {
 		case user != nil:
 		case lends:
@@ -161,7 +163,14 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 
 	// 3. The network and the sandbox, at once: neither needs the other.
 	w.enter("network and sandbox")
-	undo.Push("stop sandbox", func() error { return m.endSandbox(ctx, p) })
+	undo.Push("stop sandbox", func() error {
+		err := m.endSandbox(ctx, p)
+		if err != nil { // it may be there
+			place.Release()
+			m.undoLater(p.id, func(ctx context.Context) error { return m.discardUnmade(ctx, p) })
+		}
+		return err
+	})
 	var kept bool
 	if user != nil {
 		if kept, err = m.startSandbox(ctx, p, lends); err != nil {
@@ -210,6 +219,7 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 		return err
 	}
 	undo.Release()
+	place.Release()
 	m.mu.Lock()
 	m.pods[p.id] = p
 	m.mu.Unlock()
@@ -218,6 +228,26 @@ func (m *Manager) runPod(ctx context.Context, w *work, p *sandbox) (err error) {
 	if monitor, err := p.live(); err == nil {
 		go m.watchSandbox(p, monitor)
 	}
+	return nil
+}
+
+// discardUnmade undoes a pod that could not be finished, and whose sandbox could not be
+// ended then.
+func (m *Manager) discardUnmade(ctx context.Context, p *sandbox) error {
+	err := m.endSandbox(ctx, p)
+	if err == nil {
+		err = m.detach(ctx, p)
+	}
+	if err == nil && p.record.NetNS != "" {
+		err = m.o.NetNS.Remove(p.record.NetNS)
+	}
+	if err == nil {
+		err = m.store.RemovePod(p.id)
+	}
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", p.id, err)
+	}
+	m.unlabelPod(p)
 	return nil
 }
 
