@@ -12,13 +12,34 @@ import (
 // LeftOut says what of a container's limits is not applied beside others of them: an idle
 // group has no shares (cgroup-v2.rst, cpu.idle).
 func LeftOut(r *specs.LinuxResources) []string {
-	if r == nil || r.CPU == nil || !isIdle(r.CPU) || !isSet(r.CPU.Shares) {
+	if r == nil || !isIdle(r) {
 		return nil
 	}
-	return []string{"linux.resources.cpu.shares: unable to apply both shares and idle: an idle cgroup has no shares"}
+	var all []string
+	say := func(field string) {
+		all = append(all, "linux.resources."+field+": unable to apply both shares and idle: an idle cgroup has no shares")
+	}
+	if r.CPU != nil && isSet(r.CPU.Shares) {
+		say("cpu.shares")
+	}
+	for _, file := range sortedKeys(r.Unified) {
+		if isShares(file) {
+			say(fmt.Sprintf("unified[%q]", file))
+		}
+	}
+	return all
 }
 
-func isIdle(cpu *specs.LinuxCPU) bool { return cpu.Idle != nil && *cpu.Idle == 1 }
+// isIdle reports whether the limits make a group idle. The files of unified are written last.
+func isIdle(r *specs.LinuxResources) bool {
+	if value, ok := r.Unified["cpu.idle"]; ok {
+		return strings.TrimSpace(value) == "1"
+	}
+	return r.CPU != nil && r.CPU.Idle != nil && *r.CPU.Idle == 1
+}
+
+// isShares reports whether a file of version 2 holds a group's shares.
+func isShares(file string) bool { return file == "cpu.weight" || file == "cpu.weight.nice" }
 
 func cpuV1(r *specs.LinuxResources) ([]setting, error) {
 	cpu := r.CPU
@@ -29,7 +50,7 @@ func cpuV1(r *specs.LinuxResources) ([]setting, error) {
 	add := func(file, field string, value any) {
 		s = append(s, setting{file: file, value: fmt.Sprint(value), field: "cpu." + field})
 	}
-	if isSet(cpu.Shares) && !isIdle(cpu) { // LeftOut says so
+	if isSet(cpu.Shares) && !isIdle(r) { // LeftOut says so
 		add("cpu.shares", "shares", *cpu.Shares)
 	}
 	if isSet(cpu.Period) {
@@ -62,7 +83,7 @@ func cpuV2(r *specs.LinuxResources) ([]setting, error) {
 		return nil, notV2("cpu.realtimeRuntime and realtimePeriod")
 	}
 	var s []setting
-	if isSet(cpu.Shares) && !isIdle(cpu) {
+	if isSet(cpu.Shares) && !isIdle(r) {
 		s = append(s, setting{file: "cpu.weight", value: fmt.Sprint(cpuWeight(*cpu.Shares)), field: "cpu.shares"})
 	}
 	if isSet(cpu.Quota) || isSet(cpu.Period) {

@@ -176,6 +176,10 @@ func TestCompile(t *testing.T) {
 		{"cpu v2", Unified, &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(1024)), Period: ptr(uint64(50000))}},
 			"/x/cpu.weight=100\n/x/cpu.max=max 50000\n", ""},
 		{"idle has no shares", Unified, &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(1024)), Idle: ptr(int64(1))}}, "/x/cpu.idle=1\n", ""},
+		{"nor of unified", Unified, &specs.LinuxResources{Unified: map[string]string{"cpu.idle": "1", "cpu.weight": "8", "cpu.weight.nice": "3"}}, "/x/cpu.idle=1\n", ""},
+		{"idle by unified", Unified, &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: ptr(uint64(1024))}, Unified: map[string]string{"cpu.idle": "1\n"}}, "/x/cpu.idle=1\n", ""},
+		{"not idle by unified", Unified, &specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: ptr(int64(1))}, Unified: map[string]string{"cpu.idle": "0", "cpu.weight": "8"}},
+			"/x/cpu.idle=1\n/x/cpu.idle=0\n/x/cpu.weight=8\n", ""},
 		{"cpuset absent", Hybrid, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0-1"}}, "", "linux.resources.cpu.cpus: this host has no cpuset"},
 		{"cpuset nonsense", Unified, &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0;1"}}, "", "linux.resources.cpu.cpus"},
 		{"pids 0", Unified, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(0))}}, "/x/pids.max=1\n", ""},
@@ -209,6 +213,23 @@ func throttleDevice(major, minor int64, rate uint64) specs.LinuxThrottleDevice {
 	var d specs.LinuxThrottleDevice
 	d.Major, d.Minor, d.Rate = major, minor, rate
 	return d
+}
+
+func TestLeftOut(t *testing.T) {
+	for want, r := range map[string]*specs.LinuxResources{
+		"":                                      {Unified: map[string]string{"cpu.weight": "8"}, CPU: &specs.LinuxCPU{Shares: ptr(uint64(9)), Idle: ptr(int64(0))}},
+		"linux.resources.cpu.shares":            {CPU: &specs.LinuxCPU{Shares: ptr(uint64(9))}, Unified: map[string]string{"cpu.idle": "1"}},
+		`linux.resources.unified["cpu.weight"]`: {Unified: map[string]string{"cpu.idle": "1", "cpu.weight": "8"}},
+		`linux.resources.unified["cpu.weight.nice"]`: {CPU: &specs.LinuxCPU{Idle: ptr(int64(1))}, Unified: map[string]string{"cpu.weight.nice": "3"}},
+	} {
+		got := LeftOut(r)
+		if (want == "") != (len(got) == 0) || want != "" && !strings.HasPrefix(got[0], want+": unable to apply both") {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := LeftOut(nil); got != nil {
+		t.Errorf("of nothing: %q", got)
+	}
 }
 
 func TestCPUWeight(t *testing.T) {

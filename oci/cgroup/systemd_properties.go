@@ -61,7 +61,7 @@ func unitProperties(r *specs.LinuxResources, v2 bool, version func() (int, error
 	if err := memoryProperties(r.Memory, v2, add); err != nil {
 		return nil, err
 	}
-	if err := cpuProperties(r.CPU, v2, version, add); err != nil {
+	if err := cpuProperties(r, v2, version, add); err != nil {
 		return nil, err
 	}
 	if !v2 && r.BlockIO != nil && isSet(r.BlockIO.Weight) {
@@ -75,7 +75,10 @@ func unitProperties(r *specs.LinuxResources, v2 bool, version func() (int, error
 		add("TasksMax", dbus.Uint64(limit))
 	}
 	for _, file := range sortedKeys(r.Unified) {
-		if err := unifiedProperty(file, strings.TrimSpace(r.Unified[file]), version, add); err != nil {
+		if isShares(file) && isIdle(r) {
+			continue // LeftOut says so
+		}
+		if err := unifiedProperty(file, strings.TrimSpace(r.Unified[file]), add); err != nil {
 			return nil, fmt.Errorf("linux.resources.unified[%q]: %w", file, err)
 		}
 	}
@@ -115,19 +118,21 @@ func memoryProperties(m *specs.LinuxMemory, v2 bool, add func(string, dbus.Value
 	return err
 }
 
-func cpuProperties(cpu *specs.LinuxCPU, v2 bool, version func() (int, error), add func(string, dbus.Value)) error {
-	if cpu == nil {
-		return nil
-	}
-	idle := isIdle(cpu)
-	switch {
-	case !v2 && isSet(cpu.Shares):
-		add("CPUShares", dbus.Uint64(*cpu.Shares))
-	case v2 && idle:
+func cpuProperties(r *specs.LinuxResources, v2 bool, version func() (int, error), add func(string, dbus.Value)) error {
+	idle := v2 && isIdle(r)
+	if idle {
 		if err := addIdle(version, add); err != nil {
 			return err
 		}
-	case v2 && isSet(cpu.Shares):
+	}
+	cpu := r.CPU
+	if cpu == nil {
+		return nil
+	}
+	switch {
+	case !v2 && isSet(cpu.Shares):
+		add("CPUShares", dbus.Uint64(*cpu.Shares))
+	case !idle && isSet(cpu.Shares):
 		add("CPUWeight", dbus.Uint64(cpuWeight(*cpu.Shares)))
 	}
 	if isSet(cpu.Quota) || isSet(cpu.Period) {
@@ -196,16 +201,12 @@ func bitmask(list string) ([]byte, error) {
 
 // unifiedProperty is what systemd calls the limit that is in a v2 file. A file
 // that it does not know is written all the same, and so is not its business.
-func unifiedProperty(file, value string, version func() (int, error), add func(string, dbus.Value)) error {
+func unifiedProperty(file, value string, add func(string, dbus.Value)) error {
 	plain := map[string]string{
 		"memory.max": "MemoryMax", "memory.high": "MemoryHigh", "memory.low": "MemoryLow", "memory.min": "MemoryMin",
 		"memory.swap.max": "MemorySwapMax", "pids.max": "TasksMax", "cpu.weight": "CPUWeight",
 	}
 	switch file {
-	case "cpu.idle":
-		if value == "1" {
-			return addIdle(version, add)
-		}
 	case "cpu.max":
 		limit, rest, _ := strings.Cut(value, " ")
 		quota, period := int64(-1), uint64(defaultPeriod)

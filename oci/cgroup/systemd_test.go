@@ -91,6 +91,10 @@ func TestUnitProperties(t *testing.T) {
 	if got, err := unitProperties(&specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: ptr(int64(1))}}, true, version(251)); err != nil || len(got) != 0 {
 		t.Errorf("idle on an old systemd: %d properties, %v", len(got), err)
 	}
+	idle := &specs.LinuxResources{Unified: map[string]string{"cpu.idle": "1", "cpu.weight": "8"}}
+	if got, err := unitProperties(idle, true, version(252)); err != nil || len(got) != 1 || !sameValue(*find(got, "CPUWeight"), dbus.Uint64(0)) {
+		t.Errorf("a weight beside unified's idle: %v, %v", got, err)
+	}
 	for file, value := range map[string]string{"memory.max": "lots", "cpu.max": "a", "cpuset.cpus": "", "pids.max": "-7"} {
 		if _, err := unitProperties(&specs.LinuxResources{Unified: map[string]string{file: value}}, true, version(252)); err == nil || !strings.Contains(err.Error(), file) {
 			t.Errorf("unified %s=%q: %v; want an error that names the file", file, value, err)

@@ -24,6 +24,9 @@ func unifiedV2(r *specs.LinuxResources) ([]setting, error) {
 		if strings.HasPrefix(file, "cgroup.") && file != "cgroup.max.depth" && file != "cgroup.max.descendants" {
 			return nil, fmt.Errorf("linux.resources.%s: is the runtime's own to write", field)
 		}
+		if isShares(file) && isIdle(r) {
+			continue // LeftOut says so
+		}
 		s = append(s, setting{file: file, value: strings.TrimRight(r.Unified[file], "\n"), field: field})
 	}
 	return s, nil
