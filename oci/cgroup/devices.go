@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -59,11 +58,6 @@ func (d deviceNodes) overlaps(o deviceNodes) bool {
 		(d.minor == any64 || o.minor == any64 || d.minor == o.minor)
 }
 
-// compare puts block devices first, each kind by its numbers.
-func (d deviceNodes) compare(o deviceNodes) int {
-	return cmp.Or(cmp.Compare(d.kind, o.kind), cmp.Compare(d.major, o.major), cmp.Compare(d.minor, o.minor))
-}
-
 // String is how devices.allow writes it.
 func (d deviceNodes) String() string {
 	number := func(n int64) string {
@@ -85,7 +79,7 @@ func (e exception) String() string { return e.nodes.String() + " " + e.access.St
 // deviceFilter allows everything except, or nothing except, some devices.
 type deviceFilter struct {
 	allow      bool
-	exceptions []exception // sorted; one per deviceNodes
+	exceptions []exception // in the order in which rules name them; one per deviceNodes
 }
 
 // allowsAll reports a filter that filters nothing.
@@ -132,7 +126,6 @@ func newDeviceFilter(rules []specs.LinuxDeviceCgroup) (deviceFilter, error) {
 	if len(f.exceptions) > maxDeviceRules {
 		return f, fmt.Errorf("linux.resources.devices: %d different devices; at most %d", len(f.exceptions), maxDeviceRules)
 	}
-	slices.SortFunc(f.exceptions, func(a, b exception) int { return a.nodes.compare(b.nodes) })
 	return f, nil
 }
 

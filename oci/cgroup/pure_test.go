@@ -266,6 +266,9 @@ func TestDeviceFilter(t *testing.T) {
 			t.Errorf("%q is missing from %q", want, got)
 		}
 	}
+	if first := []string{"b 8:* rw", "c 10:229 r", "b 42:1 rwm", "c 42:1 rm"}; !slices.Equal(got[:4], first) {
+		t.Errorf("%q; want the config's first, in its order: %q", got, first)
+	}
 	if f.allow || len(got) != len(runtimeDevices)+4 {
 		t.Errorf("filter %v %q", f.allow, got)
 	}
