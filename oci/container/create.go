@@ -186,6 +186,7 @@ func Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Process, err
 	}
 	net.keep()
 	undo.Release()
+	c.made = r
 	return c, proc, nil
 }
 

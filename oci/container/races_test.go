@@ -289,3 +289,31 @@ func TestOvertakenDeleterLeavesTheNextAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A Container that was made here is that one for ever: who undoes or removes it late leaves the
+// next one of the id alone.
+func TestLateRemovalLeavesTheNextAlone(t *testing.T) {
+	e := newEnv(t)
+	fifo := filepath.Join(e.bundle, "fifo")
+	must(t, syscall.Mkfifo(fifo, 0o600))
+	hooked := e.spec("exec sleep 1000")
+	hooked.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo > " + fifo + "; read -r go < " + fifo + "; exit 1"}}}}
+	first, _ := e.create(hooked)
+	started := make(chan error, 1)
+	go func() { started <- first.Start(t.Context()) }()
+	_, err := os.ReadFile(fifo) // its hook runs
+	must(t, err)
+	other, err := Load(e.state, first.ID())
+	must(t, err)
+	must(t, other.Delete(t.Context(), true))
+
+	c, p := e.start(e.spec("exec sleep 1000"), func(o *CreateOptions) { o.ID = first.ID() })
+	must(t, os.WriteFile(fifo, nil, 0)) // its hook fails
+	if err := <-started; err == nil {
+		t.Error("a start whose hook fails succeeds")
+	}
+	must(t, first.Delete(t.Context(), true)) // as run does at the end of its container
+	if st, err := c.State(); err != nil || st.Status != specs.StateRunning || st.Pid != p.Pid {
+		t.Errorf("the next one: %+v, %v", st, err)
+	}
+}

@@ -41,6 +41,11 @@ type record struct {
 	ResctrlMade []string `json:"resctrlMade,omitempty"`
 }
 
+// sameInit says whether both are of one container, by its init.
+func (r *record) sameInit(other *record) bool {
+	return r.Pid == other.Pid && r.StartTime == other.StartTime
+}
+
 func (r *record) encode() []byte {
 	text := func(b []byte, name, value string) []byte {
 		b = append(b, `,"`+name+`":`...)

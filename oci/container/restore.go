@@ -157,6 +157,7 @@ func Restore(ctx context.Context, o RestoreOptions) (_ *Container, _ *Process, e
 		return nil, nil, errors.New("CRIU did not say which process it has restored")
 	}
 	undo.Release()
+	c.made = r
 	return c, proc, nil
 }
 

@@ -22,6 +22,9 @@ import (
 type Container struct {
 	id, dir string
 	agent   func(listener *os.File) error // see CreateOptions.Agent
+	// made is the record of a container that was made, or is being started, by way of this:
+	// whatever else has the id later is not meant. Nil means who has it.
+	made *record
 }
 
 // SetAgent is CreateOptions.Agent of a container that was created before.
@@ -103,7 +106,7 @@ func (c *Container) await(ctx context.Context, r *record, pidfd, conn *os.File) 
 		var gate *launch.GateError
 		isGate := errors.As(err, &gate)
 		if isGate && gate.IsHook() {
-			return c.undoStart(ctx, err)
+			return c.undoStart(ctx, r, err)
 		}
 		if isGate && gate.IsExec() {
 			err = &execFailure{err}
@@ -115,7 +118,7 @@ func (c *Container) await(ctx context.Context, r *record, pidfd, conn *os.File) 
 	}
 	_ = os.Remove(filepath.Join(c.dir, gateSocket)) // delete removes it with the rest
 	if err := c.runHooks(ctx, r, specs.StateRunning); err != nil {
-		return c.undoStart(ctx, err)
+		return c.undoStart(ctx, r, err)
 	}
 	return nil
 }
@@ -155,8 +158,9 @@ func howEnded(r *record, pidfd *os.File) string {
 // undoStart is what a failing hook of a start has for a consequence: the container
 // is stopped and destroyed, and the poststop hooks run (runtime.md, "Lifecycle",
 // steps 7 and 9).
-func (c *Container) undoStart(ctx context.Context, cause error) error {
-	return errors.Join(fmt.Errorf("start container %s: %w", c.id, cause), c.Delete(context.WithoutCancel(ctx), true))
+func (c *Container) undoStart(ctx context.Context, r *record, cause error) error {
+	started := Container{id: c.id, dir: c.dir, made: r}
+	return errors.Join(fmt.Errorf("start container %s: %w", c.id, cause), started.Delete(context.WithoutCancel(ctx), true))
 }
 
 // giveListener hands a seccomp listener to our own agent, or to the one that the config
@@ -253,7 +257,8 @@ func (c *Container) Init() (pid int, pidfd *os.File, err error) {
 }
 
 // Delete removes a container that is stopped or has not been started or, with
-// force, any: also what a creator left that was killed half-way. It returns when
+// force, any: also what a creator left that was killed half-way. One that was made by way
+// of this Container is the only one that it deletes. It returns when
 // no process is left; one that cannot die is waited for as long as ctx allows. An
 // error of class ErrPoststop is a warning.
 func (c *Container) Delete(ctx context.Context, force bool) error {
@@ -265,7 +270,7 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	r, err := c.load()
-	if err == nil && !own.there() {
+	if err == nil && (!own.there() || c.made != nil && !r.sameInit(c.made)) {
 		err = fmt.Errorf("container %s: %w", c.id, ErrNotExist)
 	}
 	if errors.Is(err, ErrNotExist) && syscall.Rmdir(c.dir) == nil {
