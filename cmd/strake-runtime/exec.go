@@ -13,8 +13,10 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/container"
+	"github.com/strake-containers/strake/oci/launch"
 	"github.com/strake-containers/strake/oci/spec"
 )
 
@@ -66,6 +68,9 @@ func bindExec(a *app, f *flags) func(context.Context, []string) error {
 }
 
 func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error) {
+	var undo cleanup.Stack
+	defer undo.Run(&err)
+
 	// 1. The container.
 	box, err := container.Load(a.root, args[0])
 	if err != nil {
@@ -107,6 +112,7 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	if err != nil {
 		return err
 	}
+	undo.Push("kill process", func() error { return launch.Kill(&launch.Process{Pid: p.Pid, PidFD: p.PidFD}) })
 	a.log.warn(p.Warnings...)
 	a.log.trace(fmt.Sprintf("container %s: exec, pid %d", args[0], p.Pid))
 	if e.pidfdSocket != "" {
@@ -115,6 +121,7 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 		}
 	}
 	if e.detach {
+		undo.Release()
 		return nil
 	}
 
@@ -123,6 +130,7 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	if err != nil {
 		return err
 	}
+	undo.Release()
 	code, err := wait(p, signals, t)
 	if err = errors.Join(err, t.close()); err != nil {
 		return err

@@ -305,6 +305,21 @@ func TestRefusedFlags(t *testing.T) {
 	}
 }
 
+// TestExecWithoutItsPidfd: a process whose pidfd reaches nobody does not stay.
+func TestExecWithoutItsPidfd(t *testing.T) {
+	h := newHost(t)
+	h.must("run", "--detach", "--bundle", h.bundle(nil, "sleep"), "a")
+	defer h.must("delete", "--force", "a")
+	pidFile, nobody := filepath.Join(h.root, "pid"), filepath.Join(h.root, "nobody")
+	for _, detach := range []string{"--detach=false", "--detach"} {
+		h.fails(255, "--pidfd-socket", "exec", detach, "--pid-file", pidFile, "--pidfd-socket", nobody, "a", "/inside", "sleep")
+		var pids []int
+		if err := json.Unmarshal([]byte(h.must("ps", "--format", "json", "a")), &pids); err != nil || len(pids) != 1 {
+			t.Errorf("%s: processes %v, %v", detach, pids, err)
+		}
+	}
+}
+
 func TestDockerLike(t *testing.T) {
 	h := newHost(t)
 	errno := uint(77)
