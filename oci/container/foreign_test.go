@@ -48,23 +48,28 @@ func TestForeignDirectories(t *testing.T) {
 	}
 }
 
-// TestEmptyDirectory: a removal that was cut off before its last step has left nothing that
-// another could say or lose.
-func TestEmptyDirectory(t *testing.T) {
+// TestRemains: a removal that was cut off once the record had gone, or that an exec's kept
+// program came in the way of, has left nothing that another could say or lose.
+func TestRemains(t *testing.T) {
 	root := t.TempDir()
-	for _, force := range []bool{false, true} {
-		must(t, os.Mkdir(filepath.Join(root, "a"), 0o700))
-		c, err := Load(root, "a")
-		must(t, err)
-		if _, err := c.State(); !errors.Is(err, ErrNotExist) {
-			t.Errorf("state: %v", err)
-		}
-		if list, err := List(root); err != nil || len(list) > 0 {
-			t.Errorf("list: %v, %v", list, err)
-		}
-		must(t, c.Delete(t.Context(), force))
-		if _, err := os.Lstat(c.dir); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("force %v: it is left: %v", force, err)
+	for _, files := range [][]string{nil, {"exec.0"}, {".strake-tmp-exec.1-7-0", "start.sock"}} {
+		for _, force := range []bool{false, true} {
+			must(t, os.Mkdir(filepath.Join(root, "a"), 0o700))
+			for _, name := range files {
+				must(t, os.WriteFile(filepath.Join(root, "a", name), nil, 0o600))
+			}
+			c, err := Load(root, "a")
+			must(t, err)
+			if _, err := c.State(); !errors.Is(err, ErrNotExist) {
+				t.Errorf("%q: state: %v", files, err)
+			}
+			if list, err := List(root); err != nil || len(list) > 0 {
+				t.Errorf("%q: list: %v, %v", files, list, err)
+			}
+			must(t, c.Delete(t.Context(), force))
+			if _, err := os.Lstat(c.dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%q, force %v: it is left: %v", files, force, err)
+			}
 		}
 	}
 }

@@ -162,7 +162,11 @@ var errNoRecord = errors.New("not a record")
 // halfMade is what is known of a container without a state.json: what its config
 // says. A creator that was killed while it wrote that has made nothing else.
 func (c *Container) halfMade() (*record, error) {
-	if err := c.checkHalfMade(); err != nil {
+	made, err := c.halfMadeFiles()
+	if err == nil && !made {
+		err = ErrNotExist
+	}
+	if err != nil {
 		return nil, fmt.Errorf("container %s: %w", c.id, err)
 	}
 	r := &record{Version: recordVersion, ID: c.id}
@@ -180,23 +184,26 @@ func (c *Container) halfMade() (*record, error) {
 	return r, nil
 }
 
-// checkHalfMade says whether a directory without a state.json may be a container's. It is
-// none that is empty: nothing has been made yet, or all been removed. Nor is it one with what
-// no creator makes: somebody else's, below a root that is not for containers alone.
-func (c *Container) checkHalfMade() error {
+// halfMadeFiles says whether a directory without a state.json is that of a container which is being
+// made: a creator begins with the config. Without, it is nothing but what a removal has left, which
+// ends with the record. The error is ErrNotExist for one with what no creator makes: somebody
+// else's, below a root that is not for containers alone.
+func (c *Container) halfMadeFiles() (made bool, err error) {
 	entries, err := os.ReadDir(c.dir)
-	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
-		return ErrNotExist
+	if errors.Is(err, os.ErrNotExist) {
+		return false, ErrNotExist
 	}
 	kept := launch.KeptNames()
 	for _, e := range entries {
 		switch name := e.Name(); {
-		case name == configFile, name == stateFile, name == gateSocket, name == notifyDir, slices.Contains(kept[:], name), atomicfile.IsTemp(name):
+		case name == configFile, name == stateFile:
+			made = true
+		case name == gateSocket, name == notifyDir, slices.Contains(kept[:], name), atomicfile.IsTemp(name):
 		default:
-			return fmt.Errorf("%w: %s is not a container's: it has %s", ErrNotExist, c.dir, name)
+			return false, fmt.Errorf("%w: %s is not a container's: it has %s", ErrNotExist, c.dir, name)
 		}
 	}
-	return err
+	return made, err
 }
 
 // Load finds a container. The error is ErrNotExist if there is none.

@@ -273,8 +273,13 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	if err == nil && (!own.there() || c.made != nil && !r.sameInit(c.made)) {
 		err = fmt.Errorf("container %s: %w", c.id, ErrNotExist)
 	}
-	if errors.Is(err, ErrNotExist) && syscall.Rmdir(c.dir) == nil {
-		return nil // a removal that was cut off before its last step
+	if errors.Is(err, ErrNotExist) && own.file != nil {
+		if made, err := c.halfMadeFiles(); err == nil && !made { // a removal that was cut off is finished
+			if err := c.removeDir(&own); err != nil {
+				return fmt.Errorf("delete container %s: %w", c.id, err)
+			}
+			return nil
+		}
 	}
 	if errors.Is(err, errNoRecord) && force {
 		r, err = c.halfMade() // what can be known without it
