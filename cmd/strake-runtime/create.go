@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/strake-containers/strake/internal/cleanup"
 	"github.com/strake-containers/strake/internal/sdnotify"
 	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/container"
@@ -128,31 +127,49 @@ func bindCreate(a *app, f *flags) func(context.Context, []string) error {
 // create makes the container and hands over its pidfd if that is asked for. With
 // run it starts it too (container.CreateOptions.Run).
 func (a *app) create(ctx context.Context, c *createFlags, id string, run func(*container.Process) error) (_ *container.Container, _ *container.Process, err error) {
-	var undo cleanup.Stack
-	defer undo.Run(&err)
 	ctx, cancel := within(ctx, c.timeout)
 	defer cancel()
 
-	// 1. The container.
+	// 1. The container. Its pidfd is with who wants it before its program runs.
 	o, err := c.options(a, id)
 	if err != nil {
 		return nil, nil, err
 	}
-	o.Run = run
+	if run != nil {
+		o.Run = func(p *container.Process) error {
+			if err := c.sendPidFD(p.Pid); err != nil {
+				return err
+			}
+			return run(p)
+		}
+	}
 	box, p, err := container.Create(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	undo.Push("delete container "+id, func() error { return a.remove(context.WithoutCancel(ctx), box, true) })
 	a.log.warn(p.Warnings...)
 	a.log.trace(fmt.Sprintf("container %s: created, pid %d", id, p.Pid))
 
-	// 2. Its pidfd, to who wants it.
-	if c.pidfdSocket != "" {
-		if err := sys.SendFile(c.pidfdSocket, []byte("pidfd"), p.PidFD); err != nil {
-			return nil, nil, fmt.Errorf("--pidfd-socket: %w", err)
+	// 2. Of one that is not started yet, too.
+	if run == nil {
+		if err := c.sendPidFD(p.Pid); err != nil {
+			return nil, nil, errors.Join(err, p.PidFD.Close(), a.remove(context.WithoutCancel(ctx), box, true))
 		}
 	}
-	undo.Release()
 	return box, p, nil
+}
+
+// sendPidFD sends a pidfd of a child to who wants it.
+func (c *createFlags) sendPidFD(pid int) error {
+	if c.pidfdSocket == "" {
+		return nil
+	}
+	pidfd, err := sys.OpenPidFD(pid)
+	if err == nil {
+		err = errors.Join(sys.SendFile(c.pidfdSocket, []byte("pidfd"), pidfd), pidfd.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("--pidfd-socket: %w", err)
+	}
+	return nil
 }

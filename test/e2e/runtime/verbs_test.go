@@ -320,6 +320,21 @@ func TestExecWithoutItsPidfd(t *testing.T) {
 	}
 }
 
+// TestRunWithoutItsPidfd: nor does a container's program run.
+func TestRunWithoutItsPidfd(t *testing.T) {
+	h := newHost(t)
+	ran, nobody := filepath.Join(h.root, "ran"), filepath.Join(h.root, "nobody")
+	bundle := h.bundle(func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/bin/touch", Args: []string{"touch", ran}}}}
+	}, "exit", "0")
+	for _, detach := range []string{"--detach=false", "--detach"} {
+		h.fails(1, "--pidfd-socket", "run", detach, "--pidfd-socket", nobody, "--bundle", bundle, "a")
+		if _, err := os.Lstat(ran); err == nil {
+			t.Errorf("%s: the program has run", detach)
+		}
+	}
+}
+
 func TestDockerLike(t *testing.T) {
 	h := newHost(t)
 	errno := uint(77)
