@@ -672,3 +672,30 @@ func TestRealMonitorKilledAndNotAdopted(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The start of a container was cut off, and its command has run and ended before anybody saw
+// that: it has been started.
+func TestRealLateStartThatEnds(t *testing.T) {
+	n := newRealNode(t)
+	n.monitorPods = 8
+	m := n.open()
+	pod := n.run(m, n.pod("late"))
+	runs := n.start(m, pod, ContainerConfig{Name: "runs", Command: []string{"/bin/sleep", "1000"}})
+	id, err := m.CreateContainer(t.Context(), pod, ContainerConfig{Name: "ends", Image: "busybox", Command: []string{"/bin/sh", "-c", "exit 3"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.killMonitor()
+	n.alive(m, runs)
+	gate, err := sys.DialPacket(filepath.Join(m.runtimeState(), id), "start.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = gate.Read(make([]byte, 1024)) // its end is that of the gate
+	if err := gate.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s := mustExit(t, m, id); s.ExitCode != 3 || s.StartedAt.IsZero() || s.StartedAt.After(s.FinishedAt) {
+		t.Errorf("container: %+v", s)
+	}
+}

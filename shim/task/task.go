@@ -117,6 +117,7 @@ func (t *task) finish(p *process, e reap.Exit) {
 	t.service.kept.drop(t.keepName(p))
 	if p == t.init {
 		t.checkOOM()
+		t.ranUnseen(e)
 		t.writeExit(e)
 	}
 	t.mu.Lock()
@@ -131,6 +132,22 @@ func (t *task) finish(p *process, e reap.Exit) {
 		t.service.events.publish("/tasks/exit", "containerd.events.TaskExit", &taskExit{
 			ContainerID: t.id, ID: id, Pid: uint32(e.Pid), ExitStatus: uint32(e.Status), ExitedAt: stamp(e.At),
 		})
+	}
+}
+
+// exitNotExecuted is how an init ends that cannot execute its program.
+const exitNotExecuted = 127
+
+// ranUnseen notes that init has run where nobody saw its start, since the monitor that was
+// asked for it was killed: at the gate it ends by a signal, or as one that cannot execute its
+// program. Who asks for its start again would hear that it cannot be, and its exit be lost.
+func (t *task) ranUnseen(e reap.Exit) {
+	_, ours := t.container.(native) // another's init ends as it likes
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.init
+	if ours && t.startErr == nil && p.startedAt.IsZero() && !p.lost && e.Signal == 0 && e.Status != exitNotExecuted {
+		p.startedAt = e.At
 	}
 }
 
