@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -181,4 +182,13 @@ func TestHalfMadeContainerKeepsItsImage(t *testing.T) {
 		t.Error(err)
 	}
 	n.checkEmpty()
+}
+
+// A mount whose line is longer than any page hides none that come after it.
+func TestMountOf(t *testing.T) {
+	long := "1 0 0:1 / /merged rw shared:1 - overlay overlay rw,lowerdir=" + strings.Repeat("/layer:", 20_000) + "\n"
+	info := "2 0 0:2 / / rw - ext4 /dev/x rw\n" + long + "3 0 0:3 / /a\\040b rw shared:7 master:2 - ext4 /dev/y rw\n"
+	if point, tags := mountOf([]byte(info), "/a b/c"); point != "/a b" || tags != "shared:7 master:2" {
+		t.Errorf("%q, %q", point, tags)
+	}
 }

@@ -1,7 +1,6 @@
 package pod
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -149,8 +148,8 @@ func checkPropagation(m *bundle.Mount) error {
 // optional fields.
 func mountOf(mountinfo []byte, path string) (point, tags string) {
 	unescape := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
-	for s := bufio.NewScanner(bytes.NewReader(mountinfo)); s.Scan(); {
-		fields := strings.Fields(s.Text())
+	for line := range strings.Lines(string(mountinfo)) { // of any length: an overlay names its layers
+		fields := strings.Fields(line)
 		if len(fields) < 7 {
 			continue
 		}
