@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/strake-containers/strake/internal/testutil"
+	"github.com/strake-containers/strake/shim/client"
 )
 
 // What cannot be removed, of a container that was, keeps no daemon from its start and goes
@@ -190,5 +191,18 @@ func TestMountOf(t *testing.T) {
 	info := "2 0 0:2 / / rw - ext4 /dev/x rw\n" + long + "3 0 0:3 / /a\\040b rw shared:7 master:2 - ext4 /dev/y rw\n"
 	if point, tags := mountOf([]byte(info), "/a b/c"); point != "/a b" || tags != "shared:7 master:2" {
 		t.Errorf("%q, %q", point, tags)
+	}
+}
+
+// A monitor's program has cleaned up when it has ended, whatever has its output: a hook's
+// child, for one.
+func TestLingeringCleanup(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "monitor")
+	if err := os.WriteFile(program, []byte(testutil.Lingers(t, "exit 0")), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := (ShimMonitors{}).Cleanup(t.Context(), client.StartOptions{Binary: program, Bundle: dir}); err != nil {
+		t.Error(err)
 	}
 }

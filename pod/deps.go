@@ -183,7 +183,8 @@ func (ShimMonitors) Cleanup(ctx context.Context, o client.StartOptions) error {
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, o.Env...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
+	cmd.WaitDelay = time.Second // for what has inherited that
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return fmt.Errorf("%s delete: %w: %s", o.Binary, err, strings.TrimSpace(stderr.String()))
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -27,6 +28,8 @@ const AuthFiles = "containers-auth.json"
 const (
 	maxAnswer = 1 << 20
 	maxFile   = 1 << 20
+	// afterExit is how long what a helper leaves running may keep its output open.
+	afterExit = time.Second
 )
 
 // Credentials are a helper's answer. Its zero value is that it has none.
@@ -43,7 +46,11 @@ func Ask(ctx context.Context, name, server string) (Credentials, error) {
 	program := "docker-credential-" + name
 	cmd := exec.CommandContext(ctx, program, "get")
 	cmd.Stdin = strings.NewReader(server)
+	cmd.WaitDelay = afterExit
 	out, err := cmd.Output()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // the helper itself ended well
+	}
 	text := strings.TrimSpace(string(out[:min(len(out), maxAnswer)]))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

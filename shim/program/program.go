@@ -23,6 +23,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/strake-containers/strake/oci/container"
 )
@@ -74,6 +75,7 @@ func (r *Runtime) run(ctx context.Context, c call) error {
 	// waited for.
 	if c.output != nil {
 		cmd.Stdout, cmd.Stderr = &limited{to: c.output}, &stderr
+		cmd.WaitDelay = time.Second // for a hook's child that keeps them open
 	} else {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = reader(c.stdin), writer(c.stdout), writer(c.stderr)
 	}
@@ -83,7 +85,7 @@ func (r *Runtime) run(ctx context.Context, c call) error {
 	}
 	err = cmd.Wait()
 	collected()
-	if err == nil {
+	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
 		return nil
 	}
 	if ctx.Err() != nil {
