@@ -422,3 +422,12 @@ func (w *firstWrite) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// A connection on which nothing is asked any more is not kept for ever: whoever reaches the
+// port, without a token, could take all descriptors.
+func TestIdleConnectionsEnd(t *testing.T) {
+	s, _ := start(t)
+	if s.http.IdleTimeout <= 0 && s.http.ReadTimeout <= 0 {
+		t.Error("an idle connection has no limit")
+	}
+}
