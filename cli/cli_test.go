@@ -276,6 +276,7 @@ func TestMain_errors(t *testing.T) {
 		{"run", 125, "strake: run needs an image; see strake run --help"},
 		{"run --bogus img", 125, "unknown flag: --bogus; see strake run --help"},
 		{"run --network x img", 125, "--network x: choose"},
+		{"run -w rel img", 125, "-w rel: write an absolute path"},
 		{"exec c", 125, "strake: exec needs a container and a command"},
 		{"stop", 1, "strake: stop needs a container"},
 		{"logs a b", 1, "strake: logs needs one container"},

@@ -98,6 +98,9 @@ func (o *runOptions) check() error {
 	default:
 		return fmt.Errorf("--pull %s: choose missing, always or never", o.pull)
 	}
+	if err := checkWorkdir(o.workdir); err != nil {
+		return err
+	}
 	options, err := o.logOptionMap()
 	if err == nil && o.logDriver != "" { // else straked knows which it is
 		_, err = logdriver.Parse(o.logDriver, options)

@@ -45,6 +45,9 @@ does not exist. With -it, Ctrl-P Ctrl-Q leaves the terminal.`,
 }
 
 func (a *app) exec(ctx context.Context, c *client, o *execOptions, ref string, command []string) error {
+	if err := checkWorkdir(o.workdir); err != nil {
+		return err
+	}
 	start := &strakev1.ExecStart{Command: command, WorkingDir: o.workdir, User: o.user, Tty: o.tty}
 	if o.tty {
 		if err := a.checkTerminal(o.interactive); err != nil {

@@ -216,7 +216,7 @@ func removeImage(ctx context.Context, c *client, ref string, force bool, all []c
 	byID := strings.HasPrefix(strings.TrimPrefix(is.Image.Id, "sha256:"), strings.TrimPrefix(ref, "sha256:"))
 	for _, x := range all {
 		if x.ImageId == is.Image.Id && !force && (byID || len(is.Image.RepoTags) < 2) {
-			return fmt.Errorf("%s is used by the container %s: remove that first (strake rm %s), or use -f", ref, x.name(), x.name())
+			return fmt.Errorf("%s is used by the container %s: remove that first (strake rm -f %s), or use -f", ref, x.name(), x.name())
 		}
 	}
 	_, err = c.strake.RemoveImage(ctx, &strakev1.RemoveImageRequest{Reference: ref})

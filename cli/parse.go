@@ -138,6 +138,14 @@ func parseCPUs(s string) (int64, error) {
 	return int64(math.Round(n * cpuPeriod)), nil
 }
 
+// checkWorkdir refuses a working directory that is relative: to what, nobody has said.
+func checkWorkdir(dir string) error {
+	if dir != "" && !filepath.IsAbs(dir) {
+		return fmt.Errorf("-w %s: write an absolute path", dir)
+	}
+	return nil
+}
+
 // parseEnv reads one -e: NAME=VALUE, or NAME with the value that strake itself
 // has. ok is false for a NAME that strake has not: it is left out.
 func parseEnv(s string, lookup func(string) (string, bool)) (kv *cri.KeyValue, ok bool, err error) {

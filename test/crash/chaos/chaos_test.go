@@ -144,7 +144,7 @@ func TestChaos(t *testing.T) {
 	close(enough)
 	breaking.Wait()
 	working.Wait()
-	t.Logf("%d verbs, %d of them again after a failure; %v", w.verbs.Load(), w.retries.Load(), w.counts)
+	t.Logf("%d verbs; asked again after a failure %d times; %v", w.verbs.Load(), w.retries.Load(), w.counts)
 	if w.verbs.Load() < fewest {
 		t.Error("next to nothing got done")
 	}
