@@ -157,8 +157,9 @@ func (s *Store) Holders() []Lease {
 	return list
 }
 
-// readLeases takes over the leases of before. One that cannot be read or whose
-// layers are gone holds nothing, and goes.
+// readLeases takes over the leases of before. One that is broken or whose layer is gone is
+// dropped: a power cut has done that, and ended its container. One that the disk does not give
+// may be a container's that runs: it holds all that is there.
 func (s *Store) readLeases() error {
 	entries, err := os.ReadDir(filepath.Join(s.root, leasesDir))
 	if err != nil {
@@ -166,6 +167,11 @@ func (s *Store) readLeases() error {
 	}
 	for _, e := range entries {
 		l, err := s.readLease(e.Name())
+		var disk *fs.PathError
+		if errors.As(err, &disk) {
+			s.log.Error("image lease cannot be read: no layer is removed while its holder is there", "holder", e.Name(), "reason", err)
+			l, err = lease{Layers: s.layers.Keys()}, nil
+		}
 		if err != nil {
 			s.log.Warn("image lease dropped", "holder", e.Name(), "reason", err)
 			if err := os.Remove(s.leasePath(e.Name())); err != nil {

@@ -620,6 +620,35 @@ func TestLeases(t *testing.T) {
 	checkNothingElse(t, s)
 }
 
+// A lease that the disk does not give may be a running container's: nothing that it may hold
+// goes until it is released.
+func TestUnreadableLease(t *testing.T) {
+	testutil.RequireRoot(t, "layers have owners")
+	reg := startRegistry(t)
+	add(t, reg, "a", "1", tarOf(t, "f=x"))
+	s := openStore(t, t.TempDir(), Options{})
+	img := pullImage(t, s, reg.Addr+"/a:1")
+	r, err := s.Rootfs(img.ID, "c1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease := s.leasePath("c1")
+	if err := errors.Join(s.Close(), os.Remove(lease), os.Mkdir(lease, 0o700)); err != nil { // it cannot be read
+		t.Fatal(err)
+	}
+	s = openStore(t, s.root, Options{})
+	if err := s.Remove(t.Context(), img.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(r.Layers[0] + "/f"); err != nil || len(s.Holders()) != 1 {
+		t.Errorf("%v; holders %v", err, s.Holders())
+	}
+	if err := s.Release("c1"); err != nil {
+		t.Fatal(err)
+	}
+	checkNothingElse(t, s)
+}
+
 func TestOpenRepairs(t *testing.T) {
 	testutil.RequireRoot(t, "layers have owners")
 	reg := startRegistry(t)

@@ -763,6 +763,14 @@ func TestCrash(t *testing.T) {
 			t.Errorf("round %d: map elements left:\n%s", round, rules)
 		}
 	}
+	// One that the disk does not give may be that of a pod that runs.
+	unread := w.leases.path("unread")
+	w.ok(os.Mkdir(unread, 0o700))
+	w.ok(w.Close())
+	if _, err := w.Setup(t.Context(), w.pod()); err == nil || !strings.Contains(err.Error(), unread) {
+		t.Errorf("beside a lease that cannot be read: %v", err)
+	}
+	w.ok(os.Remove(unread))
 	// A torn lease is as none.
 	w.ok(os.WriteFile(w.leases.path("torn"), []byte("{"), 0o600))
 	w.ok(w.Close())

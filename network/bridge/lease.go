@@ -93,18 +93,23 @@ func (s *leases) open() (err error) {
 	for _, e := range entries {
 		path := filepath.Join(files, e.Name())
 		l, err := readLease(path)
-		if err != nil {
-			// Torn by a power cut, which ended its pod too.
+		if errors.Is(err, errTorn) { // by a power cut, which ended its pod too
 			if err := os.Remove(path); err != nil {
 				return err
 			}
 			continue
+		}
+		if err != nil { // its addresses may be in use
+			return fmt.Errorf("%w: remove the file if its pod has ended", err)
 		}
 		s.add(l)
 	}
 	s.lock = lock
 	return nil
 }
+
+// errTorn is a file that is no lease, or half of one.
+var errTorn = errors.New("not a lease")
 
 func readLease(path string) (*lease, error) {
 	data, err := os.ReadFile(path)
@@ -113,10 +118,10 @@ func readLease(path string) (*lease, error) {
 	}
 	var l lease
 	if err := json.Unmarshal(data, &l); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errTorn, err)
 	}
 	if l.Version != leaseVersion || !validID(l.Pod) || l.Pod+".json" != filepath.Base(path) || l.Veth == "" || len(l.Addrs) == 0 {
-		return nil, errors.New("not a lease")
+		return nil, errTorn
 	}
 	return &l, nil
 }
