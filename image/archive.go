@@ -44,7 +44,7 @@ func (s *Store) Load(ctx context.Context, in io.Reader, nameless string) (images
 		return nil, fmt.Errorf("load: %w", classify(err))
 	}
 	defer stop()
-	files, err := spool(ctx, plain, dir)
+	files, err := spool(ctx, plain, dir, s.options.Limits.MaxTar())
 	if err != nil {
 		return nil, fmt.Errorf("load: %w", classify(err))
 	}
@@ -65,8 +65,9 @@ type spooled struct {
 	links map[string]string
 }
 
-// spool writes an archive's files to dir.
-func spool(ctx context.Context, in io.Reader, dir string) (*spooled, error) {
+// spool writes an archive's files to dir. None is to have more than limit bytes, or holes,
+// which cost its author nothing.
+func spool(ctx context.Context, in io.Reader, dir string, limit int64) (*spooled, error) {
 	f := &spooled{dir: dir, names: map[string]string{}, links: map[string]string{}}
 	r := tar.NewReader(untilDone{ctx, in})
 	for n := 0; ; n++ {
@@ -83,6 +84,12 @@ func spool(ctx context.Context, in io.Reader, dir string) (*spooled, error) {
 		name := path.Clean(strings.TrimLeft(h.Name, "/"))
 		if n > maxArchiveFiles || len(name) > maxArchiveName {
 			return nil, fmt.Errorf("%w: more than %d files, or a name of more than %d bytes", layer.ErrLimit, maxArchiveFiles, maxArchiveName)
+		}
+		if layer.IsSparse(h) {
+			return nil, fmt.Errorf("%w: %q is sparse", layer.ErrInvalid, name)
+		}
+		if h.Size > limit {
+			return nil, fmt.Errorf("%w: %q has %d bytes, and a layer at most %d", layer.ErrLimit, name, h.Size, limit)
 		}
 		switch h.Typeflag {
 		case tar.TypeReg:

@@ -314,6 +314,23 @@ func TestLoadHostile(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	holes := filepath.Join(t.TempDir(), "manifest.json")
+	if err := errors.Join(os.WriteFile(holes, nil, 0o600), os.Truncate(holes, 1<<40)); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"gnu", "posix"} {
+		data, err := exec.Command("tar", "--format", format, "--sparse", "-C", filepath.Dir(holes), "-c", "manifest.json").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Load(t.Context(), bytes.NewReader(data), ""); !errors.Is(err, ErrInvalidImage) {
+			t.Errorf("%s, with a hole of a terabyte: %v", format, err)
+		}
+	}
+	small := openStore(t, t.TempDir(), Options{Limits: layer.Limits{Bytes: 1, Entries: 1}})
+	if _, err := small.Load(t.Context(), bytes.NewReader(tarOf(t, "x="+strings.Repeat("x", 1026))), ""); !errors.Is(err, layer.ErrLimit) {
+		t.Errorf("a file beyond the limit: %v", err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := s.Load(ctx, bytes.NewReader(tarOf(t, "x=1")), ""); !errors.Is(err, context.Canceled) {

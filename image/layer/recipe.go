@@ -361,8 +361,8 @@ func (v *verifier) entry(hdr *tar.Header) error {
 	return nil
 }
 
-// isSparse reports whether the content in the tar is not the file's.
-func isSparse(hdr *tar.Header) bool {
+// IsSparse reports whether the content in the tar is not the file's.
+func IsSparse(hdr *tar.Header) bool {
 	if hdr.Typeflag == tar.TypeGNUSparse {
 		return true
 	}

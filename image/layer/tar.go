@@ -264,7 +264,7 @@ func (w *writer) file(parent int, dirName, base string, hdr *tar.Header, content
 		return err
 	}
 	w.count(nil, hdr.Size)
-	if !isSparse(hdr) {
+	if !IsSparse(hdr) {
 		err = w.stream.file(path.Join(dirName, base), hdr.Size)
 	}
 	if err == nil {
