@@ -481,25 +481,7 @@ func TestRealMonitorKilledInRemoval(t *testing.T) {
 	pod := n.run(m, n.pod("removes"))
 	runs := n.start(m, pod, ContainerConfig{Name: "runs", Command: []string{"/bin/sleep", "1000"}})
 	id := n.start(m, pod, ContainerConfig{Name: "goes", Command: []string{"/bin/sleep", "1000"}})
-	monitor := n.monitorsAre(1)[0]
-	if err := syscall.Kill(monitor, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	init, err := sys.OpenPidFD(mustContainer(t, m, id).Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = init.Close() }()
-	if err := sys.KillPidFD(sys.Fd(init), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := sys.WaitReadable(t.Context(), init); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(filepath.Join(m.runtimeState(), id, "config.json")); err != nil {
-		t.Fatal(err)
-	}
-	n.killMonitor()
+	n.cutOffRemoval(m, id)
 	n.alive(m, runs)
 	mustExit(t, m, id)
 	if err := m.RemoveContainer(t.Context(), id); err != nil {
@@ -514,29 +496,14 @@ func TestRealRemovalThatTheNextMonitorCannotFinish(t *testing.T) {
 	n.monitorPods = 8
 	m := n.open()
 	pod := n.run(m, n.pod("removes"))
-	id := n.start(m, pod, ContainerConfig{Name: "goes", Command: []string{"/bin/sleep", "1000"}})
 	runs := n.start(m, pod, ContainerConfig{Name: "runs", Command: []string{"/bin/sleep", "1000"}})
-	monitor := n.monitorsAre(1)[0]
-	if err := syscall.Kill(monitor, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	id := n.start(m, pod, ContainerConfig{Name: "goes", Command: []string{"/bin/sleep", "1000"}})
 	dir := filepath.Join(m.runtimeState(), id)
 	busy := filepath.Join(dir, "busy") // it cannot be removed, for now
-	if err := errors.Join(os.Remove(filepath.Join(dir, "config.json")), os.Mkdir(busy, 0o700)); err != nil {
+	if err := errors.Join(os.Mkdir(busy, 0o700), sys.MountFS("tmpfs", "busy", busy, nil)); err != nil {
 		t.Fatal(err)
 	}
-	if err := sys.MountFS("tmpfs", "busy", busy, nil); err != nil {
-		t.Fatal(err)
-	}
-	init, err := sys.OpenPidFD(mustContainer(t, m, id).Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = init.Close() }()
-	if err := errors.Join(sys.KillPidFD(sys.Fd(init), syscall.SIGKILL), sys.WaitReadable(t.Context(), init)); err != nil {
-		t.Fatal(err)
-	}
-	n.killMonitor()
+	n.cutOffRemoval(m, id)
 	n.alive(m, runs)
 	mustExit(t, m, id)
 	if err := sys.Unmount(busy); err != nil {
@@ -548,6 +515,26 @@ func TestRealRemovalThatTheNextMonitorCannotFinish(t *testing.T) {
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("its state directory is left: %v", err)
 	}
+}
+
+// cutOffRemoval has a monitor die as if it had just ended a container and were in the middle
+// of removing its state.
+func (n *realNode) cutOffRemoval(m *Manager, id string) {
+	n.t.Helper()
+	if err := syscall.Kill(n.monitorsAre(1)[0], syscall.SIGSTOP); err != nil { // it sees nothing of what follows
+		n.t.Fatal(err)
+	}
+	init, err := sys.OpenPidFD(mustContainer(n.t, m, id).Pid)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer func() { _ = init.Close() }()
+	err = errors.Join(sys.KillPidFD(sys.Fd(init), syscall.SIGKILL), sys.WaitReadable(n.t.Context(), init),
+		os.Remove(filepath.Join(m.runtimeState(), id, "config.json")))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.killMonitor()
 }
 
 // The start of a container was cut off and its init comes out of the gate late: when
