@@ -30,8 +30,8 @@ evictionPressureTransitionPeriod: 10s
 featureGates: {PodAndContainerStatsFromCRI: %v}
 `
 
-// eaterPod takes so much memory, once it is told to, and keeps it: dd fills a block
-// that never becomes full.
+// eaterPod takes so much memory, once it is told to, then more, and keeps it: dd fills a
+// block that never becomes full.
 const eaterPod = `
 apiVersion: v1
 kind: Pod
@@ -42,7 +42,7 @@ spec:
   containers:
   - name: eater
     image: {{.Image}}
-    command: [sh, -c, "until test -e /eat; do sleep 1; done; (head -c {{.Eats}}m /dev/zero; touch /full; exec sleep 1000000) | dd of=/dev/null bs=1000M iflag=fullblock"]
+    command: [sh, -c, "until test -e /eat; do sleep 1; done; (head -c {{.Eats}}m /dev/zero; touch /full; until test -e /more; do sleep 1; done; head -c {{.More}}m /dev/zero; exec sleep 1000000) | dd of=/dev/null bs=1000M iflag=fullblock"]
     resources: {requests: { {{.Requests}} }}
 `
 
@@ -61,9 +61,9 @@ func evict(t *testing.T, fromCRI bool) {
 	n := startNode(t)
 	k := start(t, n, startAPI(t), fmt.Sprintf(evicting, memTotal(t)-podsMemory<<10, evictBelow, fromCRI))
 	pods := map[string]*pod{}
-	eat := func(name string, eats int, requests string) {
+	eat := func(name string, eats, more int, requests string) {
 		p := k.newPod(t, name)
-		p.apply(eaterPod, map[string]any{"Eats": eats, "Requests": requests})
+		p.apply(eaterPod, map[string]any{"Eats": eats, "More": more, "Requests": requests})
 		p.await(name+" runs", func(s *podStatus) bool { return s.container("eater").running() })
 		pods[name] = p
 	}
@@ -73,19 +73,22 @@ func evict(t *testing.T, fromCRI bool) {
 	}
 
 	// 1. Three pods, the one that will be the biggest the oldest. One has more than
-	// the small one, but no more than it asks for.
-	eat("big", 190, "")
-	eat("entitled", 80, "memory: 90Mi")
-	eat("small", 20, "")
+	// the others, but no more than it asks for. The biggest has more than the small one
+	// before it grows: the kubelet looks at stats that are some seconds old.
+	const bigEats, bigMore = 60, 130
+	eat("big", bigEats, bigMore, "")
+	eat("entitled", 80, 0, "memory: 90Mi")
+	eat("small", 20, 0, "")
+	full("big")
 	before := map[string]*podStatus{"entitled": full("entitled"), "small": full("small")}
 	k.awaitNode(t, "there is no want of memory", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "False" })
-	for name, want := range map[string]int{"small": 20, "entitled": 80, "big": 0} {
+	for name, want := range map[string]int{"small": 20, "entitled": 80, "big": bigEats} {
 		k.awaitMemory(pods[name], want)
 	}
 
 	// 2. The big one grows, and is evicted.
 	uid := pods["big"].status().Metadata.UID
-	pods["big"].says("eater", "touch /eat", "")
+	pods["big"].says("eater", "touch /more", "")
 	s := pods["big"].await("the big pod has failed", func(s *podStatus) bool { return s.Status.Phase == "Failed" })
 	if s.Status.Reason != "Evicted" {
 		t.Errorf("the big pod: %+v", s.Status)
@@ -96,12 +99,12 @@ func evict(t *testing.T, fromCRI bool) {
 	if c := s.condition("DisruptionTarget"); c.Status != "True" || c.Reason != "TerminationByKubelet" {
 		t.Errorf("its condition: %+v", c)
 	}
-	// What it had: the number is of straked's stats, or of its cgroup.
+	// What it had, then or before it grew: the number is of straked's stats, or of its cgroup.
 	used := regexp.MustCompile(`Container eater was using (\d+)Ki, request is 0`).FindStringSubmatch(s.Status.Message)
 	if used == nil {
 		t.Errorf("its message: %s", s.Status.Message)
-	} else if ki, _ := strconv.Atoi(used[1]); ki < 150<<10 || ki > 220<<10 { // it may still have been eating
-		t.Errorf("it had %d Ki, of 190 Mi that it takes", ki)
+	} else if ki, _ := strconv.Atoi(used[1]); ki < bigEats<<10 || ki > (bigEats+bigMore+30)<<10 {
+		t.Errorf("it had %d Ki, of %d to %d Mi that it takes", ki, bigEats, bigEats+bigMore)
 	}
 	if !k.wasNode(func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "True" }) {
 		k.awaitNode(t, "there is want of memory", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "True" })
@@ -127,7 +130,7 @@ func evict(t *testing.T, fromCRI bool) {
 
 	// 4. The others were not disturbed; there is room for another again.
 	k.awaitNode(t, "there is no want of memory any more", func(n *nodeStatus) bool { return n.condition("MemoryPressure").Status == "False" })
-	eat("next", 10, "")
+	eat("next", 10, 0, "")
 	full("next")
 	for name, before := range before {
 		was, is := before.container("eater"), pods[name].status().container("eater")
@@ -148,7 +151,7 @@ func (k *kubelet) awaitMemory(p *pod, eaten int) {
 	p.t.Helper()
 	const rest = 12 // what shells and their page tables may have
 	within := func(bytes uint64) bool {
-		return bytes >= uint64(eaten)*mib && bytes <= uint64(eaten+rest)*mib && bytes > 0
+		return bytes >= uint64(eaten)*mib && bytes <= uint64(eaten+rest)*mib
 	}
 	var s podSummary
 	k.until(p.t, fmt.Sprintf("the stats of %s are of one that has %d MiB", p.name, eaten), func() bool {
