@@ -137,7 +137,7 @@ func (a *app) create(ctx context.Context, c *createFlags, id string, run func(*c
 	}
 	if run != nil {
 		o.Run = func(p *container.Process) error {
-			if err := c.sendPidFD(p.Pid); err != nil {
+			if err := sendPidFD(c.pidfdSocket, p.Pid); err != nil {
 				return err
 			}
 			return run(p)
@@ -152,21 +152,21 @@ func (a *app) create(ctx context.Context, c *createFlags, id string, run func(*c
 
 	// 2. Of one that is not started yet, too.
 	if run == nil {
-		if err := c.sendPidFD(p.Pid); err != nil {
+		if err := sendPidFD(c.pidfdSocket, p.Pid); err != nil {
 			return nil, nil, errors.Join(err, p.PidFD.Close(), a.remove(context.WithoutCancel(ctx), box, true))
 		}
 	}
 	return box, p, nil
 }
 
-// sendPidFD sends a pidfd of a child to who wants it.
-func (c *createFlags) sendPidFD(pid int) error {
-	if c.pidfdSocket == "" {
+// sendPidFD sends a pidfd of a child to the socket of who wants it, if any.
+func sendPidFD(socket string, pid int) error {
+	if socket == "" {
 		return nil
 	}
 	pidfd, err := sys.OpenPidFD(pid)
 	if err == nil {
-		err = errors.Join(sys.SendFile(c.pidfdSocket, []byte("pidfd"), pidfd), pidfd.Close())
+		err = errors.Join(sys.SendFile(socket, []byte("pidfd"), pidfd), pidfd.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("--pidfd-socket: %w", err)

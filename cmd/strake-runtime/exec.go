@@ -115,10 +115,8 @@ func (a *app) exec(ctx context.Context, e *execFlags, args []string) (err error)
 	undo.Push("kill process", func() error { return launch.Kill(&launch.Process{Pid: p.Pid, PidFD: p.PidFD}) })
 	a.log.warn(p.Warnings...)
 	a.log.trace(fmt.Sprintf("container %s: exec, pid %d", args[0], p.Pid))
-	if e.pidfdSocket != "" {
-		if err := sys.SendFile(e.pidfdSocket, []byte("pidfd"), p.PidFD); err != nil {
-			return fmt.Errorf("--pidfd-socket: %w", err)
-		}
+	if err := sendPidFD(e.pidfdSocket, p.Pid); err != nil {
+		return err
 	}
 	if e.detach {
 		undo.Release()
