@@ -33,8 +33,8 @@ func bindEvents(a *app, f *flags) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		s, err := c.State()
-		if err == nil && s.Status == specs.StateStopped { // and nothing happens to it any more
+		status, err := c.Status()
+		if err == nil && status == specs.StateStopped { // and nothing happens to it any more
 			err = fmt.Errorf("container %s: %w: it is stopped", id, container.ErrNotRunning)
 		}
 		if err != nil {

@@ -146,14 +146,14 @@ func (e *execFlags) isPlain() bool {
 
 // executable says in runc's words why a container takes no process.
 func executable(box *container.Container, ignorePaused bool) error {
-	state, err := box.State()
+	status, err := box.Status()
 	if err != nil {
 		return err
 	}
 	switch {
-	case state.Status == specs.StateStopped:
+	case status == specs.StateStopped:
 		return errors.New("cannot exec in a stopped container")
-	case state.Status == container.StatePaused && !ignorePaused:
+	case status == container.StatePaused && !ignorePaused:
 		return errors.New("cannot exec in a paused container (use --ignore-paused to override)")
 	}
 	return nil

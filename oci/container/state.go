@@ -268,6 +268,15 @@ func (c *Container) State() (State, error) {
 	return s, nil
 }
 
+// Status is the container's present status alone, which takes less than State.
+func (c *Container) Status() (specs.ContainerState, error) {
+	r, err := c.load()
+	if err != nil {
+		return "", err
+	}
+	return c.status(r)
+}
+
 // StatePaused is crun's and runc's name for a frozen container.
 const StatePaused specs.ContainerState = "paused"
 

@@ -289,12 +289,12 @@ func (t *task) findNative(ctx context.Context) (status specs.ContainerState, err
 	if err != nil {
 		return "", err
 	}
-	state, err := c.State()
-	if err != nil || state.Status == specs.StateCreating {
+	status, err = c.Status()
+	if err != nil || status == specs.StateCreating {
 		return "", c.Delete(ctx, true)
 	}
 	spec, err := c.Spec()
-	if errors.Is(err, fs.ErrNotExist) && state.Status == specs.StateStopped { // its removal was cut off
+	if errors.Is(err, fs.ErrNotExist) && status == specs.StateStopped { // its removal was cut off
 		return "", c.Delete(ctx, true)
 	}
 	if err != nil {
@@ -313,7 +313,7 @@ func (t *task) findNative(ctx context.Context) (status specs.ContainerState, err
 			c.SetAgent(t.forbidden.agent)
 		}
 	}
-	return state.Status, nil
+	return status, nil
 }
 
 // openInit is the container's init, if it has one on this host. The error is

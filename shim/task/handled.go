@@ -36,8 +36,8 @@ func (n native) Kill(_ context.Context, sig syscall.Signal, all bool) error {
 }
 
 func (n native) Runs(context.Context) bool {
-	s, err := n.State()
-	return err == nil && (s.Status == specs.StateRunning || s.Status == container.StatePaused)
+	status, err := n.Status()
+	return err == nil && (status == specs.StateRunning || status == container.StatePaused)
 }
 
 func (n native) Delete(ctx context.Context) error { return n.Container.Delete(ctx, true) }
