@@ -14,6 +14,7 @@ import (
 
 	"github.com/strake-containers/strake/image"
 	"github.com/strake-containers/strake/image/rootfs"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/network"
 	"github.com/strake-containers/strake/network/netns"
 	"github.com/strake-containers/strake/shim/client"
@@ -183,8 +184,8 @@ func (ShimMonitors) Cleanup(ctx context.Context, o client.StartOptions) error {
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, o.Env...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
-	cmd.WaitDelay = time.Second // for what has inherited that
-	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+	cmd.WaitDelay = sys.AfterExit // for what has inherited that
+	if err := sys.Ended(cmd.Run()); err != nil {
 		return fmt.Errorf("%s delete: %w: %s", o.Binary, err, strings.TrimSpace(stderr.String()))
 	}
 	return nil

@@ -17,9 +17,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 // AuthFiles is the helper that is no program: the files that logins write.
@@ -28,8 +29,6 @@ const AuthFiles = "containers-auth.json"
 const (
 	maxAnswer = 1 << 20
 	maxFile   = 1 << 20
-	// afterExit is how long what a helper leaves running may keep its output open.
-	afterExit = time.Second
 )
 
 // Credentials are a helper's answer. Its zero value is that it has none.
@@ -46,11 +45,9 @@ func Ask(ctx context.Context, name, server string) (Credentials, error) {
 	program := "docker-credential-" + name
 	cmd := exec.CommandContext(ctx, program, "get")
 	cmd.Stdin = strings.NewReader(server)
-	cmd.WaitDelay = afterExit
+	cmd.WaitDelay = sys.AfterExit
 	out, err := cmd.Output()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil // the helper itself ended well
-	}
+	err = sys.Ended(err)
 	text := strings.TrimSpace(string(out[:min(len(out), maxAnswer)]))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

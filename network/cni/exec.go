@@ -11,20 +11,18 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/strake-containers/strake/internal/span"
+	"github.com/strake-containers/strake/internal/sys"
 )
 
 const (
 	maxOutput = 1 << 20 // a result; beyond that the plugin has failed
 	maxStderr = 4 << 10 // of the diagnostics, the beginning
-	// afterExit is how long a plugin's children may keep its output open.
-	afterExit = time.Second
 )
 
 // runner runs plugins for libcni.
@@ -52,15 +50,12 @@ func (*runner) ExecPlugin(ctx context.Context, path string, stdin []byte, env []
 	// Plugins run other programs (iptables, other plugins): the group goes.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = afterExit
+	cmd.WaitDelay = sys.AfterExit // for its children
 	if lock, ok := ctx.Value(lockKey{}).(*os.File); ok {
 		cmd.ExtraFiles = []*os.File{lock}
 	}
 
-	err = cmd.Run()
-	if errors.Is(err, exec.ErrWaitDelay) {
-		err = nil // the plugin itself ended well; a child of its keeps a pipe
-	}
+	err = sys.Ended(cmd.Run())
 	switch {
 	case ctx.Err() != nil && err != nil:
 		return nil, &failure{fmt.Errorf("plugin %s was killed: %w%s", name, context.Cause(ctx), quoted(stderr))}

@@ -139,16 +139,16 @@ func runHook(ctx context.Context, h specs.Hook, dir string, state []byte) error 
 	cmd.Stdin = bytes.NewReader(state)
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = time.Second // for a grandchild that keeps the output open
+	cmd.WaitDelay = sys.AfterExit // for a grandchild that keeps the output open
 	sys.Concurrent()
 	err := sys.StartProgram(cmd.Start)
 	if err == nil {
-		err = cmd.Wait()
+		err = sys.Ended(cmd.Wait())
 	}
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("killed: %w", context.Cause(ctx))
-	case errors.Is(err, exec.ErrWaitDelay) || err == nil:
+	case err == nil:
 		return nil
 	case len(out) > 0:
 		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))

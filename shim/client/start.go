@@ -10,9 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"time"
 
 	"github.com/strake-containers/strake/internal/span"
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/shim/wire"
 )
 
@@ -36,9 +36,6 @@ type bootstrap struct {
 	Protocol string `json:"protocol"`
 }
 
-// afterExit is how long what has inherited the output of a monitor's start may keep it open.
-const afterExit = time.Second
-
 // Start starts a monitor and connects to it. The monitor is nobody's child and
 // lives until ShutdownSandbox.
 func Start(ctx context.Context, o StartOptions) (_ *Monitor, err error) {
@@ -56,11 +53,11 @@ func Start(ctx context.Context, o StartOptions) (_ *Monitor, err error) {
 	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = afterExit
+	cmd.WaitDelay = sys.AfterExit
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start monitor %s: %w: %w", o.ID, ErrNotStarted, err) // names the program
 	}
-	if err := cmd.Wait(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+	if err := sys.Ended(cmd.Wait()); err != nil {
 		return nil, fmt.Errorf("start monitor %s: %s: %w: %s", o.ID, o.Binary, err, strings.TrimSpace(stderr.String()))
 	}
 	var b bootstrap

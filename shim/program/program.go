@@ -23,8 +23,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
+	"github.com/strake-containers/strake/internal/sys"
 	"github.com/strake-containers/strake/oci/container"
 )
 
@@ -75,7 +75,7 @@ func (r *Runtime) run(ctx context.Context, c call) error {
 	// waited for.
 	if c.output != nil {
 		cmd.Stdout, cmd.Stderr = &limited{to: c.output}, &stderr
-		cmd.WaitDelay = time.Second // for a hook's child that keeps them open
+		cmd.WaitDelay = sys.AfterExit // for a hook's child that keeps them open
 	} else {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = reader(c.stdin), writer(c.stdout), writer(c.stderr)
 	}
@@ -83,9 +83,9 @@ func (r *Runtime) run(ctx context.Context, c call) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.Path, err)
 	}
-	err = cmd.Wait()
+	err = sys.Ended(cmd.Wait())
 	collected()
-	if err == nil || errors.Is(err, exec.ErrWaitDelay) {
+	if err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
