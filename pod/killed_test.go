@@ -537,6 +537,19 @@ func (n *realNode) cutOffRemoval(m *Manager, id string) {
 	n.killMonitor()
 }
 
+// openGate lets a container that waits for its start run, without anybody's being told.
+func (n *realNode) openGate(m *Manager, id string) {
+	n.t.Helper()
+	gate, err := sys.DialPacket(filepath.Join(m.runtimeState(), id), "start.sock")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	_, _ = gate.Read(make([]byte, 1024)) // its end is that of the gate
+	if err := gate.Close(); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 // The start of a container was cut off and its init comes out of the gate late: when
 // another monitor has it already, which takes it for one that waits.
 func TestRealLateStart(t *testing.T) {
@@ -556,14 +569,7 @@ func TestRealLateStart(t *testing.T) {
 	n.killMonitor()
 	n.alive(m, runs)
 	for _, id := range []string{asked, found} {
-		gate, err := sys.DialPacket(filepath.Join(m.runtimeState(), id), "start.sock")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = gate.Read(make([]byte, 1024)) // its end is that of the gate
-		if err := gate.Close(); err != nil {
-			t.Fatal(err)
-		}
+		n.openGate(m, id)
 	}
 	if err := m.StartContainer(t.Context(), asked); err != nil {
 		t.Error(err)
@@ -674,14 +680,7 @@ func TestRealLateStartThatEnds(t *testing.T) {
 	}
 	n.killMonitor()
 	n.alive(m, runs)
-	gate, err := sys.DialPacket(filepath.Join(m.runtimeState(), id), "start.sock")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, _ = gate.Read(make([]byte, 1024)) // its end is that of the gate
-	if err := gate.Close(); err != nil {
-		t.Fatal(err)
-	}
+	n.openGate(m, id)
 	if s := mustExit(t, m, id); s.ExitCode != 3 || s.StartedAt.IsZero() || s.StartedAt.After(s.FinishedAt) {
 		t.Errorf("container: %+v", s)
 	}
